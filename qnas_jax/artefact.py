@@ -1,0 +1,119 @@
+"""What stages leave behind: whole or not at all, and marked with what they were made from.
+
+A folder's `made_from.json` holds the settings and the hashes of everything upstream. A
+stage whose mark matches is skipped if it is finished, resumed if not; a folder that was
+made from something else is refused and stays as it is.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import time
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+from qnas_jax.errors import InputError
+
+_MARK = "made_from.json"
+
+
+def digest(value: Any) -> str:
+    """A short hash of plain data or dataclasses, the same on every machine."""
+    text = json.dumps(plain(value), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def plain(value: Any) -> Any:
+    """Dataclasses as dicts and tuples as lists, all the way down."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    return value
+
+
+@contextlib.contextmanager
+def writing(path: pathlib.Path) -> Iterator[BinaryIO]:
+    """A file that appears under its name only when it is complete."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    with part.open("wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+    part.rename(path)
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+    """Plain data or dataclasses as JSON."""
+    with writing(path) as file:
+        file.write(json.dumps(plain(value), indent=2).encode() + b"\n")
+
+
+class Stage:
+    """One stage's folder.
+
+    Attributes:
+      folder: Where its artefacts lie.
+      hash: Of all that it is made from; goes into the stages behind it.
+      done: Whether it is finished already.
+      seconds: How long its last run took.
+    """
+
+    def __init__(self, folder: pathlib.Path, made_from: dict[str, Any]):
+        """Finds out how far the stage is.
+
+        Args:
+          folder: Made if it is missing.
+          made_from: Settings, and hashes of the stages that it reads.
+
+        Raises:
+          InputError: The folder was made from something else.
+        """
+        self.folder = folder
+        self.hash = digest(made_from)
+        self.done, self.seconds = False, 0.0
+        self._mark = {"hash": self.hash, "made_from": plain(made_from)}
+        self._begin = time.monotonic()
+        try:
+            found = json.loads((folder / _MARK).read_text())
+        except FileNotFoundError:
+            self._write()
+            return
+        except json.JSONDecodeError as error:
+            raise InputError(f"{folder / _MARK}: is damaged ({error}); delete {folder}") from None
+        if found["hash"] != self.hash:
+            changes = _difference(found["made_from"], self._mark["made_from"])
+            raise InputError(
+                f"{folder} was made from other settings ({changes}); "
+                f"take another --workdir, or delete {folder}"
+            )
+        self.done, self.seconds = found["done"], found["seconds"]
+
+    def finish(self) -> None:
+        """Marks the stage as finished; does nothing if it is."""
+        if not self.done:
+            self.done = True
+            self.seconds = time.monotonic() - self._begin
+            self._write()
+
+    def _write(self) -> None:
+        mark = {**self._mark, "done": self.done, "seconds": round(self.seconds, 3)}
+        write_json(self.folder / _MARK, mark)
+
+
+def _difference(old: dict, new: dict, prefix: str = "") -> str:
+    """The first setting that differs, and both its values."""
+    for key in [*new, *(k for k in old if k not in new)]:
+        a, b = old.get(key), new.get(key)
+        if a == b:
+            continue
+        if isinstance(a, dict) and isinstance(b, dict):
+            return _difference(a, b, f"{prefix}{key}.")
+        return f"{prefix}{key}: {a}, now {b}"
+    return "an older version"

@@ -1,0 +1,93 @@
+"""Training states on disk: saved whole or not at all, found again after any kill."""
+
+import pathlib
+from typing import Any, TypeVar
+
+import jax
+
+from qnas_jax.errors import InputError
+
+Tree = TypeVar("Tree")
+
+
+def open_folder(folder: pathlib.Path) -> Any:
+    """Orbax's manager of the checkpoints in a folder; keeps the latest one."""
+    import orbax.checkpoint as ocp
+
+    options = ocp.CheckpointManagerOptions(max_to_keep=1, create=True)
+    handler = ocp.StandardCheckpointHandler()
+    return ocp.CheckpointManager(folder.absolute(), item_handlers=handler, options=options)
+
+
+def save(manager: Any, step: int, state: Any) -> None:
+    """Saves the state after `step` steps, in the background."""
+    import orbax.checkpoint as ocp
+
+    manager.save(step, args=ocp.args.StandardSave(state))
+
+
+def restore(manager: Any, like: Tree) -> tuple[int, Tree]:
+    """The latest step and its state; 0 and `like` itself where nothing is saved.
+
+    Raises:
+      InputError: What is saved has another structure or shape than `like`.
+    """
+    import orbax.checkpoint as ocp
+
+    step = manager.latest_step()
+    if step is None:
+        return 0, like
+    saved = manager.item_metadata(step)
+    _check_match(manager.directory, getattr(saved, "tree", saved), like)
+    return step, manager.restore(step, args=ocp.args.StandardRestore(like))
+
+
+def load(folder: pathlib.Path, like: Tree) -> Tree:
+    """The latest state in a folder.
+
+    Raises:
+      InputError: Nothing is there, or it does not match `like`.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder")
+    manager = open_folder(folder)
+    try:
+        if manager.latest_step() is None:
+            raise InputError(f"{folder}: holds no checkpoint")
+        return restore(manager, like)[1]
+    finally:
+        manager.close()
+
+
+def adopt(folder: pathlib.Path, step: int, state: Any) -> None:
+    """Makes a state from elsewhere the folder's checkpoint at a step."""
+    manager = open_folder(folder)
+    try:
+        save(manager, step, state)
+        manager.wait_until_finished()
+    finally:
+        manager.close()
+
+
+def _check_match(folder, saved, like) -> None:
+    have, want = _shapes(saved), _shapes(like)
+    for name in sorted(have.keys() | want.keys()):
+        if have.get(name) != want.get(name):
+            raise InputError(
+                f"{folder}: holds {have.get(name, 'nothing')} at {name}, "
+                f"the network has {want.get(name, 'nothing')}"
+            )
+
+
+def _shapes(tree) -> dict[str, tuple[int, ...]]:
+    """Shape of each leaf by its place, for states and for what Orbax tells of them alike."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {"/".join(str(_name(key)) for key in path): tuple(leaf.shape) for path, leaf in leaves}
+
+
+def _name(key):
+    """A tree key as Orbax writes it."""
+    for attribute in ("key", "name", "idx"):
+        if hasattr(key, attribute):
+            return getattr(key, attribute)
+    return key

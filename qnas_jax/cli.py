@@ -1,0 +1,76 @@
+"""What the programs in `launch/` share: flags, log lines, and errors told in one line."""
+
+import errno
+import logging
+import sys
+from collections.abc import Callable
+
+from absl import app, flags
+from absl import logging as absl_logging
+
+from qnas_jax import config
+from qnas_jax.errors import InputError
+from qnas_jax.train import Diverged
+
+INPUT_ERROR, DIVERGED, INTERRUPTED = 2, 3, 130  # exit codes
+_FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
+
+
+def start(main: Callable[[], None]) -> None:
+    """Parses the flags and calls `main`; what the user can mend is told in one line."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    logger = logging.getLogger("qnas_jax")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    app.run(lambda _: _guarded(main), flags_parser=_parse)
+
+
+def checked_config(value: object, path: str) -> config.Config:
+    """The config that the flag holds.
+
+    Raises:
+      InputError: The file is missing, or is no config.
+    """
+    if isinstance(value, config.Config):
+        return value
+    reason = getattr(value, "_error", None) or f"get_config() gives a {type(value).__name__}"
+    if isinstance(reason, FileNotFoundError):
+        reason = "no such file"
+    raise InputError(f"--config={path}: cannot be used ({reason})")
+
+
+def _guarded(main: Callable[[], None]) -> None:
+    absl_logging.set_verbosity(absl_logging.WARNING)  # Orbax tells a lot
+    try:
+        main()
+    except InputError as error:
+        _leave(str(error), INPUT_ERROR)
+    except Diverged as error:
+        _leave(f"{error}; a lower learning rate may help", DIVERGED)
+    except KeyboardInterrupt:
+        _leave("stopped; the same command goes on from here", INTERRUPTED)
+    except OSError as error:
+        if error.errno not in _FULL_DISK:
+            raise
+        _leave(f"{error.filename or 'disk'}: {error.strerror}; make room, then go on", INPUT_ERROR)
+
+
+def _leave(message: str, code: int) -> None:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _parse(argv: list[str]) -> list[str]:
+    try:
+        rest = flags.FLAGS(argv)
+    except (flags.Error, KeyError, TypeError, ValueError) as error:
+        for argument in argv[1:]:
+            key = argument.lstrip("-").partition("=")[0]
+            if key.startswith("config.") and not config.knows(key[7:]):
+                _leave(str(config.unknown_key(key[7:])), INPUT_ERROR)
+        _leave(str(error.args[0] if error.args else error), INPUT_ERROR)
+    if len(rest) > 1:
+        _leave(f"{rest[1]!r}: not understood; settings are given as --NAME=VALUE", INPUT_ERROR)
+    return rest

@@ -1,0 +1,124 @@
+"""From a data set to training batches: a pure function of the step, read ahead by threads.
+
+A batch depends on the seed and the step alone, so a resumed run sees the batches that it
+would have seen. Pictures become floats in [-1, 1): ``byte / 128 - 1``, exactly.
+"""
+
+import collections
+import concurrent.futures
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, Protocol, TypeVar
+
+import numpy as np
+from PIL import Image
+
+from qnas_jax.metrics import IGNORE
+
+Item = TypeVar("Item")
+
+
+class Dataset(Protocol):
+    """Pictures uint8[h, w, 3] with train ids uint8[h, w]."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]: ...
+
+
+class Batch(NamedTuple):
+    """Pictures as bytes and their train ids."""
+
+    images: np.ndarray  # uint8[n, h, w, 3]
+    labels: np.ndarray  # uint8[n, h, w]
+
+
+class Augmentation(NamedTuple):
+    """How training pictures are varied."""
+
+    crop: tuple[int, int]  # height, width
+    scale: tuple[float, float]  # smallest and largest random scale
+
+
+def normalize(images):
+    """Bytes as floats in [-1, 1), in steps of 1/128."""
+    return images.astype(np.float32) / 128 - 1
+
+
+def sample_indices(seed: int, step: int, batch: int, count: int) -> np.ndarray:
+    """The pictures of a step: every epoch is a fresh permutation of all."""
+    places = step * batch + np.arange(batch)
+    epochs = {e: np.random.default_rng((seed, e)).permutation(count) for e in set(places // count)}
+    return np.array([epochs[p // count][p % count] for p in places])
+
+
+def augment(
+    image: np.ndarray, label: np.ndarray, how: Augmentation, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """A random part of the picture at a random scale, perhaps mirrored.
+
+    What reaches beyond the picture is grey, and ignored in the labels.
+    """
+    height, width = how.crop
+    scale = rng.uniform(*how.scale)
+    window = (height / scale, width / scale)  # of the source, in its pixels
+    top, left = (
+        rng.uniform(min(0, size - part), max(0, size - part))
+        for size, part in zip(label.shape, window, strict=True)
+    )
+    box = (left, top, left + window[1], top + window[0])
+    image = _cut(image, box, (width, height), Image.Resampling.BILINEAR, 128)
+    label = _cut(label, box, (width, height), Image.Resampling.NEAREST, IGNORE)
+    if rng.random() < 0.5:
+        image, label = image[:, ::-1], label[:, ::-1]
+    return image, label
+
+
+def _cut(array, box, size, resampling, fill):
+    """The box of the array at a new (width, height); `fill` where the box leaves it."""
+    bounds = (array.shape[1], array.shape[0]) * 2
+    inner = [min(max(edge, 0), bound) for edge, bound in zip(box, bounds, strict=True)]
+    rate = [size[i] / (box[i + 2] - box[i]) for i in (0, 1)]
+    # Where the part that lies inside goes, in pixels of the result.
+    place = [round((inner[i] - box[i % 2]) * rate[i % 2]) for i in range(4)]
+    part_size = (place[2] - place[0], place[3] - place[1])
+    part = Image.fromarray(array).resize(part_size, resampling, box=tuple(inner))
+    if part_size == tuple(size):
+        return np.asarray(part)
+    result = np.full((size[1], size[0], *array.shape[2:]), fill, array.dtype)
+    result[place[1] : place[3], place[0] : place[2]] = np.asarray(part)
+    return result
+
+
+def training_batch(data: Dataset, seed: int, step: int, batch: int, how: Augmentation) -> Batch:
+    """The batch of a step."""
+    images, labels = [], []
+    for place, index in enumerate(sample_indices(seed, step, batch, len(data))):
+        rng = np.random.default_rng((seed, step, place))
+        image, label = augment(*data[int(index)], how, rng)
+        images.append(image)
+        labels.append(label)
+    return Batch(np.stack(images), np.stack(labels))
+
+
+def stacked(data: Dataset, indices) -> Batch:
+    """The pictures of some indices as they are."""
+    pairs = [data[int(i)] for i in indices]
+    return Batch(np.stack([i for i, _ in pairs]), np.stack([label for _, label in pairs]))
+
+
+def prefetch(
+    make: Callable[[int], Item], start: int, stop: int, threads: int = 2
+) -> Iterator[Item]:
+    """`make(i)` for every i in [start, stop), in order, made by threads ahead of use."""
+    pending: collections.deque[concurrent.futures.Future[Item]] = collections.deque()
+    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+        try:
+            for number in range(start, stop):
+                pending.append(pool.submit(make, number))
+                if len(pending) > 2 * threads:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:  # the reader may stop early
+            for future in pending:
+                future.cancel()

@@ -1,0 +1,62 @@
+"""The classes of Cityscapes: 19 that are evaluated, the rest ignored.
+
+A *label id* (0..33) is what the data set's files hold, a *train id* (0..18, or 255 for
+ignored) what networks are trained on.
+
+References:
+  Cordts et al., 2016, https://arxiv.org/abs/1604.01685, table 1.
+"""
+
+import numpy as np
+
+from qnas_jax.metrics import IGNORE
+
+# (name, label id, display colour), in the order of the train ids.
+CLASSES = (
+    ("road", 7, (128, 64, 128)),
+    ("sidewalk", 8, (244, 35, 232)),
+    ("building", 11, (70, 70, 70)),
+    ("wall", 12, (102, 102, 156)),
+    ("fence", 13, (190, 153, 153)),
+    ("pole", 17, (153, 153, 153)),
+    ("traffic light", 19, (250, 170, 30)),
+    ("traffic sign", 20, (220, 220, 0)),
+    ("vegetation", 21, (107, 142, 35)),
+    ("terrain", 22, (152, 251, 152)),
+    ("sky", 23, (70, 130, 180)),
+    ("person", 24, (220, 20, 60)),
+    ("rider", 25, (255, 0, 0)),
+    ("car", 26, (0, 0, 142)),
+    ("truck", 27, (0, 0, 70)),
+    ("bus", 28, (0, 60, 100)),
+    ("train", 31, (0, 80, 100)),
+    ("motorcycle", 32, (0, 0, 230)),
+    ("bicycle", 33, (119, 11, 32)),
+)
+NAMES = tuple(name for name, _, _ in CLASSES)
+LABEL_IDS = 34  # label ids are 0..33
+STATIC = 4  # a label id that is ignored
+
+_TRAIN_ID_OF_LABEL_ID = np.full(256, IGNORE, np.uint8)
+_LABEL_ID_OF_TRAIN_ID = np.full(256, STATIC, np.uint8)
+PALETTE = np.zeros((256, 3), np.uint8)
+for _train_id, (_, _label_id, _colour) in enumerate(CLASSES):
+    _TRAIN_ID_OF_LABEL_ID[_label_id] = _train_id
+    _LABEL_ID_OF_TRAIN_ID[_train_id] = _label_id
+    PALETTE[_train_id] = _colour
+
+
+def train_ids(label_ids: np.ndarray) -> np.ndarray:
+    """Train ids of an array of label ids.
+
+    Raises:
+      ValueError: An id lies outside 0..33.
+    """
+    if label_ids.size and label_ids.max() >= LABEL_IDS:
+        raise ValueError(f"label id {label_ids.max()}: label ids lie in 0..33")
+    return _TRAIN_ID_OF_LABEL_ID[label_ids]
+
+
+def label_ids(train_ids: np.ndarray) -> np.ndarray:
+    """Label ids of an array of train ids; ignored pixels become `static`."""
+    return _LABEL_ID_OF_TRAIN_ID[train_ids]

@@ -1,0 +1,229 @@
+"""A painter's canvas for a street: shapes in metres become pixels with texture and light.
+
+Shapes are drawn far to near into a buffer of *part* numbers; a part says which class,
+colour, texture and depth its pixels have. Shading then runs once over the whole picture.
+
+World coordinates in metres: `x` right of the road's centre line, `y` above the ground,
+`z` ahead of the camera. The road bends: its centre line runs at `bend * z**2`.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+OVERSAMPLING = 2  # pictures are drawn at twice their size, so that edges are smooth
+NEAR = 1.6  # metres; nothing is drawn nearer to the camera
+
+# How the texture of a part lies: on the ground, on a plane along the road, or facing the
+# camera.
+GROUND, ALONG, FACING = 0, 1, 2
+# What repeats on it.
+PLAIN, WINDOWS, BARS = 0, 1, 2
+
+
+class Camera(NamedTuple):
+    """Where the picture is taken from.
+
+    Attributes:
+      focal: Focal length in picture heights.
+      horizon: Height of the horizon, share of the picture from the top.
+      x: Metres right of the centre line.
+      y: Metres above the ground.
+      bend: Curvature of the road, 1/metres.
+    """
+
+    focal: float
+    horizon: float
+    x: float
+    y: float
+    bend: float
+
+
+class Part(NamedTuple):
+    """What the pixels of a shape look like and mean."""
+
+    label: int  # train id
+    colour: tuple[float, float, float]  # 0..1
+    lay: int = FACING
+    place: float = 20.0  # depth z of a FACING plane, x of one ALONG the road
+    grain: float = 0.1  # strength of the texture
+    size: float = 1.0  # metres per patch of the texture
+    pattern: int = PLAIN
+    second: tuple[float, float, float] = (0.0, 0.0, 0.0)  # colour of windows or gaps
+
+
+@dataclasses.dataclass(slots=True)
+class Light:
+    """The weather of a picture; colours 0..1."""
+
+    sky_top: tuple[float, float, float]
+    sky_bottom: tuple[float, float, float]
+    visibility: float  # metres over which haze takes over
+    exposure: float
+    warmth: float  # -1 blue .. 1 yellow
+    noise: float
+
+
+class Canvas:
+    """Collects shapes; `shade` turns them into a picture and its labels."""
+
+    def __init__(self, height: int, width: int, camera: Camera):
+        self.height, self.width = height * OVERSAMPLING, width * OVERSAMPLING
+        self.camera = camera
+        self.focal = camera.focal * self.height
+        self.centre = self.width / 2
+        self.horizon = camera.horizon * self.height
+        self.parts: list[Part] = []
+        self._numbers = Image.new("I", (self.width, self.height))
+        self._shadow = Image.new("L", (self.width, self.height), 255)
+        self._draw = ImageDraw.Draw(self._numbers)
+        self._draw_shadow = ImageDraw.Draw(self._shadow)
+
+    def project(self, x: float, y: float, z: float) -> tuple[float, float]:
+        """Pixel of a point of the world."""
+        z = max(z, NEAR)
+        camera = self.camera
+        right = x + camera.bend * z * z - camera.x
+        return (
+            self.centre + self.focal * right / z,
+            self.horizon + self.focal * (camera.y - y) / z,
+        )
+
+    def polygon(self, points, part: Part) -> None:
+        """A polygon through points (x, y, z) of the world."""
+        pixels = [self.project(*point) for point in points]
+        self._draw.polygon(pixels, fill=self._number(part))
+
+    def rectangle(self, x0, x1, y0, y1, z, part: Part) -> None:
+        """A rectangle facing the camera; at least a pixel of the picture wide."""
+        left, top = self.project(x0, y1, z)
+        right, bottom = self.project(x1, y0, z)
+        right = max(right, left + OVERSAMPLING - 1)
+        bottom = max(bottom, top + OVERSAMPLING - 1)
+        self._draw.rectangle([left, top, right, bottom], fill=self._number(part))
+
+    def disk(self, x, y, z, radius_x, radius_y, part: Part) -> None:
+        """An ellipse facing the camera."""
+        left, top = self.project(x - radius_x, y + radius_y, z)
+        right, bottom = self.project(x + radius_x, y - radius_y, z)
+        self._draw.ellipse(
+            [left, top, max(right, left + 1), max(bottom, top + 1)],
+            fill=self._number(part),
+        )
+
+    def backdrop(self, top: float, bottom: float, part: Part) -> None:
+        """The whole width of the picture between two heights, shares from the top."""
+        box = [0, top * self.height, self.width, bottom * self.height]
+        self._draw.rectangle(box, fill=self._number(part))
+
+    def hood(self, share: float, part: Part) -> None:
+        """The front of the camera's own car along the lower edge."""
+        box = [-0.1 * self.width, (1 - share) * self.height]
+        box += [1.1 * self.width, (1 + share) * self.height]
+        self._draw.ellipse(box, fill=self._number(part))
+
+    def shadow(self, points, darkness: float) -> None:
+        """Darkens the ground inside a polygon."""
+        pixels = [self.project(*point) for point in points]
+        self._draw_shadow.polygon(pixels, fill=int(255 * (1 - darkness)))
+
+    def _number(self, part: Part) -> int:
+        self.parts.append(part)
+        return len(self.parts) - 1
+
+    def shade(self, light: Light, rng: np.random.Generator):
+        """The picture, uint8[height, width, 3], and its train ids, uint8[height, width]."""
+        numbers = np.asarray(self._numbers)
+        labels = np.array([p.label for p in self.parts], np.uint8)[numbers]
+        lay = self._column("lay", numbers)
+        u, v, depth = self._plane(lay, self._column("place", numbers))
+        image = self._textured(numbers, u, v, depth)
+        dark = np.asarray(self._shadow, np.float32) / 255
+        image *= np.where(lay == GROUND, dark, 1.0)[..., None]
+
+        haze = (1 - np.exp(-depth / light.visibility))[..., None]
+        image += haze * (np.array(light.sky_bottom, np.float32) - image)
+        sky = _sky(self.height, self.horizon, light)
+        is_sky = (numbers == 0)[..., None]
+        image = np.where(is_sky, sky * (1 + 0.25 * (image - 0.5)), image)
+
+        image = image.reshape(
+            self.height // OVERSAMPLING, OVERSAMPLING, self.width // OVERSAMPLING, -1, 3
+        ).mean((1, 3))
+        image *= light.exposure * np.array(
+            [1 + 0.08 * light.warmth, 1.0, 1 - 0.08 * light.warmth], np.float32
+        )
+        image += light.noise * rng.standard_normal(image.shape, np.float32)
+        picture = (255 * np.clip(image, 0, 1)).astype(np.uint8)
+        return picture, labels[::OVERSAMPLING, ::OVERSAMPLING].copy()
+
+    def _column(self, field: str, numbers: np.ndarray) -> np.ndarray:
+        values = np.array([getattr(p, field) for p in self.parts], np.float32)
+        return values[numbers]
+
+    def _plane(self, lay, place):
+        """Texture coordinates in metres, and the depth, of every pixel."""
+        x = np.arange(self.width, dtype=np.float32)[None] + 0.5 - self.centre
+        y = np.arange(self.height, dtype=np.float32)[:, None] + 0.5 - self.horizon
+        side = place - self.camera.x
+        ground_depth = self.focal * self.camera.y / np.maximum(y, 0.5)
+        # On a plane along the road, the bend is followed to first order only.
+        along_depth = np.abs(self.focal * side) / np.maximum(np.abs(x), 0.5)
+        depth = np.choose(lay.astype(np.int8), [ground_depth, along_depth, place])
+        depth = np.clip(depth, NEAR, 400.0)
+        across = x * depth / self.focal - self.camera.bend * depth**2
+        height = self.camera.y - y * depth / self.focal
+        u = np.where(lay == ALONG, depth, across)
+        v = np.where(lay == GROUND, depth, height)
+        return u, v, depth
+
+    def _textured(self, numbers, u, v, depth):
+        size, grain = self._column("size", numbers), self._column("grain", numbers)
+        pattern = self._column("pattern", numbers)
+        colour = np.array([p.colour for p in self.parts], np.float32)[numbers]
+        second = np.array([p.second for p in self.parts], np.float32)[numbers]
+        # Each part has its own cut of the noise.
+        shift = (numbers * 37.0) % NOISE.shape[0]
+        coarse = _noise_at(u / size * 32 + shift, v / size * 32)
+        fine = _noise_at(u / size * 128, v / size * 128 + shift)
+        # Texture finer than a pixel averages out.
+        visible = np.clip(self.focal / depth * size / 64, 0.1, 1.0)
+        gain = 1 + grain * (coarse + visible * fine)
+        window = (
+            (pattern == WINDOWS)
+            & (np.abs(u / 3.0 % 1 - 0.5) < 0.28)
+            & (np.abs(v / 3.1 % 1 - 0.55) < 0.27)
+        )
+        gap = (pattern == BARS) & (u * 3.0 % 1 > 0.35)
+        chosen = np.where((window | gap)[..., None], second, colour)
+        return chosen * gain[..., None]
+
+
+def _sky(height, horizon, light):
+    share = np.clip(np.arange(height, dtype=np.float32) / max(horizon, 1), 0, 1)
+    top, bottom = (np.array(c, np.float32) for c in (light.sky_top, light.sky_bottom))
+    return (top + share[:, None] * (bottom - top))[:, None]
+
+
+def _noise_at(u, v):
+    mask = NOISE.shape[0] - 1
+    return NOISE[v.astype(np.int32) & mask, u.astype(np.int32) & mask]
+
+
+def _make_noise(size: int) -> np.ndarray:
+    """Periodic noise of several scales, mean 0, deviation 1."""
+    rng = np.random.default_rng(7)
+    total = np.zeros((size, size), np.float32)
+    for cells, weight in ((16, 1.0), (32, 0.8), (64, 0.6), (256, 0.5)):
+        grid = rng.standard_normal((cells, cells)).astype(np.float32)
+        grid = np.pad(grid, 1, mode="wrap")
+        patch = Image.fromarray(grid).resize(
+            (size, size), Image.Resampling.BICUBIC, box=(1, 1, cells + 1, cells + 1)
+        )
+        total += weight * np.asarray(patch)
+    return (total - total.mean()) / total.std()
+
+
+NOISE = _make_noise(256)

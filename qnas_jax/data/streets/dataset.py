@@ -1,0 +1,33 @@
+"""Streets as a data set."""
+
+import threading
+
+import numpy as np
+
+from qnas_jax.data.streets.scene import render
+
+
+class Streets:
+    """Rendered street scenes, each made when first asked for and then kept in memory.
+
+    A picture takes ``4 * height * width`` bytes; large sets are better written to disk
+    once (`launch/write_streets.py`) and read as Cityscapes.
+    """
+
+    def __init__(self, seed: int, split: str, height: int, width: int, count: int):
+        """`count` scenes of a split of the data set `seed`."""
+        self._scene = (seed, split)
+        self._size = (height, width)
+        self._kept: list[tuple[np.ndarray, np.ndarray] | None] = [None] * count
+        self._locks = [threading.Lock() for _ in range(count)]
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Picture uint8[height, width, 3] and train ids uint8[height, width]."""
+        with self._locks[index]:
+            kept = self._kept[index]
+            if kept is None:
+                kept = self._kept[index] = render(*self._scene, index, *self._size)
+        return kept

@@ -1,0 +1,8 @@
+"""What a user can mend: told in one line, without a traceback."""
+
+
+class InputError(ValueError):
+    """Something that the user gave cannot be used.
+
+    The message is one line: the value, what is allowed, and the way out.
+    """

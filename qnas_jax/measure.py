@@ -1,0 +1,65 @@
+"""What a whole network is worth: mIoU in float and quantized, and its size."""
+
+from typing import Any
+
+import numpy as np
+from jaxtyping import PyTree
+
+from qnas_jax import metrics, segment
+from qnas_jax.data.batching import Dataset, stacked
+from qnas_jax.hardware import size
+from qnas_jax.nn import layers
+from qnas_jax.nn.deeplab import DeepLabV3
+
+SAMPLES = 4  # validation pictures whose predictions are kept
+
+
+def accuracy(
+    model: DeepLabV3, variables: PyTree, quant: PyTree, data: Dataset, batch: int, classes: int
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """mIoU and IoU by class over a data set, in percent, in float and quantized.
+
+    Args:
+      model: The network.
+      variables: Its `params` and `batch_stats`.
+      quant: Its policy, calibrated.
+      data: The validation split.
+      batch: Pictures at once.
+      classes: Number of classes.
+
+    Returns:
+      The figures by name, and the class maps of the first few pictures.
+    """
+    predict = segment.predictor(model)
+    pictures = stacked(data, range(min(SAMPLES, len(data)))).images
+    found, samples = {}, {}
+    for name, collections in (("fp32", variables), ("quantized", {**variables, "quant": quant})):
+        matrix = segment.confusion_over(predict, collections, data, batch, classes)
+        found[f"miou_{name}"] = round(metrics.mean_iou(matrix), 4)
+        found[f"class_iou_{name}"] = [
+            None if np.isnan(iou) else round(100 * float(iou), 2)
+            for iou in metrics.class_iou(matrix)
+        ]
+        maps = [np.asarray(predict(collections, picture[None])) for picture in pictures]
+        samples[name] = np.concatenate(maps)
+    return found, samples
+
+
+def sizes(model: DeepLabV3, quant: PyTree, image_shape: tuple[int, ...]) -> dict[str, int]:
+    """Bytes of the whole network and of its encoder, quantized and in float; MACs.
+
+    Args:
+      model: The network.
+      quant: Its policy.
+      image_shape: Height, width and channels of a picture.
+    """
+    convs = layers.convs(model, image_shape)
+    bits = layers.w_bits(quant)
+    by_conv = {conv.name: int(size.conv_bytes(conv, bits[conv.name])) for conv in convs}
+    encoder = sum(b for name, b in by_conv.items() if name.startswith("encoder/"))
+    return {
+        "size_bytes": sum(by_conv.values()),
+        "encoder_size_bytes": encoder,
+        "float_size_bytes": size.float_bytes(convs),
+        "macs": sum(conv.macs for conv in convs),
+    }

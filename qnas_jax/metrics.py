@@ -1,0 +1,67 @@
+"""Every figure that decides something, each defined once."""
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+NSR_EPSILON = 1e-6  # added to the variance; a channel that never moves must not explode
+
+IGNORE = 255  # the label of pixels that are neither trained on nor counted
+
+
+def channel_variance(target: Float[Array, "n h w c"]) -> Float[Array, "c"]:
+    """Variance of each channel over images and pixels."""
+    return jnp.var(target, axis=(0, 1, 2))
+
+
+def nsr(
+    output: Float[Array, "*paths n h w c"],
+    target: Float[Array, "n h w c"],
+    variance: Float[Array, "c"],
+) -> Float[Array, "*paths"]:
+    """Noise-to-signal ratio; linear, lower is better, one for predicting the mean.
+
+    ``1/C sum_c mean_pixels((output_c - target_c)^2) / (variance_c + eps)``, the mean
+    taken over images and pixels.
+
+    References:
+      Lu et al., 2023, https://arxiv.org/abs/2401.12350, the loss taken over from
+      Moons et al., 2021, https://arxiv.org/abs/2012.08859.
+    """
+    noise = jnp.mean(jnp.square(output - target), axis=(-4, -3, -2))
+    return jnp.mean(noise / (variance + NSR_EPSILON), axis=-1)
+
+
+def confusion(label: np.ndarray, prediction: np.ndarray, classes: int) -> np.ndarray:
+    """Pixels by true class (row) and predicted class (column); ignored pixels left out."""
+    counted = label != IGNORE
+    pairs = label[counted].astype(np.int64) * classes + prediction[counted]
+    return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
+
+
+def class_iou(confusion_matrix: np.ndarray) -> np.ndarray:
+    """Intersection over union of each class; NaN for one that never occurs.
+
+    References:
+      Everingham et al., 2015, https://doi.org/10.1007/s11263-014-0733-5, section 4.
+    """
+    hits = np.diag(confusion_matrix).astype(np.float64)
+    union = confusion_matrix.sum(0) + confusion_matrix.sum(1) - hits
+    return np.divide(hits, union, out=np.full_like(hits, np.nan), where=union > 0)
+
+
+def mean_iou(confusion_matrix: np.ndarray) -> float:
+    """Mean of the classes' IoU, over those that occur, in percent."""
+    return 100 * float(np.nanmean(class_iou(confusion_matrix)))
+
+
+def kendall_tau(a: np.ndarray, b: np.ndarray) -> float:
+    """Rank correlation of two scores of the same items, ties accounted for (tau-b).
+
+    References:
+      Kendall, 1945, https://doi.org/10.1093/biomet/33.3.239.
+    """
+    a_order = np.sign(np.subtract.outer(a, a))
+    b_order = np.sign(np.subtract.outer(b, b))
+    norm = np.sqrt((a_order**2).sum() * (b_order**2).sum())
+    return float((a_order * b_order).sum() / norm) if norm else float("nan")

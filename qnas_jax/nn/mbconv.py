@@ -1,0 +1,67 @@
+"""The inverted residual, and a block of them."""
+
+import flax.linen as nn
+from jaxtyping import Array, Float
+
+from qnas_jax import space
+from qnas_jax.nn.conv import LINEAR, ConvBnAct, Grid
+
+
+class MBConv(nn.Module):
+    """Inverted residual: expand (1x1), depthwise (k x k), project (1x1, linear).
+
+    The input is added where stride and channels allow it. All four results (expanded,
+    filtered, projected, added) lie on grids of their own where quantized.
+
+    References:
+      Sandler et al., 2018, https://arxiv.org/abs/1801.04381, table 1.
+    """
+
+    op: space.Op
+    features: int
+    stride: int = 1
+    dilation: int = 1
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "n h w i"], train: bool = False
+    ) -> Float[Array, "n h2 w2 o"]:
+        """The layer's output, on its grid where quantized."""
+        hidden = x.shape[-1] * self.op.expansion
+        y = x
+        if self.op.expansion > 1:
+            y = ConvBnAct(hidden, name="expand")(y, train)
+        y = ConvBnAct(
+            hidden,
+            self.op.kernel,
+            self.stride,
+            self.dilation,
+            depthwise=True,
+            name="depthwise",
+        )(y, train)
+        y = ConvBnAct(self.features, bounds=LINEAR, name="project")(y, train)
+        if self.stride == 1 and x.shape[-1] == self.features:
+            y = Grid(name="add")(x + y)
+        return y
+
+
+class BlockPath(nn.Module):
+    """One path of a block: its layers in a row, each with the op that the path names."""
+
+    block: space.Block
+    ops: space.Path
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "n h w i"], train: bool = False
+    ) -> Float[Array, "n h2 w2 o"]:
+        """The block's output."""
+        for layer, op in enumerate(self.ops):
+            x = layer_module(self.block, layer, op, name=f"layer{layer}")(x, train)
+        return x
+
+
+def layer_module(block: space.Block, layer: int, op: space.Op, name: str | None = None) -> MBConv:
+    """The inverted residual that `op` is at a layer of a block."""
+    stride = block.layer_shape(layer)[1]
+    return MBConv(op, block.channels, stride, block.dilation, name=name)

@@ -1,0 +1,51 @@
+"""MobileNetV2 as an encoder: stem, first bottleneck, and blocks of inverted residuals."""
+
+import flax.linen as nn
+from jaxtyping import Array, Float
+
+from qnas_jax import space
+from qnas_jax.nn.conv import ConvBnAct, Grid
+from qnas_jax.nn.mbconv import BlockPath
+
+# Pixels in [-1, 1) in steps of 1/128: the bytes of an image, exactly.
+PIXEL_RANGE = (-1.0, 127 / 128)
+TEACHER_OP = space.Op(kernel=3, expansion=6)
+
+
+class MobileNetV2(nn.Module):
+    """The encoder, for the teacher and for every subnet alike.
+
+    Attributes:
+      stem: Channels of the first convolution, which halves the image.
+      first: The group with expansion 1, which is in no searched block.
+      blocks: The blocks that are distilled and searched.
+      paths: The ops of each block's layers.
+
+    References:
+      Sandler et al., 2018, https://arxiv.org/abs/1801.04381, table 2.
+    """
+
+    stem: int
+    first: space.Block
+    blocks: tuple[space.Block, ...]
+    paths: tuple[space.Path, ...]
+
+    @nn.compact
+    def __call__(
+        self, images: Float[Array, "n h w 3"], train: bool = False
+    ) -> tuple[Float[Array, "n _ _ _"], ...]:
+        """The features at all boundaries: ahead of the first block and behind each."""
+        x = Grid(fixed=PIXEL_RANGE, name="input")(images)
+        x = ConvBnAct(self.stem, kernel=3, stride=2, name="stem")(x, train)
+        path = (space.Op(kernel=3, expansion=1),) * self.first.depth
+        x = BlockPath(self.first, path, name="block0")(x, train)
+        features = [x]
+        for i, (block, path) in enumerate(zip(self.blocks, self.paths, strict=True)):
+            x = BlockPath(block, path, name=f"block{i + 1}")(x, train)
+            features.append(x)
+        return tuple(features)
+
+
+def teacher_paths(blocks: tuple[space.Block, ...]) -> tuple[space.Path, ...]:
+    """MobileNetV2's own ops: kernel 3 and expansion 6 throughout."""
+    return tuple((TEACHER_OP,) * block.depth for block in blocks)

@@ -1,0 +1,300 @@
+"""The order of the stages, and what each reads and writes.
+
+    pictures > teacher > supernet > table > front > retrained subnets > report
+
+The work itself lies in the rooms below. A stage here finds its inputs, is skipped or
+resumed (see `artefact.py`), and leaves its artefacts in the run's folder.
+"""
+
+import logging
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import PyTree
+
+from qnas_jax import artefact, checkpoint, distill, lut, measure, segment, space, table, train
+from qnas_jax.artefact import Stage
+from qnas_jax.config import Config
+from qnas_jax.data.batching import stacked
+from qnas_jax.hardware import size
+from qnas_jax.nn import init, layers, supernet
+from qnas_jax.nn.deeplab import DeepLabV3
+from qnas_jax.report import page
+from qnas_jax.runlog import RunLog
+from qnas_jax.search import front
+from qnas_jax.setting import CLASSES, Setting, prepare
+
+logger = logging.getLogger(__name__)
+
+FIXED_BITS = 8  # of all that is not searched: the stem, the first group, the head
+
+# What keys are drawn for; each purpose has its own.
+(TEACHER_INIT, TEACHER_TRAIN, SUPERNET_INIT, SUPERNET_TRAIN, RETRAIN_INIT, RETRAIN_TRAIN) = range(6)
+
+
+def run(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
+    """Runs every stage that is not finished; returns what `report/results.json` holds.
+
+    Raises:
+      InputError: A setting, a picture or an artefact cannot be used.
+      Diverged: A loss is no longer finite.
+    """
+    config.check()
+    setting = prepare(config, workdir)
+    artefact.write_json(workdir / "config.json", config)
+    teacher, variables = train_teacher(setting)
+    distilled, params = train_supernet(setting, teacher, variables)
+    populated, rows = populate_table(setting, distilled, variables, params)
+    searched, points = search_front(setting, populated, rows)
+    retrained = [
+        retrain(setting, distilled, variables, params, point) for point in chosen(config, points)
+    ]
+    return write_report(setting, [teacher, distilled, populated, searched], retrained)
+
+
+def train_teacher(setting: Setting) -> tuple[Stage, PyTree]:
+    """Trains the teacher, or takes the one that the config names; measures it."""
+    config = setting.config
+    stage = Stage(
+        setting.workdir / "teacher",
+        {
+            "data": setting.data_mark(),
+            "network": config.network,
+            "train": config.train,
+            "teacher": config.teacher,
+            "quantize": config.quantize,
+            "seed": config.seed,
+        },
+    )
+    model = setting.teacher()
+    fresh = init.initialize(model, setting.key(TEACHER_INIT), (1, *config.train.crop, 3))
+    if config.teacher.checkpoint and not stage.done:
+        given = pathlib.Path(config.teacher.checkpoint)
+        state = checkpoint.load(given, segment.fresh_state(fresh, _optimizer(config)))
+        checkpoint.adopt(stage.folder / "checkpoint", config.train.steps, state)
+        logger.info("teacher: taken from %s", given)
+    variables = _train_network(setting, stage, model, fresh, TEACHER_TRAIN)
+    subnet = space.format_subnet(setting.teacher_subnet())
+    _measure(setting, stage, model, variables, fresh["quant"], {"subnet": subnet})
+    return stage, variables
+
+
+def train_supernet(
+    setting: Setting, teacher: Stage, variables: PyTree
+) -> tuple[Stage, list[supernet.Params]]:
+    """Distills the teacher into every block of the supernet."""
+    config, how = setting.config, setting.config.supernet
+    stage = Stage(
+        setting.workdir / "supernet",
+        {
+            "teacher": teacher.hash,
+            "kernels": config.space.kernels,
+            "expansions": config.space.expansions,
+            "depths": config.space.depths,
+            "supernet": how,
+            "seed": config.seed,
+        },
+    )
+    optimizers = tuple(
+        segment.sgd(lr, how.steps, how.power, how.momentum, how.weight_decay) for lr in how.lr
+    )
+    step = distill.train_step(
+        segment.features(setting.teacher()),
+        variables,
+        setting.searched,
+        optimizers,
+        distill.SAMPLING[how.sampling],
+        setting.key(SUPERNET_TRAIN),
+    )
+    state = distill.fresh_state(setting.searched, optimizers, setting.key(SUPERNET_INIT))
+    state = _fit(setting, stage, step, state, how.steps, how.batch)
+    stage.finish()
+    return stage, [block.params for block in state]
+
+
+def populate_table(
+    setting: Setting, distilled: Stage, variables: PyTree, params: list[supernet.Params]
+) -> tuple[Stage, table.Table]:
+    """Scores every path of every block, quantized; adds the sizes."""
+    how = setting.config.lut
+    made_from = {
+        "supernet": distilled.hash,
+        "bits": setting.bits,
+        "calibration_images": how.calibration_images,
+        "images": how.images,
+        "images_per_pass": how.images_per_pass,
+    }
+    stage = Stage(setting.workdir / "lut", made_from)
+    if stage.done:
+        return stage, table.load(stage.folder / "lut.npz")
+    compute = jax.jit(segment.features(setting.teacher()))
+    starts = range(0, how.images, how.images_per_pass)
+    with RunLog(setting.workdir, "lut") as log:
+        nsr = lut.populate(
+            lambda indices: compute(variables, setting.training_crops(indices)),
+            params,
+            setting.searched,
+            setting.bits,
+            calibration=range(how.calibration_images),
+            chunks=[range(s, min(s + how.images_per_pass, how.images)) for s in starts],
+            nodes_per_pass=how.nodes_per_pass,
+            partial=stage.folder / "partial.npz",
+            log=log,
+        )
+    rows = lut.make_table(nsr, setting.searched, setting.bits)
+    table.save(stage.folder / "lut.npz", rows)
+    stage.finish()
+    description = {
+        **made_from,
+        "ops": [str(op) for op in rows.ops],
+        "blocks": setting.searched.blocks,
+        "fixed_size_bytes": _fixed_bytes(setting),
+        "device": jax.devices()[0].device_kind,
+        "seconds": round(stage.seconds, 1),
+    }
+    artefact.write_json(stage.folder / "lut.json", description)
+    return stage, rows
+
+
+def search_front(
+    setting: Setting, populated: Stage, rows: table.Table
+) -> tuple[Stage, list[front.Point]]:
+    """Finds the exact front of (NSR, size) over all subnets."""
+    stage = Stage(setting.workdir / "search", {"lut": populated.hash})
+    file = stage.folder / "front.csv"
+    if not stage.done:
+        fixed = _fixed_bytes(setting)
+        points = front.search(rows, fixed["stem"], fixed["head"])
+        front.write(file, points)
+        stage.finish()
+        logger.info("search: a front of %d subnets in %.2f s", len(points), stage.seconds)
+    return stage, front.read(file)
+
+
+def chosen(config: Config, points: list[front.Point]) -> list[front.Point]:
+    """The subnets to retrain: spread over the front, and the best within the budget."""
+    picked = front.spread(points, config.retrain.subnets)
+    if config.search.budget_bytes:
+        best = front.best_under(points, config.search.budget_bytes)
+        picked += [] if best in picked else [best]
+    return picked
+
+
+def retrain(
+    setting: Setting,
+    distilled: Stage,
+    teacher: PyTree,
+    params: list[supernet.Params],
+    point: front.Point,
+) -> Stage:
+    """Trains a subnet to the end and measures it, in float and quantized."""
+    config = setting.config
+    stage = Stage(
+        setting.workdir / "retrain" / point.subnet,
+        {"supernet": distilled.hash, "subnet": point.subnet, "init": config.retrain.init},
+    )
+    subnet = space.parse_subnet(point.subnet)
+    model = setting.student(subnet)
+    fresh = init.initialize(model, setting.key(RETRAIN_INIT), (1, *config.train.crop, 3))
+    quant = layers.with_bits(fresh["quant"], subnet)
+    if config.retrain.init == "supernet":
+        paths = [tuple(choice.op for choice in block) for block in subnet]
+        blocks = {
+            f"block{i + 1}": supernet.path_params(params[i], path) for i, path in enumerate(paths)
+        }
+        fresh = supernet.with_blocks(fresh, teacher, blocks)
+    variables = _train_network(setting, stage, model, fresh, RETRAIN_TRAIN)
+    _measure(setting, stage, model, variables, quant, {"subnet": point.subnet, "nsr": point.nsr})
+    return stage
+
+
+def write_report(setting: Setting, stages: list[Stage], retrained: list[Stage]) -> dict[str, Any]:
+    """Writes `report/` from what the stages left behind."""
+    seconds = {stage.folder.name: round(stage.seconds, 1) for stage in stages}
+    seconds["retrain"] = round(sum(stage.seconds for stage in retrained), 1)
+    samples = stacked(setting.val_data, range(min(measure.SAMPLES, len(setting.val_data))))
+    return page.write(setting.workdir, seconds, [stage.folder for stage in retrained], samples)
+
+
+def summary(results: dict[str, Any]) -> str:
+    """The networks of a run as lines of text."""
+    networks = [{"subnet": "teacher", **results["teacher"]}, *results["subnets"]]
+    lines = ["    size kB  encoder kB   mIoU float  quantized  network"]
+    for network in networks:
+        better = "*" if network["subnet"] in results["dominating"] else " "
+        lines.append(
+            f"{better} {network['size_bytes'] / 1e3:9.1f}  {network['encoder_size_bytes'] / 1e3:10.1f}"
+            f"  {network['miou_fp32']:11.2f}  {network['miou_quantized']:9.2f}  {network['subnet']}"
+        )
+    return "\n".join([*lines, "* dominates the quantized teacher"])
+
+
+def _train_network(setting, stage, model, fresh, purpose) -> PyTree:
+    """Trains a network as `config.train` says; returns its variables."""
+    how = setting.config.train
+    optimizer = _optimizer(setting.config)
+    step = segment.train_step(model, optimizer, setting.key(purpose))
+    state = segment.fresh_state(fresh, optimizer)
+    return _fit(setting, stage, step, state, how.steps, how.batch).variables()
+
+
+def _optimizer(config: Config):
+    how = config.train
+    return segment.sgd(how.lr, how.steps, how.power, how.momentum, how.weight_decay)
+
+
+def _fit(setting, stage, step, state, steps, batch):
+    config = setting.config
+    name = stage.folder.relative_to(setting.workdir).as_posix()
+    with RunLog(setting.workdir, name) as log:
+        return train.fit(
+            step,
+            state,
+            lambda number: setting.training_batch(number, batch),
+            steps=steps,
+            folder=stage.folder / "checkpoint",
+            save_every=config.run.save_every,
+            log=log,
+            log_every=config.run.log_every,
+            threads=config.data.threads,
+        )
+
+
+def _measure(setting: Setting, stage: Stage, model: DeepLabV3, variables, quant, extra) -> None:
+    """Writes `metrics.json` and some predictions; finishes the stage."""
+    if stage.done:
+        return
+    how = setting.config.quantize
+    starts = range(0, how.images, how.images_per_pass)
+    chunks = (range(s, min(s + how.images_per_pass, how.images)) for s in starts)
+    batches = (setting.training_crops(chunk) for chunk in chunks)
+    quant = segment.calibrated(model, variables, quant, batches)
+    found, samples = measure.accuracy(
+        model, variables, quant, setting.val_data, setting.config.run.eval_batch, CLASSES
+    )
+    sizes = measure.sizes(model, quant, setting.val_data[0][0].shape)
+    with artefact.writing(stage.folder / "samples.npz") as file:
+        np.savez_compressed(file, **samples)
+    artefact.write_json(stage.folder / "metrics.json", {**extra, **found, **sizes})
+    stage.finish()
+    logger.info(
+        "%s: mIoU %.2f %% in float, %.2f %% quantized, %.1f kB",
+        stage.folder.name,
+        found["miou_fp32"],
+        found["miou_quantized"],
+        sizes["size_bytes"] / 1e3,
+    )
+
+
+def _fixed_bytes(setting: Setting) -> dict[str, int]:
+    """Bytes of what is in no searched block: `stem` within the encoder, `head` behind it."""
+    height, width = setting.config.train.crop
+    convs = layers.convs(setting.teacher(), (height, width, 3))
+    stem = [c for c in convs if c.name.startswith(("encoder/stem", "encoder/block0"))]
+    head = [c for c in convs if not c.name.startswith("encoder")]
+    return {
+        "stem": size.network_bytes(stem, FIXED_BITS),
+        "head": size.network_bytes(head, FIXED_BITS),
+    }

@@ -1,0 +1,114 @@
+"""The affine grid: real values as small integers with a scale and a zero point.
+
+Everywhere `real = scale * (code - zero_point)`. Bitwidths are arrays, so they can be
+traced and vmapped: one compiled program serves them all.
+
+- Activations are asymmetric: codes `[0, 2**bits - 1]`, and zero is exactly on the grid.
+- Weights are symmetric per output channel (the last axis): codes
+  `[-(2**(bits-1) - 1), 2**(bits-1) - 1]`, zero point 0.
+
+References:
+  Jacob et al., 2018, https://arxiv.org/abs/1712.05877, section 2.1.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+
+def asymmetric_grid(
+    range_: Float[Array, "2 *channels"], bits: Int[Array, ""]
+) -> tuple[Float[Array, "*channels"], Float[Array, "*channels"], Float[Array, ""]]:
+    """The grid of `2**bits` points over a clipping range.
+
+    Computes ``scale = (beta - alpha) / (2**bits - 1)`` and
+    ``zero_point = round(-alpha / scale)`` after widening the range to hold zero.
+
+    Args:
+      range_: The clipping range ``[alpha, beta]``, real units.
+      bits: Bitwidth in ``[2, 8]``.
+
+    Returns:
+      scale (one where the range is empty), zero_point, and q_max; q_min is 0.
+    """
+    q_max = ((jnp.int32(1) << bits) - 1).astype(jnp.float32)
+    alpha, beta = jnp.minimum(range_[0], 0.0), jnp.maximum(range_[1], 0.0)
+    scale = jnp.where(beta > alpha, (beta - alpha) / q_max, 1.0)
+    return scale, jnp.round(-alpha / scale), q_max
+
+
+def symmetric_grid(
+    absmax: Float[Array, "*channels"], bits: Int[Array, ""]
+) -> tuple[Float[Array, "*channels"], Float[Array, ""]]:
+    """The grid of `2**bits - 1` points over ``[-absmax, absmax]``.
+
+    Returns:
+      scale (one where `absmax` is zero) and q_max; q_min is ``-q_max``.
+    """
+    q_max = ((jnp.int32(1) << (bits - 1)) - 1).astype(jnp.float32)
+    return jnp.where(absmax > 0, absmax / q_max, 1.0), q_max
+
+
+def quantize(x, scale, zero_point, q_min, q_max):
+    """Codes of `x`: ``clip(round(x / scale) + zero_point, q_min, q_max)``, as floats.
+
+    Ties round to even. The arguments broadcast.
+    """
+    return jnp.clip(jnp.round(x / scale) + zero_point, q_min, q_max)
+
+
+def dequantize(codes, scale, zero_point):
+    """Real values of codes: ``scale * (codes - zero_point)``."""
+    return scale * (codes - zero_point)
+
+
+@jax.custom_jvp
+def snap(x, scale, zero_point, q_min, q_max):
+    """The real value on the grid that is nearest to `x`.
+
+    The gradient is straight-through: one where `x` lies inside the range, zero where it
+    is clipped; none flows to the grid.
+    """
+    return dequantize(quantize(x, scale, zero_point, q_min, q_max), scale, zero_point)
+
+
+@snap.defjvp
+def _snap_jvp(primals, tangents):
+    x, scale, zero_point, q_min, q_max = primals
+    code = jnp.round(x / scale) + zero_point
+    inside = (code >= q_min) & (code <= q_max)
+    return snap(*primals), jnp.where(inside, tangents[0], 0.0)
+
+
+def fake_quant(
+    x: Float[Array, "*shape"], range_: Float[Array, "2 *channels"], bits: Int[Array, ""]
+) -> Float[Array, "*shape"]:
+    """Rounds activations to the nearest of the ``2**bits`` points of an affine grid.
+
+    Args:
+      x: Values, real units.
+      range_: Clipping range ``[alpha, beta]``, per tensor or per last-axis channel.
+      bits: Bitwidth in ``[2, 8]``; an array, so it may be traced and vmapped.
+
+    Returns:
+      `x` on the grid. The gradient is one inside the range, zero where `x` is clipped.
+
+    References:
+      Jacob et al., 2018, https://arxiv.org/abs/1712.05877, eq. 1 and 12.
+    """
+    scale, zero_point, q_max = asymmetric_grid(range_, bits)
+    return snap(x, scale, zero_point, 0.0, q_max)
+
+
+def fake_quant_weight(
+    w: Float[Array, "*shape channels"], bits: Int[Array, ""]
+) -> Float[Array, "*shape channels"]:
+    """Rounds weights to a symmetric grid per output channel (the last axis).
+
+    The scale of a channel is its largest magnitude over ``2**(bits-1) - 1``. A positive
+    factor per channel (a folded batch norm) multiplies the scale and leaves the codes as
+    they are, so weights can be quantized before or after folding.
+    """
+    absmax = jnp.max(jnp.abs(w), axis=tuple(range(w.ndim - 1)))
+    scale, q_max = symmetric_grid(jax.lax.stop_gradient(absmax), bits)
+    return snap(w, scale, 0.0, -q_max, q_max)

@@ -1,0 +1,145 @@
+"""The figures of the report, as SVG text or PNG bytes."""
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from qnas_jax import space
+from qnas_jax.data import labels
+from qnas_jax.search.front import Point
+
+INK, FAINT, GRID = "#222222", "#8a8a8a", "#e3e3e3"
+TEACHER, SUBNET = "#b4432b", "#1f6f8b"
+KERNELS = ("#bcd9e6", "#5fa3c3", "#1f6f8b", "#12465a")  # ever darker with the kernel
+
+
+def _axes(figure: Figure, *place):
+    axes = figure.add_subplot(*place)
+    axes.grid(color=GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=9, colors=INK)
+    return axes
+
+
+def _svg(figure: Figure) -> str:
+    out = io.StringIO()
+    figure.savefig(out, format="svg", bbox_inches="tight", metadata={"Date": None})
+    return out.getvalue()[out.getvalue().index("<svg") :]
+
+
+def front(points: Sequence[Point], teacher: dict[str, Any], subnets: Sequence[dict]) -> str:
+    """The predicted front (NSR over size), and what training gave (mIoU over size)."""
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    predicted = _axes(figure, 1, 2, 1)
+    kilobytes = [p.size_bytes / 1e3 for p in points]
+    predicted.step(kilobytes, [p.nsr for p in points], where="post", color=SUBNET, alpha=0.35)
+    predicted.plot(kilobytes, [p.nsr for p in points], ".", color=SUBNET, label="front")
+    picked = [s["size_bytes"] / 1e3 for s in subnets]
+    predicted.plot(
+        picked, [s["nsr"] for s in subnets], "o", mfc="none", mec=INK, ms=9, label="retrained"
+    )
+    for number, subnet in enumerate(subnets, 1):
+        _label(predicted, number, subnet["size_bytes"] / 1e3, subnet["nsr"])
+    predicted.axvline(teacher["size_bytes"] / 1e3, color=TEACHER, ls="--", lw=1, label="teacher")
+    predicted.set_ylabel("NSR summed over blocks (low is good)")
+    predicted.set_title("Predicted", loc="left", fontsize=11)
+
+    measured = _axes(figure, 1, 2, 2)
+    for values, colour, name in (([teacher], TEACHER, "teacher"), (subnets, SUBNET, "subnets")):
+        x = [v["size_bytes"] / 1e3 for v in values]
+        measured.plot(
+            x, [v["miou_fp32"] for v in values], "o", mfc="none", mec=colour, label=f"{name}, float"
+        )
+        measured.plot(
+            x, [v["miou_quantized"] for v in values], "o", color=colour, label=f"{name}, quantized"
+        )
+    for number, subnet in enumerate(subnets, 1):
+        _label(measured, number, subnet["size_bytes"] / 1e3, subnet["miou_quantized"])
+    measured.axvline(teacher["size_bytes"] / 1e3, color=TEACHER, ls="--", lw=1)
+    measured.axhline(teacher["miou_quantized"], color=TEACHER, ls="--", lw=1)
+    measured.set_ylabel("mIoU, validation (%)")
+    measured.set_title("Measured after training", loc="left", fontsize=11)
+    for axes in (predicted, measured):
+        axes.set_xlabel("size of the quantized network (kB)")
+        axes.legend(fontsize=8, frameon=False)
+    return _svg(figure)
+
+
+def _label(axes, number, x, y):
+    axes.annotate(
+        str(number), (x, y), xytext=(6, 5), textcoords="offset points", fontsize=9, color=INK
+    )
+
+
+def architectures(teacher: space.Subnet, subnets: Sequence[space.Subnet]) -> str:
+    """A row for each network: a bar for each layer, tall with its expansion, dark with its
+    kernel, its bitwidths below."""
+    rows = [("teacher", teacher), *((str(i), s) for i, s in enumerate(subnets, 1))]
+    deepest = [max(len(s[b]) for _, s in rows) for b in range(len(teacher))]
+    kernels = sorted({c.op.kernel for _, s in rows for block in s for c in block})
+    tallest = max(c.op.expansion for _, s in rows for block in s for c in block)
+    figure = Figure(figsize=(11, 0.4 + 0.72 * len(rows)), layout="constrained")
+    axes = figure.add_subplot()
+    for row, (name, subnet) in enumerate(rows):
+        y = -1.6 * row
+        axes.text(-0.4, y + 0.4, name, ha="right", va="center", fontsize=10, color=INK)
+        x = 0.0
+        for block, choices in enumerate(subnet):
+            for i, (op, w_bits, a_bits) in enumerate(choices):
+                colour = KERNELS[kernels.index(op.kernel) % len(KERNELS)]
+                height = op.expansion / tallest
+                axes.add_patch(Rectangle((x + i, y), 0.86, height, color=colour))
+                axes.text(
+                    x + i + 0.43, y + 0.08, op.kernel, ha="center", fontsize=8,
+                    color=INK if kernels.index(op.kernel) == 0 else "white",
+                )  # fmt: skip
+                bits = f"{w_bits}" if w_bits == a_bits else f"{w_bits}/{a_bits}"
+                axes.text(x + i + 0.43, y - 0.3, bits, ha="center", fontsize=6.5, color=FAINT)
+            if row == 0:
+                centre = x + deepest[block] / 2
+                axes.text(centre, 1.25, f"block {block + 1}", ha="center", fontsize=9, color=INK)
+            x += deepest[block] + 0.7
+    axes.set_xlim(-2.2, x)
+    axes.set_ylim(-1.6 * (len(rows) - 1) - 0.5, 1.7)
+    axes.set_axis_off()
+    return _svg(figure)
+
+
+def class_iou(names: Sequence[str], values: np.ndarray) -> str:
+    """IoU by class (columns) and network (rows), percent; NaN where a class never occurs."""
+    figure = Figure(figsize=(11, 1.3 + 0.32 * len(names)), layout="constrained")
+    axes = figure.add_subplot()
+    axes.imshow(values, cmap="Blues", vmin=0, vmax=100, aspect="auto")
+    for (row, column), value in np.ndenumerate(values):
+        text = "-" if np.isnan(value) else f"{value:.0f}"
+        colour = "white" if value > 60 else INK
+        axes.text(column, row, text, ha="center", va="center", fontsize=8.5, color=colour)
+    axes.set_yticks(range(len(names)), names, fontsize=9)
+    axes.set_xticks(range(values.shape[1]), labels.NAMES, rotation=40, ha="right", fontsize=9)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    return _svg(figure)
+
+
+def samples(pictures: np.ndarray, maps: Sequence[tuple[str, np.ndarray]]) -> bytes:
+    """Pictures (columns) and class maps of them (rows, each with its name) as a PNG."""
+    count, (height, width) = len(pictures), pictures.shape[1:3]
+    rows = [("picture", pictures), *((name, labels.PALETTE[m]) for name, m in maps)]
+    figure = Figure(figsize=(11, 11 / count * height / width * len(rows)), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02)
+    grid = figure.subplots(len(rows), count, squeeze=False)
+    for row, (name, images) in enumerate(rows):
+        for column in range(count):
+            axes = grid[row][column]
+            axes.imshow(images[column], interpolation="nearest")
+            axes.set(xticks=[], yticks=[])
+            axes.spines[:].set_visible(False)
+        grid[row][0].set_ylabel(name, fontsize=9)
+    out = io.BytesIO()
+    figure.savefig(out, format="png", dpi=130)
+    return out.getvalue()

@@ -1,0 +1,175 @@
+"""The report of a run: one page for people, the same figures as JSON for programs."""
+
+import base64
+import html
+import json
+import pathlib
+import string
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from qnas_jax import artefact, space
+from qnas_jax.data.batching import Batch
+from qnas_jax.report import figures
+from qnas_jax.runlog import duration
+from qnas_jax.search import front
+
+_FIGURES = ("miou_fp32", "miou_quantized", "size_bytes", "encoder_size_bytes")
+
+_PAGE = string.Template("""<!doctype html>
+<html lang="en"><meta charset="utf-8">
+<title>qnas_jax: $name</title>
+<style>
+ body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 1100px; margin: 2em auto;
+        padding: 0 1em; }
+ h1 { font-size: 1.5em; margin-bottom: 0; } h2 { font-size: 1.15em; margin-top: 2em; }
+ table { border-collapse: collapse; font-size: 14px; }
+ th, td { padding: .25em .7em; text-align: right; border-bottom: 1px solid #e3e3e3; }
+ th:first-child, td:first-child, td.text, th.text { text-align: left; }
+ td.text { font: 11px/1.3 ui-monospace, monospace; overflow-wrap: anywhere; }
+ tr.better { background: #e7f3ea; } .note { color: #666; font-size: 13px; }
+ svg, img { max-width: 100%; height: auto; }
+</style>
+<h1>$name</h1>
+<p class="note">$summary</p>
+$verdict
+<table>
+<tr><th>network</th><th>NSR</th><th>size, kB</th><th>of the teacher</th><th>encoder, kB</th>
+<th>of the teacher</th><th>mIoU float</th><th>mIoU quantized</th><th class="text">subnet</th></tr>
+$rows
+</table>
+<p class="note">Sizes are those of the quantized networks: weights at their bitwidth, a scale and a
+bias for each output channel. The encoder is the network without its head; only its six blocks are
+searched. The NSR is summed over the blocks. Green rows dominate the quantized teacher: no larger,
+no less accurate, and better in one of the two.</p>
+<h2>Front</h2>
+$front
+<h2>Architectures</h2>
+$architectures
+<p class="note">A bar is a layer: tall with its expansion, dark with its kernel (the number in it);
+below it the bitwidths of weights/activations (one number: both).</p>
+<h2>IoU by class, quantized (%)</h2>
+$classes
+<h2>Validation pictures, quantized networks</h2>
+<img alt="pictures, labels and predictions" src="data:image/png;base64,$samples">
+<h2>Time</h2>
+<table><tr><th>stage</th><th>time</th></tr>$times</table>
+</html>
+""")
+
+
+def write(
+    workdir: pathlib.Path,
+    seconds: dict[str, float],
+    retrained: Sequence[pathlib.Path],
+    samples: Batch,
+) -> dict[str, Any]:
+    """Writes `report/index.html`, its figures and `report/results.json`.
+
+    Args:
+      workdir: The run's folder, every stage of it finished.
+      seconds: How long each stage took.
+      retrained: The folder of each retrained subnet.
+      samples: The pictures whose predictions the networks' folders hold.
+
+    Returns:
+      What `results.json` holds.
+    """
+    config = json.loads((workdir / "config.json").read_text())
+    teacher = _metrics(workdir / "teacher")
+    subnets = [_metrics(folder) for folder in retrained]
+    subnets.sort(key=lambda subnet: subnet["size_bytes"])
+    points = front.read(workdir / "search" / "front.csv")
+    results = {
+        "teacher": {name: teacher[name] for name in _FIGURES},
+        "subnets": [{name: s[name] for name in ("subnet", "nsr", *_FIGURES)} for s in subnets],
+        "dominating": [s["subnet"] for s in subnets if dominates(s, teacher)],
+        "seconds": seconds,
+        "seed": config["seed"],
+    }
+    best = max(subnets, key=lambda subnet: subnet["miou_quantized"])
+    maps = [
+        ("labels", samples.labels),
+        ("teacher", _prediction(workdir / "teacher")),
+        (f"subnet {subnets.index(best) + 1}", _prediction(workdir / "retrain" / best["subnet"])),
+    ]
+    names = ["teacher", *(f"subnet {i}" for i in range(1, len(subnets) + 1))]
+    drawn = {
+        "front": figures.front(points, teacher, subnets),
+        "architectures": figures.architectures(
+            space.parse_subnet(teacher["subnet"]),
+            [space.parse_subnet(s["subnet"]) for s in subnets],
+        ),
+        "classes": figures.class_iou(
+            names, np.array([s["class_iou_quantized"] for s in (teacher, *subnets)], float)
+        ),
+    }
+    picture = figures.samples(samples.images, maps)
+    page = _PAGE.substitute(
+        drawn,
+        name=html.escape(workdir.name),
+        summary=_summary(config, points),
+        verdict=_verdict(results),
+        rows="\n".join(
+            _row(name, s, teacher) for name, s in zip(names, (teacher, *subnets), strict=True)
+        ),
+        samples=base64.b64encode(picture).decode(),
+        times="".join(f"<tr><td>{n}</td><td>{duration(s)}</td></tr>" for n, s in seconds.items()),
+    )
+    for name, text in drawn.items():
+        _write(workdir / "report" / f"{name}.svg", text.encode())
+    _write(workdir / "report" / "samples.png", picture)
+    _write(workdir / "report" / "index.html", page.encode())
+    artefact.write_json(workdir / "report" / "results.json", results)
+    return results
+
+
+def dominates(subnet: dict[str, Any], teacher: dict[str, Any]) -> bool:
+    """Whether a subnet is no larger and no less accurate, quantized, and better in one."""
+    smaller = teacher["size_bytes"] - subnet["size_bytes"]
+    better = subnet["miou_quantized"] - teacher["miou_quantized"]
+    return min(smaller, better) >= 0 and max(smaller, better) > 0
+
+
+def _metrics(folder: pathlib.Path) -> dict[str, Any]:
+    return json.loads((folder / "metrics.json").read_text())
+
+
+def _prediction(folder: pathlib.Path) -> np.ndarray:
+    with np.load(folder / "samples.npz") as file:
+        return file["quantized"]
+
+
+def _write(path: pathlib.Path, content: bytes) -> None:
+    with artefact.writing(path) as file:
+        file.write(content)
+
+
+def _summary(config: dict[str, Any], points: Sequence[front.Point]) -> str:
+    data, bits = config["data"], config["space"]
+    choices = ", ".join(f"w{w}a{a}" for w, a in zip(bits["w_bits"], bits["a_bits"], strict=True))
+    return html.escape(
+        f"{data['source']}, {data['height']} x {data['width']}; bitwidths {choices}; "
+        f"seed {config['seed']}; {len(points)} subnets on the front"
+    )
+
+
+def _verdict(results: dict[str, Any]) -> str:
+    count, of = len(results["dominating"]), len(results["subnets"])
+    return f"<p>{count} of {of} retrained subnets dominate the quantized teacher.</p>"
+
+
+def _row(name: str, network: dict[str, Any], teacher: dict[str, Any]) -> str:
+    cells = [
+        f"<td>{name}</td>",
+        f"<td>{network['nsr']:.4f}</td>" if "nsr" in network else "<td></td>",
+    ]
+    for size in ("size_bytes", "encoder_size_bytes"):
+        share = 100 * network[size] / teacher[size]
+        cells += [f"<td>{network[size] / 1e3:.1f}</td>", f"<td>{share:.1f} %</td>"]
+    cells += [f"<td>{network[key]:.2f}</td>" for key in ("miou_fp32", "miou_quantized")]
+    cells.append(f'<td class="text">{network["subnet"]}</td>')
+    better = ' class="better"' if dominates(network, teacher) else ""
+    return f"<tr{better}>{''.join(cells)}</tr>"

@@ -1,0 +1,152 @@
+"""Training and measuring a segmentation network, in float and quantized."""
+
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Key, PyTree, UInt8
+
+from qnas_jax import metrics
+from qnas_jax.data.batching import Dataset, prefetch, stacked
+from qnas_jax.nn.deeplab import DeepLabV3, resize_logits
+
+
+class TrainState(NamedTuple):
+    """All that changes while a network is trained."""
+
+    params: PyTree
+    batch_stats: PyTree
+    optimizer: PyTree
+
+    def variables(self) -> PyTree:
+        """What the float network is applied with."""
+        return {"params": self.params, "batch_stats": self.batch_stats}
+
+
+def fresh_state(variables: PyTree, optimizer: optax.GradientTransformation) -> TrainState:
+    """The state to begin training with."""
+    params = variables["params"]
+    return TrainState(params, variables["batch_stats"], optimizer.init(params))
+
+
+def pixels(images: UInt8[Array, "n h w 3"]) -> Float[Array, "n h w 3"]:
+    """Bytes as floats in [-1, 1), in steps of 1/128: what networks take."""
+    return images.astype(jnp.float32) / 128 - 1
+
+
+def cross_entropy(
+    logits: Float[Array, "n h w classes"], labels: UInt8[Array, "n h w"]
+) -> Float[Array, ""]:
+    """Mean over the pixels that are not ignored."""
+    counted = labels != metrics.IGNORE
+    safe = jnp.where(counted, labels, 0).astype(jnp.int32)
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, safe)
+    return jnp.sum(losses * counted) / jnp.maximum(jnp.sum(counted), 1)
+
+
+def sgd(
+    lr: float, steps: int, power: float, momentum: float, weight_decay: float
+) -> optax.GradientTransformation:
+    """SGD with momentum, a polynomial schedule to zero, and decay of the kernels."""
+    schedule = optax.polynomial_schedule(lr, 0.0, power, steps)
+    return optax.chain(optax.add_decayed_weights(weight_decay), optax.sgd(schedule, momentum))
+
+
+def features(model: DeepLabV3) -> Callable[[PyTree, Any], tuple[Array, ...]]:
+    """A function (variables, images) -> feature maps at all block boundaries, in float."""
+
+    def run(variables, images):
+        return model.apply(variables, pixels(images), method="features")
+
+    return run
+
+
+def train_step(
+    model: DeepLabV3, optimizer: optax.GradientTransformation, key: Key[Array, ""]
+) -> Callable:
+    """The step that trains a network on labelled pictures; see `train.fit`."""
+
+    def loss_of(params, batch_stats, images, labels, dropout):
+        logits, updates = model.apply(
+            {"params": params, "batch_stats": batch_stats},
+            pixels(images),
+            train=True,
+            mutable=["batch_stats"],
+            rngs={"dropout": dropout},
+        )
+        logits = resize_logits(logits, *labels.shape[1:])
+        return cross_entropy(logits, labels), updates["batch_stats"]
+
+    @jax.jit
+    def step(state: TrainState, images, labels, number):
+        dropout = jax.random.fold_in(key, number)
+        (loss, batch_stats), gradients = jax.value_and_grad(loss_of, has_aux=True)(
+            state.params, state.batch_stats, images, labels, dropout
+        )
+        updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
+        params = optax.apply_updates(state.params, updates)
+        return TrainState(params, batch_stats, optimizer_state), {"loss": loss}
+
+    return step
+
+
+def predictor(model: DeepLabV3) -> Callable[[PyTree, Any], Array]:
+    """A compiled function (variables, images) -> class maps, uint8[n, h, w].
+
+    The variables decide whether the network is float or quantized (see `nn/conv.py`).
+    """
+
+    @jax.jit
+    def predict(variables, images):
+        logits = resize_logits(model.apply(variables, pixels(images)), *images.shape[1:3])
+        return jnp.argmax(logits, axis=-1).astype(jnp.uint8)
+
+    return predict
+
+
+def confusion_over(
+    predict: Callable[[PyTree, Any], Array],
+    variables: PyTree,
+    data: Dataset,
+    batch: int,
+    classes: int,
+) -> np.ndarray:
+    """Confusion matrix over a whole data set, int64[classes, classes]."""
+    total = np.zeros((classes, classes), np.int64)
+    starts = range(0, len(data), batch)
+    indices = [range(s, min(s + batch, len(data))) for s in starts]
+    for pictures in prefetch(lambda i: stacked(data, indices[i]), 0, len(indices)):
+        prediction = predict(variables, _filled(pictures.images, batch))
+        prediction = np.asarray(prediction)[: len(pictures.images)]
+        total += metrics.confusion(pictures.labels, prediction, classes)
+    return total
+
+
+def _filled(images: np.ndarray, batch: int) -> np.ndarray:
+    """The last, smaller batch filled up, so that it is not compiled anew."""
+    missing = batch - len(images)
+    return np.pad(images, ((0, missing), (0, 0), (0, 0), (0, 0))) if missing else images
+
+
+def calibrated(
+    model: DeepLabV3, variables: PyTree, quant: PyTree, batches: Iterable[np.ndarray]
+) -> PyTree:
+    """The policy with every range grown to hold what the pictures show.
+
+    Args:
+      model: The network.
+      variables: Its `params` and `batch_stats`.
+      quant: The policy: bitwidths as they shall be, ranges as `init` made them.
+      batches: Pictures, uint8[n, h, w, 3].
+    """
+
+    @jax.jit
+    def calibrate(variables, images):
+        return model.apply(variables, pixels(images), mutable=["quant"])[1]["quant"]
+
+    for images in batches:
+        quant = calibrate({**variables, "quant": quant}, images)
+    return quant

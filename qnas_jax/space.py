@@ -1,0 +1,208 @@
+"""The search space as plain data: ops, blocks, subnets, their text form and their size.
+
+Nothing here knows a network or an array library beyond NumPy. A *row* of a block is one
+of its paths; rows are numbered like digits, the first layer being the most significant,
+so that the paths that share a prefix stand together.
+"""
+
+import dataclasses
+import re
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Op(NamedTuple):
+    """A candidate for a layer: an inverted residual (MBConv)."""
+
+    kernel: int  # of the depthwise convolution: 3, 5, 7, ...
+    expansion: int  # hidden channels over input channels
+
+    def __str__(self) -> str:
+        return f"k{self.kernel}e{self.expansion}"
+
+
+class Choice(NamedTuple):
+    """What a subnet takes at one layer: an op and its bitwidths."""
+
+    op: Op
+    w_bits: int
+    a_bits: int
+
+
+Subnet = tuple[tuple[Choice, ...], ...]  # [block][layer]
+Path = tuple[Op, ...]  # the ops of one block
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Block:
+    """What lies between two boundaries of the teacher.
+
+    Only the first layer has the stride and changes the number of channels.
+    """
+
+    in_channels: int
+    channels: int
+    stride: int
+    dilation: int
+    depth: int
+
+    def layer_shape(self, layer: int) -> tuple[int, int]:
+        """Input channels and stride of a layer."""
+        return (self.in_channels, self.stride) if layer == 0 else (self.channels, 1)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Space:
+    """Everything a search may choose from."""
+
+    blocks: tuple[Block, ...]
+    ops: tuple[Op, ...]
+
+    def rows(self, block: int) -> int:
+        """Number of paths of a block."""
+        return len(self.ops) ** self.blocks[block].depth
+
+
+class Conv(NamedTuple):
+    """One quantizable convolution: all that its cost depends on."""
+
+    name: str  # its place in the network, e.g. "block1/layer0/expand"
+    kernel: int
+    stride: int
+    dilation: int
+    groups: int
+    in_channels: int
+    out_channels: int
+    in_height: int
+    in_width: int
+
+    @property
+    def weights(self) -> int:
+        """Number of weights, biases not counted."""
+        return self.kernel**2 * self.in_channels // self.groups * self.out_channels
+
+    @property
+    def out_pixels(self) -> int:
+        """Pixels of the output map."""
+        return -(-self.in_height // self.stride) * -(-self.in_width // self.stride)
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulate operations for one image."""
+        return self.weights * self.out_pixels
+
+
+def scaled_channels(channels: int, width: float) -> int:
+    """Channels at a width multiplier: the multiple of 8 nearest to the product.
+
+    Never less than 8 nor less than 90 % of the product.
+
+    References:
+      Sandler et al., 2018, https://arxiv.org/abs/1801.04381, the authors' code.
+    """
+    exact = channels * width
+    rounded = max(8, int(exact + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * exact else rounded
+
+
+MOBILENET_V2_STEM = 32
+# (channels, layers) of each group of inverted residuals; the first has expansion 1.
+MOBILENET_V2 = ((16, 1), (24, 2), (32, 3), (64, 4), (96, 3), (160, 3), (320, 1))
+
+
+def mobilenet_v2_blocks(
+    width: float, strides: tuple[int, ...], dilations: tuple[int, ...]
+) -> tuple[Block, ...]:
+    """MobileNetV2's seven groups of inverted residuals; the first has expansion 1.
+
+    Args:
+      width: Width multiplier.
+      strides: Stride of each group, seven numbers.
+      dilations: Dilation of each group's depthwise convolutions, seven numbers.
+
+    References:
+      Sandler et al., 2018, https://arxiv.org/abs/1801.04381, table 2.
+    """
+    channels = [scaled_channels(MOBILENET_V2_STEM, width)]
+    channels += [scaled_channels(c, width) for c, _ in MOBILENET_V2]
+    return tuple(
+        Block(channels[i], channels[i + 1], strides[i], dilations[i], layers)
+        for i, (_, layers) in enumerate(MOBILENET_V2)
+    )
+
+
+def row_of_path(path: tuple[int, ...], ops: int) -> int:
+    """Row of a path given as op indices."""
+    row = 0
+    for op in path:
+        row = row * ops + op
+    return row
+
+
+def paths(depth: int, ops: int) -> np.ndarray:
+    """All paths of a block in row order, int8[ops**depth, depth] of op indices."""
+    rows = np.arange(ops**depth)
+    places = ops ** np.arange(depth - 1, -1, -1)
+    return (rows[:, None] // places % ops).astype(np.int8)
+
+
+def mbconv_convs(
+    op: Op, name: str, shape: tuple[int, int, int], channels: int, stride: int, dilation: int
+) -> list[Conv]:
+    """The convolutions of an inverted residual on an input [height, width, channels]."""
+    height, width, in_channels = shape
+    hidden = in_channels * op.expansion
+    depthwise = Conv(
+        f"{name}/depthwise", op.kernel, stride, dilation, hidden, hidden, hidden, height, width
+    )  # fmt: skip
+    height, width = -(-height // stride), -(-width // stride)
+    project = Conv(f"{name}/project", 1, 1, 1, 1, hidden, channels, height, width)
+    if op.expansion == 1:
+        return [depthwise, project]
+    expand = Conv(f"{name}/expand", 1, 1, 1, 1, in_channels, hidden, *shape[:2])
+    return [expand, depthwise, project]
+
+
+def format_subnet(subnet: Subnet) -> str:
+    """The text form: `k3e6-k5e3.w8a8_k7e6w4a8-k3e3w8a8`, blocks joined by `_`.
+
+    Bitwidths stand once behind a block whose layers share them, else behind each op.
+    """
+    texts = []
+    for block in subnet:
+        bits = {(c.w_bits, c.a_bits) for c in block}
+        if len(bits) == 1:
+            (w_bits, a_bits) = bits.pop()
+            texts.append("-".join(str(c.op) for c in block) + f".w{w_bits}a{a_bits}")
+        else:
+            texts.append("-".join(f"{c.op}w{c.w_bits}a{c.a_bits}" for c in block))
+    return "_".join(texts)
+
+
+_LAYER = re.compile(r"k(\d+)e(\d+)(?:w(\d+)a(\d+))?")
+_BITS = re.compile(r"w(\d+)a(\d+)")
+
+
+def parse_subnet(text: str) -> Subnet:
+    """Reads the text form; the inverse of `format_subnet`.
+
+    Raises:
+      ValueError: The text is not a subnet; the message names the part that is wrong.
+    """
+    return tuple(_parse_block(block) for block in text.strip().split("_"))
+
+
+def _parse_block(text: str) -> tuple[Choice, ...]:
+    layers, dot, shared = text.partition(".")
+    bits = _BITS.fullmatch(shared) if dot else None
+    if dot and not bits:
+        raise ValueError(f"{shared!r} in {text!r}: bitwidths are written like w8a8")
+    choices = []
+    for layer in layers.split("-"):
+        match = _LAYER.fullmatch(layer)
+        if not match or bool(match[3]) == bool(bits):
+            raise ValueError(f"{layer!r} in {text!r}: write k3e6-k5e3.w8a8, or k3e6w4a8-k5e3w8a8")
+        w_bits, a_bits = (bits[1], bits[2]) if bits else (match[3], match[4])
+        choices.append(Choice(Op(int(match[1]), int(match[2])), int(w_bits), int(a_bits)))
+    return tuple(choices)

@@ -1,0 +1,85 @@
+"""The one training loop. What is trained is a step function that is given to it."""
+
+import logging
+import math
+import pathlib
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+
+from qnas_jax import checkpoint
+from qnas_jax.data.batching import Batch, prefetch
+from qnas_jax.runlog import RunLog
+
+logger = logging.getLogger(__name__)
+
+State = TypeVar("State")
+# (state, images, labels, step) -> new state, {name of a metric: value}
+StepFunction = Callable[[State, Any, Any, jax.Array], tuple[State, dict[str, jax.Array]]]
+
+
+class Diverged(RuntimeError):
+    """A loss is no longer finite; the message names the stage, the step and the loss."""
+
+
+def fit(
+    step_function: StepFunction,
+    state: State,
+    make_batch: Callable[[int], Batch],
+    *,
+    steps: int,
+    folder: pathlib.Path,
+    save_every: int,
+    log: RunLog,
+    log_every: int,
+    threads: int = 2,
+) -> State:
+    """Runs steps until `steps` are done, resuming from the folder's latest checkpoint.
+
+    Args:
+      step_function: One training step; it is handed the step's number, from which all of
+        its randomness must come.
+      state: The state to begin with where nothing is saved; donated.
+      make_batch: The batch of a step.
+      steps: Number of steps in all.
+      folder: Where checkpoints are kept.
+      save_every: Steps between two checkpoints.
+      log: Takes the metrics and shows the progress.
+      log_every: Steps between two lines of metrics.
+      threads: Threads that make batches.
+
+    Returns:
+      The state after the last step, which is saved too.
+
+    Raises:
+      Diverged: A metric is not finite; the checkpoints are kept.
+    """
+    manager = checkpoint.open_folder(folder)
+    try:
+        start, state = checkpoint.restore(manager, state)
+        if start:
+            logger.info("%s: resumed at step %d of %d", log.stage, start, steps)
+        log.start(start, steps)
+        batches = prefetch(make_batch, start, steps, threads)
+        for step, batch in zip(range(start, steps), batches, strict=True):
+            state, metrics = step_function(state, *batch, jnp.int32(step))
+            done = step + 1
+            if done % log_every == 0 or done % save_every == 0 or done == steps:
+                values = {name: float(value) for name, value in metrics.items()}
+                _check_finite(values, log.stage, step, manager.latest_step())
+                log.metrics(done, values)
+            if done % save_every == 0 or done == steps:
+                checkpoint.save(manager, done, state)
+        manager.wait_until_finished()
+        return state
+    finally:
+        manager.close()
+
+
+def _check_finite(values, stage, step, saved):
+    for name, value in values.items():
+        if not math.isfinite(value):
+            kept = f"step {saved} is kept" if saved else "no step was saved yet"
+            raise Diverged(f"{stage}: {name} is {value} at step {step}; {kept}")
