@@ -1,6 +1,17 @@
 """The quickstart: QA-BWNAS in INT8 on rendered street scenes, small enough for a laptop."""
 
-from qnas_jax.config import Config, Data, Lut, Network, Quantize, Retrain, Run, Space, Supernet, Train
+from qnas_jax.config import (
+    Config,
+    Data,
+    Lut,
+    Network,
+    Quantize,
+    Retrain,
+    Run,
+    Space,
+    Supernet,
+    Train,
+)
 
 
 def get_config() -> Config:

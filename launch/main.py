@@ -15,6 +15,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from qnas_jax import cli, pipeline
+from qnas_jax.report import page
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; by default runs/CONFIG.")
@@ -28,7 +29,7 @@ def main() -> None:
     config = cli.checked_config(_CONFIG.value, path)
     workdir = pathlib.Path(_WORKDIR.value or f"runs/{pathlib.Path(path).stem}")
     results = pipeline.run(config, workdir)
-    print(pipeline.summary(results))
+    print(page.as_text(results))
     print(f"report: {workdir / 'report' / 'index.html'}")
 
 

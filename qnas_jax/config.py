@@ -76,8 +76,8 @@ class Train:
     momentum: float = 0.9
     power: float = 0.9  # of the polynomial schedule, which ends at 0
     weight_decay: float = 5e-4  # of kernels; not of norms and biases
-    crop: tuple[int, ...] = (512, 1024)  # height, width
-    scale: tuple[float, ...] = (0.5, 2.0)  # random scale, smallest and largest
+    crop: tuple[int, int] = (512, 1024)  # height, width
+    scale: tuple[float, float] = (0.5, 2.0)  # random scale, smallest and largest
 
     def check(self) -> None:
         """Raises InputError for the first value that cannot be used."""
@@ -240,9 +240,9 @@ class Config:
         """Raises InputError for the first value that cannot be used."""
         _at_least("seed", self.seed, 0)
         for field in dataclasses.fields(self):
-            section = getattr(self, field.name)
-            if dataclasses.is_dataclass(section):
-                section.check()
+            check = getattr(getattr(self, field.name), "check", None)
+            if check:
+                check()
         known = self.data.train_images
         for name, wanted in (
             ("lut.calibration_images", self.lut.calibration_images),

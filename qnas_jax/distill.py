@@ -24,7 +24,7 @@ from qnas_jax.nn import supernet
 class BlockState(NamedTuple):
     """All that changes while a block is trained."""
 
-    params: supernet.Params
+    params: PyTree  # the supernet's
     optimizer: PyTree
 
 

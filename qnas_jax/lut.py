@@ -17,7 +17,7 @@ from jaxtyping import Array
 from qnas_jax import artefact, space, table, tree
 from qnas_jax.hardware import size
 from qnas_jax.nn import supernet
-from qnas_jax.runlog import RunLog
+from qnas_jax.runlog import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +36,6 @@ def populate(
     chunks: Sequence[range],
     nodes_per_pass: int,
     partial: pathlib.Path,
-    log: RunLog,
 ) -> list[np.ndarray]:
     """The NSR of every path of every block at every bitwidth.
 
@@ -49,7 +48,6 @@ def populate(
       chunks: Images for the NSR, each chunk run at once.
       nodes_per_pass: Nodes of a tree that are run at once.
       partial: File that holds what is done; read if it is there.
-      log: Shows the progress.
 
     Returns:
       float32[bits, rows] for each block; not finite where a path gave no finite output.
@@ -59,12 +57,14 @@ def populate(
     if partial.exists():
         with np.load(partial) as file:
             done, sums = file["done"], [file[f"sums{i}"] for i in range(len(sums))]
-        logger.info(
-            "%s: resumed, %d of %d chunks done", log.stage, done.sum(), done.size * len(chunks)
-        )
+        logger.info("lut: resumed, %d of %d chunks done", done.sum(), done.size * len(chunks))
     variances, pixels = _target_statistics(features, chunks)
-    work = [s.size * len(chunks) for s in sums]
-    log.start(int(sum(d * s.size for d, s in zip(done, sums, strict=True))), sum(work))
+
+    def rows_done() -> int:
+        return int(sum(d * s.size for d, s in zip(done, sums, strict=True)))
+
+    total = sum(s.size for s in sums) * len(chunks)
+    progress = Progress("lut", total, rows_done())
     for i, block in enumerate(searched.blocks):
         if done[i] == len(chunks):
             continue
@@ -81,11 +81,9 @@ def populate(
                 sums[i][b] += tree.noise(calibrated, maps[i], maps[i + 1], variances[i])
             done[i] += 1
             with artefact.writing(partial) as file:
-                np.savez(file, done=done, **{f"sums{j}": s for j, s in enumerate(sums)})
-            log.progress(
-                int(sum(d * s.size for d, s in zip(done, sums, strict=True))),
-                f"rows x chunks, block {i + 1}",
-            )
+                named: dict[str, Any] = {f"sums{j}": s for j, s in enumerate(sums)}
+                np.savez(file, done=done, **named)
+            progress.show(rows_done(), f"rows x chunks, block {i + 1}")
     return [(s / p).astype(np.float32) for s, p in zip(sums, pixels, strict=True)]
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from qnas_jax import metrics, segment
-from qnas_jax.data.batching import Dataset, stacked
+from qnas_jax.data.batching import Dataset
 from qnas_jax.hardware import size
 from qnas_jax.nn import layers
 from qnas_jax.nn.deeplab import DeepLabV3
@@ -31,17 +31,18 @@ def accuracy(
       The figures by name, and the class maps of the first few pictures.
     """
     predict = segment.predictor(model)
-    pictures = stacked(data, range(min(SAMPLES, len(data)))).images
     found, samples = {}, {}
     for name, collections in (("fp32", variables), ("quantized", {**variables, "quant": quant})):
-        matrix = segment.confusion_over(predict, collections, data, batch, classes)
+        matrix, kept = np.zeros((classes, classes), np.int64), []
+        for labels, maps in segment.predictions(predict, collections, data, batch):
+            matrix += metrics.confusion(labels, maps, classes)
+            kept += list(maps[: SAMPLES - len(kept)])
         found[f"miou_{name}"] = round(metrics.mean_iou(matrix), 4)
         found[f"class_iou_{name}"] = [
             None if np.isnan(iou) else round(100 * float(iou), 2)
             for iou in metrics.class_iou(matrix)
         ]
-        maps = [np.asarray(predict(collections, picture[None])) for picture in pictures]
-        samples[name] = np.concatenate(maps)
+        samples[name] = np.stack(kept)
     return found, samples
 
 

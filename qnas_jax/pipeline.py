@@ -22,7 +22,7 @@ from qnas_jax.hardware import size
 from qnas_jax.nn import init, layers, supernet
 from qnas_jax.nn.deeplab import DeepLabV3
 from qnas_jax.report import page
-from qnas_jax.runlog import RunLog
+from qnas_jax.runlog import Metrics
 from qnas_jax.search import front
 from qnas_jax.setting import CLASSES, Setting, prepare
 
@@ -48,8 +48,10 @@ def run(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
     distilled, params = train_supernet(setting, teacher, variables)
     populated, rows = populate_table(setting, distilled, variables, params)
     searched, points = search_front(setting, populated, rows)
+    picked = chosen(config, points)
     retrained = [
-        retrain(setting, distilled, variables, params, point) for point in chosen(config, points)
+        retrain(setting, distilled, variables, params, point, f"retrain {i}/{len(picked)}")
+        for i, point in enumerate(picked, 1)
     ]
     return write_report(setting, [teacher, distilled, populated, searched], retrained)
 
@@ -75,7 +77,7 @@ def train_teacher(setting: Setting) -> tuple[Stage, PyTree]:
         state = checkpoint.load(given, segment.fresh_state(fresh, _optimizer(config)))
         checkpoint.adopt(stage.folder / "checkpoint", config.train.steps, state)
         logger.info("teacher: taken from %s", given)
-    variables = _train_network(setting, stage, model, fresh, TEACHER_TRAIN)
+    variables = _train_network(setting, stage, model, fresh, TEACHER_TRAIN, "teacher")
     subnet = space.format_subnet(setting.teacher_subnet())
     _measure(setting, stage, model, variables, fresh["quant"], {"subnet": subnet})
     return stage, variables
@@ -109,7 +111,7 @@ def train_supernet(
         setting.key(SUPERNET_TRAIN),
     )
     state = distill.fresh_state(setting.searched, optimizers, setting.key(SUPERNET_INIT))
-    state = _fit(setting, stage, step, state, how.steps, how.batch)
+    state = _fit(setting, stage, step, state, how.steps, how.batch, "supernet")
     stage.finish()
     return stage, [block.params for block in state]
 
@@ -131,18 +133,16 @@ def populate_table(
         return stage, table.load(stage.folder / "lut.npz")
     compute = jax.jit(segment.features(setting.teacher()))
     starts = range(0, how.images, how.images_per_pass)
-    with RunLog(setting.workdir, "lut") as log:
-        nsr = lut.populate(
-            lambda indices: compute(variables, setting.training_crops(indices)),
-            params,
-            setting.searched,
-            setting.bits,
-            calibration=range(how.calibration_images),
-            chunks=[range(s, min(s + how.images_per_pass, how.images)) for s in starts],
-            nodes_per_pass=how.nodes_per_pass,
-            partial=stage.folder / "partial.npz",
-            log=log,
-        )
+    nsr = lut.populate(
+        lambda indices: compute(variables, setting.training_crops(indices)),
+        params,
+        setting.searched,
+        setting.bits,
+        calibration=range(how.calibration_images),
+        chunks=[range(s, min(s + how.images_per_pass, how.images)) for s in starts],
+        nodes_per_pass=how.nodes_per_pass,
+        partial=stage.folder / "partial.npz",
+    )
     rows = lut.make_table(nsr, setting.searched, setting.bits)
     table.save(stage.folder / "lut.npz", rows)
     stage.finish()
@@ -188,6 +188,7 @@ def retrain(
     teacher: PyTree,
     params: list[supernet.Params],
     point: front.Point,
+    title: str,
 ) -> Stage:
     """Trains a subnet to the end and measures it, in float and quantized."""
     config = setting.config
@@ -205,7 +206,7 @@ def retrain(
             f"block{i + 1}": supernet.path_params(params[i], path) for i, path in enumerate(paths)
         }
         fresh = supernet.with_blocks(fresh, teacher, blocks)
-    variables = _train_network(setting, stage, model, fresh, RETRAIN_TRAIN)
+    variables = _train_network(setting, stage, model, fresh, RETRAIN_TRAIN, title)
     _measure(setting, stage, model, variables, quant, {"subnet": point.subnet, "nsr": point.nsr})
     return stage
 
@@ -218,26 +219,13 @@ def write_report(setting: Setting, stages: list[Stage], retrained: list[Stage]) 
     return page.write(setting.workdir, seconds, [stage.folder for stage in retrained], samples)
 
 
-def summary(results: dict[str, Any]) -> str:
-    """The networks of a run as lines of text."""
-    networks = [{"subnet": "teacher", **results["teacher"]}, *results["subnets"]]
-    lines = ["    size kB  encoder kB   mIoU float  quantized  network"]
-    for network in networks:
-        better = "*" if network["subnet"] in results["dominating"] else " "
-        lines.append(
-            f"{better} {network['size_bytes'] / 1e3:9.1f}  {network['encoder_size_bytes'] / 1e3:10.1f}"
-            f"  {network['miou_fp32']:11.2f}  {network['miou_quantized']:9.2f}  {network['subnet']}"
-        )
-    return "\n".join([*lines, "* dominates the quantized teacher"])
-
-
-def _train_network(setting, stage, model, fresh, purpose) -> PyTree:
+def _train_network(setting, stage, model, fresh, purpose, title) -> PyTree:
     """Trains a network as `config.train` says; returns its variables."""
     how = setting.config.train
     optimizer = _optimizer(setting.config)
     step = segment.train_step(model, optimizer, setting.key(purpose))
     state = segment.fresh_state(fresh, optimizer)
-    return _fit(setting, stage, step, state, how.steps, how.batch).variables()
+    return _fit(setting, stage, step, state, how.steps, how.batch, title).variables()
 
 
 def _optimizer(config: Config):
@@ -245,10 +233,10 @@ def _optimizer(config: Config):
     return segment.sgd(how.lr, how.steps, how.power, how.momentum, how.weight_decay)
 
 
-def _fit(setting, stage, step, state, steps, batch):
+def _fit(setting, stage, step, state, steps, batch, title):
     config = setting.config
     name = stage.folder.relative_to(setting.workdir).as_posix()
-    with RunLog(setting.workdir, name) as log:
+    with Metrics(setting.workdir, name) as metrics:
         return train.fit(
             step,
             state,
@@ -256,7 +244,8 @@ def _fit(setting, stage, step, state, steps, batch):
             steps=steps,
             folder=stage.folder / "checkpoint",
             save_every=config.run.save_every,
-            log=log,
+            title=title,
+            metrics=metrics,
             log_every=config.run.log_every,
             threads=config.data.threads,
         )
@@ -276,12 +265,12 @@ def _measure(setting: Setting, stage: Stage, model: DeepLabV3, variables, quant,
     )
     sizes = measure.sizes(model, quant, setting.val_data[0][0].shape)
     with artefact.writing(stage.folder / "samples.npz") as file:
-        np.savez_compressed(file, **samples)
+        np.savez_compressed(file, allow_pickle=False, **samples)
     artefact.write_json(stage.folder / "metrics.json", {**extra, **found, **sizes})
     stage.finish()
     logger.info(
         "%s: mIoU %.2f %% in float, %.2f %% quantized, %.1f kB",
-        stage.folder.name,
+        stage.folder.name,  # "teacher", or the subnet
         found["miou_fp32"],
         found["miou_quantized"],
         sizes["size_bytes"] / 1e3,

@@ -8,66 +8,72 @@ from typing import Any
 
 logger = logging.getLogger(__name__)
 
-
 LINE_SECONDS = 5.0  # at most one progress line in that time
 
 
-class RunLog:
-    """Writes the metrics of one stage and shows how far it is.
+class Progress:
+    """Shows how far a long piece of work is.
 
     Attributes:
-      stage: Its name, which stands before each metric.
+      title: What the work is called.
     """
 
+    def __init__(self, title: str, total: int, done: int = 0):
+        """`done` of `total` are done already.
+
+        The ETA is made from what follows the first report, which compilation delays.
+        """
+        self.title = title
+        self._first, self._total = done, total
+        self._begin, self._shown = 0.0, time.monotonic()
+
+    def show(self, done: int, text: str = "") -> None:
+        """Writes a line, at most every few seconds."""
+        now = time.monotonic()
+        rate = (done - self._first) / (now - self._begin) if self._begin else 0.0
+        if not self._begin:
+            self._begin, self._first = now, done
+        if now - self._shown < LINE_SECONDS and done < self._total:
+            return
+        self._shown = now
+        share = 100 * done / max(self._total, 1)
+        eta = duration((self._total - done) / rate) if rate else "?"
+        logger.info(
+            "%s %d/%d (%.0f%%) %.3g/s ETA %s %s",
+            *(self.title, done, self._total, share, rate, eta, text),
+        )
+
+
+class Metrics:
+    """Records the metrics of one stage, in `metrics.jsonl` and as TensorBoard events."""
+
     def __init__(self, workdir: pathlib.Path, stage: str):
-        """Appends to the run's `metrics.jsonl` and to its event file."""
-        from tensorboardX import SummaryWriter  # takes seconds to import
-
-        self.stage = stage
+        """Appends to the run's files; `stage` stands before each metric's name."""
+        self._stage, self._workdir = stage, workdir
         self._file = (workdir / "metrics.jsonl").open("a", buffering=1)
-        self._events = SummaryWriter(str(workdir), flush_secs=30)
-        self.start(0, 0)
+        self._events: Any = None
 
-    def __enter__(self) -> "RunLog":
+    def __enter__(self) -> "Metrics":
         return self
 
     def __exit__(self, *_: Any) -> None:
         self._file.close()
-        self._events.close()
+        if self._events:
+            self._events.close()
 
-    def start(self, done: int, total: int) -> None:
-        """Begins to count from `done` of `total`; the ETA is made from here on."""
-        self._begin, self._first, self._total = time.monotonic(), done, total
-        self._shown = self._begin
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """Records the metrics after `step` steps."""
+        if self._events is None:
+            from tensorboardX import SummaryWriter  # takes seconds to import
 
-    def metrics(self, done: int, values: dict[str, float]) -> None:
-        """Records the metrics after `done` steps, and shows them from time to time."""
-        line = {"stage": self.stage, "step": done, **values}
-        self._file.write(json.dumps(line) + "\n")
+            self._events = SummaryWriter(str(self._workdir), flush_secs=30)
+        self._file.write(json.dumps({"stage": self._stage, "step": step, **values}) + "\n")
         for name, value in values.items():
-            self._events.add_scalar(f"{self.stage}/{name}", value, done)
-        texts = [f"{name} {value:.4g}" for name, value in values.items()]
-        self.progress(done, ", ".join(texts[:3]))
-
-    def progress(self, done: int, text: str = "") -> None:
-        """Shows how far the stage is, at most every few seconds."""
-        now = time.monotonic()
-        if now - self._shown < LINE_SECONDS and done < self._total:
-            return
-        self._shown = now
-        rate = (done - self._first) / max(now - self._begin, 1e-9)
-        eta = (self._total - done) / rate if rate else float("inf")
-        logger.info(
-            "%s %d/%d (%.0f%%) %.3g/s ETA %s %s",
-            self.stage, done, self._total, 100 * done / max(self._total, 1), rate,
-            duration(eta), text,
-        )  # fmt: skip
+            self._events.add_scalar(f"{self._stage}/{name}", value, step)
 
 
 def duration(seconds: float) -> str:
     """Seconds as a person reads them: 45s, 3m20s, 2h05m."""
-    if seconds == float("inf"):
-        return "?"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 1:
         return f"{rest}s"

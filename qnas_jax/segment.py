@@ -1,6 +1,6 @@
 """Training and measuring a segmentation network, in float and quantized."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -58,7 +58,7 @@ def sgd(
 def features(model: DeepLabV3) -> Callable[[PyTree, Any], tuple[Array, ...]]:
     """A function (variables, images) -> feature maps at all block boundaries, in float."""
 
-    def run(variables, images):
+    def run(variables, images) -> Any:
         return model.apply(variables, pixels(images), method="features")
 
     return run
@@ -70,13 +70,14 @@ def train_step(
     """The step that trains a network on labelled pictures; see `train.fit`."""
 
     def loss_of(params, batch_stats, images, labels, dropout):
-        logits, updates = model.apply(
+        output: Any = model.apply(
             {"params": params, "batch_stats": batch_stats},
             pixels(images),
             train=True,
             mutable=["batch_stats"],
             rngs={"dropout": dropout},
         )
+        logits, updates = output
         logits = resize_logits(logits, *labels.shape[1:])
         return cross_entropy(logits, labels), updates["batch_stats"]
 
@@ -101,34 +102,26 @@ def predictor(model: DeepLabV3) -> Callable[[PyTree, Any], Array]:
 
     @jax.jit
     def predict(variables, images):
-        logits = resize_logits(model.apply(variables, pixels(images)), *images.shape[1:3])
+        logits: Any = model.apply(variables, pixels(images))
+        logits = resize_logits(logits, *images.shape[1:3])
         return jnp.argmax(logits, axis=-1).astype(jnp.uint8)
 
     return predict
 
 
-def confusion_over(
-    predict: Callable[[PyTree, Any], Array],
-    variables: PyTree,
-    data: Dataset,
-    batch: int,
-    classes: int,
-) -> np.ndarray:
-    """Confusion matrix over a whole data set, int64[classes, classes]."""
-    total = np.zeros((classes, classes), np.int64)
+def predictions(
+    predict: Callable[[PyTree, Any], Array], variables: PyTree, data: Dataset, batch: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Labels and predicted class maps of a whole data set, uint8[<= batch, h, w] at a time.
+
+    The last, smaller batch is filled up, so that it is not compiled anew.
+    """
     starts = range(0, len(data), batch)
     indices = [range(s, min(s + batch, len(data))) for s in starts]
-    for pictures in prefetch(lambda i: stacked(data, indices[i]), 0, len(indices)):
-        prediction = predict(variables, _filled(pictures.images, batch))
-        prediction = np.asarray(prediction)[: len(pictures.images)]
-        total += metrics.confusion(pictures.labels, prediction, classes)
-    return total
-
-
-def _filled(images: np.ndarray, batch: int) -> np.ndarray:
-    """The last, smaller batch filled up, so that it is not compiled anew."""
-    missing = batch - len(images)
-    return np.pad(images, ((0, missing), (0, 0), (0, 0), (0, 0))) if missing else images
+    for images, labels in prefetch(lambda i: stacked(data, indices[i]), 0, len(indices)):
+        missing = ((0, batch - len(images)), (0, 0), (0, 0), (0, 0))
+        maps = predict(variables, np.pad(images, missing))
+        yield labels, np.asarray(maps)[: len(images)]
 
 
 def calibrated(

@@ -79,7 +79,9 @@ class Setting:
     def training_crops(self, indices: range) -> np.ndarray:
         """The middles of training pictures as they are, uint8[n, *crop, 3]."""
         images = stacked(self.train_data, indices).images
-        height, width = (min(c, s) for c, s in zip(self.config.train.crop, images.shape[1:3], strict=True))
+        height, width = (
+            min(c, s) for c, s in zip(self.config.train.crop, images.shape[1:3], strict=True)
+        )
         top, left = (images.shape[1] - height) // 2, (images.shape[2] - width) // 2
         return images[:, top : top + height, left : left + width]
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from qnas_jax import checkpoint
 from qnas_jax.data.batching import Batch, prefetch
-from qnas_jax.runlog import RunLog
+from qnas_jax.runlog import Metrics, Progress
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,8 @@ def fit(
     steps: int,
     folder: pathlib.Path,
     save_every: int,
-    log: RunLog,
+    title: str,
+    metrics: Metrics,
     log_every: int,
     threads: int = 2,
 ) -> State:
@@ -46,7 +47,8 @@ def fit(
       steps: Number of steps in all.
       folder: Where checkpoints are kept.
       save_every: Steps between two checkpoints.
-      log: Takes the metrics and shows the progress.
+      title: What the training is called in progress lines and errors.
+      metrics: Records the metrics.
       log_every: Steps between two lines of metrics.
       threads: Threads that make batches.
 
@@ -60,16 +62,18 @@ def fit(
     try:
         start, state = checkpoint.restore(manager, state)
         if start:
-            logger.info("%s: resumed at step %d of %d", log.stage, start, steps)
-        log.start(start, steps)
+            logger.info("%s: resumed at step %d of %d", title, start, steps)
+        progress = Progress(title, steps, start)
         batches = prefetch(make_batch, start, steps, threads)
         for step, batch in zip(range(start, steps), batches, strict=True):
-            state, metrics = step_function(state, *batch, jnp.int32(step))
+            state, found = step_function(state, *batch, jnp.int32(step))
             done = step + 1
             if done % log_every == 0 or done % save_every == 0 or done == steps:
-                values = {name: float(value) for name, value in metrics.items()}
-                _check_finite(values, log.stage, step, manager.latest_step())
-                log.metrics(done, values)
+                values = {name: float(value) for name, value in found.items()}
+                _check_finite(values, title, step, manager.latest_step())
+                metrics.write(done, values)
+                texts = [f"{name} {value:.4g}" for name, value in values.items()]
+                progress.show(done, ", ".join(texts[:3]))
             if done % save_every == 0 or done == steps:
                 checkpoint.save(manager, done, state)
         manager.wait_until_finished()
@@ -78,8 +82,8 @@ def fit(
         manager.close()
 
 
-def _check_finite(values, stage, step, saved):
+def _check_finite(values, title, step, saved):
     for name, value in values.items():
         if not math.isfinite(value):
             kept = f"step {saved} is kept" if saved else "no step was saved yet"
-            raise Diverged(f"{stage}: {name} is {value} at step {step}; {kept}")
+            raise Diverged(f"{title}: {name} is {value} at step {step}; {kept}")

@@ -47,8 +47,11 @@ def normalize(images):
 def sample_indices(seed: int, step: int, batch: int, count: int) -> np.ndarray:
     """The pictures of a step: every epoch is a fresh permutation of all."""
     places = step * batch + np.arange(batch)
-    epochs = {e: np.random.default_rng((seed, e)).permutation(count) for e in set(places // count)}
-    return np.array([epochs[p // count][p % count] for p in places])
+    epochs = {
+        e: np.random.default_rng((seed, e)).permutation(count)
+        for e in set((places // count).tolist())
+    }
+    return np.array([epochs[p // count][p % count] for p in places.tolist()])
 
 
 def augment(
@@ -76,12 +79,14 @@ def augment(
 def _cut(array, box, size, resampling, fill):
     """The box of the array at a new (width, height); `fill` where the box leaves it."""
     bounds = (array.shape[1], array.shape[0]) * 2
-    inner = [min(max(edge, 0), bound) for edge, bound in zip(box, bounds, strict=True)]
+    left, top, right, bottom = inner = [
+        min(max(edge, 0), bound) for edge, bound in zip(box, bounds, strict=True)
+    ]
     rate = [size[i] / (box[i + 2] - box[i]) for i in (0, 1)]
     # Where the part that lies inside goes, in pixels of the result.
     place = [round((inner[i] - box[i % 2]) * rate[i % 2]) for i in range(4)]
     part_size = (place[2] - place[0], place[3] - place[1])
-    part = Image.fromarray(array).resize(part_size, resampling, box=tuple(inner))
+    part = Image.fromarray(array).resize(part_size, resampling, box=(left, top, right, bottom))
     if part_size == tuple(size):
         return np.asarray(part)
     result = np.full((size[1], size[0], *array.shape[2:]), fill, array.dtype)

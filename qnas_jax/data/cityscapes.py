@@ -12,6 +12,7 @@ import pathlib
 import numpy as np
 from PIL import Image
 
+from qnas_jax import artefact
 from qnas_jax.data import labels
 from qnas_jax.errors import InputError
 
@@ -98,6 +99,11 @@ def _open(file: pathlib.Path, modes: tuple[str, ...]) -> Image.Image:
     return image
 
 
+def exists(root: str, split: str, name: str) -> bool:
+    """Whether a picture and its labels have been written; see `write`."""
+    return all(file.exists() for file in _files(root, split, name))
+
+
 def write(root: str, split: str, name: str, picture: np.ndarray, train_ids: np.ndarray) -> None:
     """Writes one picture and its labels into Cityscapes' layout.
 
@@ -108,11 +114,15 @@ def write(root: str, split: str, name: str, picture: np.ndarray, train_ids: np.n
       picture: uint8[height, width, 3].
       train_ids: uint8[height, width]; ignored pixels are written as label id 4, static.
     """
-    city = name.split("_")[0]
-    arrays = {("leftImg8bit", _PICTURE): picture, ("gtFine", _LABEL): labels.label_ids(train_ids)}
-    for (kind, suffix), array in arrays.items():
-        folder = pathlib.Path(root) / kind / split / city
-        folder.mkdir(parents=True, exist_ok=True)
-        part = folder / f".{name}{suffix}.part"
-        Image.fromarray(array).save(part, format="png")
-        part.rename(folder / (name + suffix))
+    arrays = (picture, labels.label_ids(train_ids))
+    for file, array in zip(_files(root, split, name), arrays, strict=True):
+        with artefact.writing(file) as out:
+            Image.fromarray(array).save(out, format="png")
+
+
+def _files(root: str, split: str, name: str) -> tuple[pathlib.Path, pathlib.Path]:
+    base, city = pathlib.Path(root), name.split("_")[0]
+    return (
+        base / "leftImg8bit" / split / city / (name + _PICTURE),
+        base / "gtFine" / split / city / (name + _LABEL),
+    )

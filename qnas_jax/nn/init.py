@@ -9,7 +9,6 @@ import math
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Key, PyTree
 
 
@@ -32,13 +31,13 @@ def draw_kernels(params: PyTree, key: Key[Array, ""]) -> PyTree:
     References:
       He et al., 2015, https://arxiv.org/abs/1502.01852, eq. 10.
     """
-    leaves = flatten_dict(params)
-    kernels = {path: leaf for path, leaf in leaves.items() if path[-1] == "kernel"}
-    sizes = [leaf.size for leaf in kernels.values()]
+    leaves, structure = jax.tree_util.tree_flatten_with_path(params)
+    sizes = [leaf.size if path[-1].key == "kernel" else 0 for path, leaf in leaves]
     noise = jax.random.normal(key, (sum(sizes),))
-    offset = 0
-    for (path, leaf), size in zip(kernels.items(), sizes, strict=True):
+    drawn, end = [], 0
+    for (_, leaf), size in zip(leaves, sizes, strict=True):
+        end += size
         deviation = math.sqrt(2 / math.prod(leaf.shape[:-1]))
-        leaves[path] = deviation * noise[offset : offset + size].reshape(leaf.shape)
-        offset += size
-    return unflatten_dict(leaves)
+        new = deviation * noise[end - size : end].reshape(leaf.shape) if size else leaf
+        drawn.append(new)
+    return jax.tree_util.tree_unflatten(structure, drawn)

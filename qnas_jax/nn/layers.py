@@ -5,7 +5,6 @@ import itertools
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import PyTree
 
 from qnas_jax import space
@@ -53,19 +52,20 @@ def with_bits(quant: PyTree, subnet: space.Subnet) -> PyTree:
       quant: A `quant` collection of a network whose encoder holds `block1/layer0/...`.
       subnet: Bitwidths by block and layer; all else keeps what it has.
     """
-    leaves = flatten_dict(quant)
-    for path, value in leaves.items():
-        block, layer = _place(path)
-        if block and path[-1] in ("w_bits", "a_bits"):
-            choice = subnet[block - 1][layer]
-            bits = choice.w_bits if path[-1] == "w_bits" else choice.a_bits
-            leaves[path] = jnp.full_like(value, bits)
-    return unflatten_dict(leaves)
+
+    def choose(path, value):
+        names = [key.key for key in path]
+        block, layer = _place(names)
+        if not block or names[-1] not in ("w_bits", "a_bits"):
+            return value
+        return jnp.full_like(value, getattr(subnet[block - 1][layer], names[-1]))
+
+    return jax.tree_util.tree_map_with_path(choose, quant)
 
 
-def _place(path: tuple[str, ...]) -> tuple[int, int]:
+def _place(names: list[str]) -> tuple[int, int]:
     """Block (1, 2, ...; 0: none) and layer that a variable belongs to."""
-    for outer, inner in itertools.pairwise(path):
+    for outer, inner in itertools.pairwise(names):
         if outer.startswith("block") and inner.startswith("layer"):
             return int(outer[5:]), int(inner[5:])
     return 0, 0
@@ -73,5 +73,6 @@ def _place(path: tuple[str, ...]) -> tuple[int, int]:
 
 def w_bits(quant: PyTree) -> dict[str, int]:
     """The weights' bitwidth of each convolution, by the name that `convs` gives it."""
-    leaves = flatten_dict(quant)
-    return {"/".join(p[:-1]): int(value) for p, value in leaves.items() if p[-1] == "w_bits"}
+    leaves = jax.tree_util.tree_leaves_with_path(quant)
+    named = (([key.key for key in path], value) for path, value in leaves)
+    return {"/".join(names[:-1]): int(v) for names, v in named if names[-1] == "w_bits"}

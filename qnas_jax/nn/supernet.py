@@ -5,6 +5,8 @@ of them, in the form that `BlockPath` takes. Norms use the batch's own statistic
 training, so the supernet keeps none.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -85,7 +87,7 @@ def one_path(
     return x
 
 
-def _apply_op(params, block, layer, op, x):
+def _apply_op(params, block, layer, op, x) -> Any:
     variables = {"params": params[f"layer{layer}"][str(op)]}
     return layer_module(block, layer, op).apply(variables, x, train=True)
 

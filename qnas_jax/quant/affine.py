@@ -1,7 +1,8 @@
 """The affine grid: real values as small integers with a scale and a zero point.
 
 Everywhere `real = scale * (code - zero_point)`. Bitwidths are arrays, so they can be
-traced and vmapped: one compiled program serves them all.
+traced and vmapped: one compiled program serves them all. (`jax.jit` here only makes a network that
+calls a function often trace it once for each shape.)
 
 - Activations are asymmetric: codes `[0, 2**bits - 1]`, and zero is exactly on the grid.
 - Weights are symmetric per output channel (the last axis): codes
@@ -80,6 +81,7 @@ def _snap_jvp(primals, tangents):
     return snap(*primals), jnp.where(inside, tangents[0], 0.0)
 
 
+@jax.jit
 def fake_quant(
     x: Float[Array, "*shape"], range_: Float[Array, "2 *channels"], bits: Int[Array, ""]
 ) -> Float[Array, "*shape"]:
@@ -100,6 +102,7 @@ def fake_quant(
     return snap(x, scale, zero_point, 0.0, q_max)
 
 
+@jax.jit
 def fake_quant_weight(
     w: Float[Array, "*shape channels"], bits: Int[Array, ""]
 ) -> Float[Array, "*shape channels"]:

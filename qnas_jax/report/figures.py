@@ -95,7 +95,7 @@ def architectures(teacher: space.Subnet, subnets: Sequence[space.Subnet]) -> str
                 height = op.expansion / tallest
                 axes.add_patch(Rectangle((x + i, y), 0.86, height, color=colour))
                 axes.text(
-                    x + i + 0.43, y + 0.08, op.kernel, ha="center", fontsize=8,
+                    x + i + 0.43, y + 0.08, str(op.kernel), ha="center", fontsize=8,
                     color=INK if kernels.index(op.kernel) == 0 else "white",
                 )  # fmt: skip
                 bits = f"{w_bits}" if w_bits == a_bits else f"{w_bits}/{a_bits}"
@@ -130,8 +130,8 @@ def samples(pictures: np.ndarray, maps: Sequence[tuple[str, np.ndarray]]) -> byt
     """Pictures (columns) and class maps of them (rows, each with its name) as a PNG."""
     count, (height, width) = len(pictures), pictures.shape[1:3]
     rows = [("picture", pictures), *((name, labels.PALETTE[m]) for name, m in maps)]
-    figure = Figure(figsize=(11, 11 / count * height / width * len(rows)), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02)
+    figure = Figure(figsize=(11, 11 / count * height / width * len(rows)))
+    figure.set_layout_engine("constrained", w_pad=0.02, h_pad=0.02)
     grid = figure.subplots(len(rows), count, squeeze=False)
     for row, (name, images) in enumerate(rows):
         for column in range(count):

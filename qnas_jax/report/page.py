@@ -126,6 +126,18 @@ def write(
     return results
 
 
+def as_text(results: dict[str, Any]) -> str:
+    """The networks of a run, a line each, for a terminal."""
+    networks = [{"subnet": "teacher", **results["teacher"]}, *results["subnets"]]
+    lines = ["    size kB  encoder kB   mIoU float  quantized  network"]
+    for network in networks:
+        better = "*" if network["subnet"] in results["dominating"] else " "
+        sizes = f"{network['size_bytes'] / 1e3:9.1f}  {network['encoder_size_bytes'] / 1e3:10.1f}"
+        mious = f"{network['miou_fp32']:11.2f}  {network['miou_quantized']:9.2f}"
+        lines.append(f"{better} {sizes}  {mious}  {network['subnet']}")
+    return "\n".join([*lines, "* dominates the quantized teacher"])
+
+
 def dominates(subnet: dict[str, Any], teacher: dict[str, Any]) -> bool:
     """Whether a subnet is no larger and no less accurate, quantized, and better in one."""
     smaller = teacher["size_bytes"] - subnet["size_bytes"]

@@ -39,7 +39,7 @@ def search(rows: table.Table, stem_bytes: int, head_bytes: int) -> list[Point]:
         raise InputError("the table has a block without any finite NSR: nothing can be chosen")
     points = []
     for rank, (objectives, places) in enumerate(zip(front.objectives, front.rows, strict=True)):
-        blocks = [rows.choices(rows.rows_of(b)[place]) for b, place in enumerate(places)]
+        blocks = [rows.choices(int(rows.rows_of(b)[place])) for b, place in enumerate(places)]
         encoder = stem_bytes + int(objectives[1])
         text = space.format_subnet(tuple(blocks))
         points.append(Point(rank, float(objectives[0]), encoder + head_bytes, encoder, text))

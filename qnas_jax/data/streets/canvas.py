@@ -14,6 +14,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 OVERSAMPLING = 2  # pictures are drawn at twice their size, so that edges are smooth
+Colour = tuple[float, float, float]  # red, green, blue in 0..1
+
 NEAR = 1.6  # metres; nothing is drawn nearer to the camera
 
 # How the texture of a part lies: on the ground, on a plane along the road, or facing the
@@ -21,6 +23,11 @@ NEAR = 1.6  # metres; nothing is drawn nearer to the camera
 GROUND, ALONG, FACING = 0, 1, 2
 # What repeats on it.
 PLAIN, WINDOWS, BARS = 0, 1, 2
+
+
+def grey(value: float) -> Colour:
+    """A colour without hue."""
+    return value, value, value
 
 
 class Camera(NamedTuple):
@@ -45,21 +52,21 @@ class Part(NamedTuple):
     """What the pixels of a shape look like and mean."""
 
     label: int  # train id
-    colour: tuple[float, float, float]  # 0..1
+    colour: Colour
     lay: int = FACING
     place: float = 20.0  # depth z of a FACING plane, x of one ALONG the road
     grain: float = 0.1  # strength of the texture
     size: float = 1.0  # metres per patch of the texture
     pattern: int = PLAIN
-    second: tuple[float, float, float] = (0.0, 0.0, 0.0)  # colour of windows or gaps
+    second: Colour = (0.0, 0.0, 0.0)  # colour of windows or gaps
 
 
 @dataclasses.dataclass(slots=True)
 class Light:
-    """The weather of a picture; colours 0..1."""
+    """The weather of a picture."""
 
-    sky_top: tuple[float, float, float]
-    sky_bottom: tuple[float, float, float]
+    sky_top: Colour
+    sky_bottom: Colour
     visibility: float  # metres over which haze takes over
     exposure: float
     warmth: float  # -1 blue .. 1 yellow

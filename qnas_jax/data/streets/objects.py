@@ -3,10 +3,12 @@
 `x` is metres right of the road's centre line, `z` metres ahead; sizes are in metres.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from qnas_jax.data.labels import NAMES
-from qnas_jax.data.streets.canvas import ALONG, Canvas, Part
+from qnas_jax.data.streets.canvas import ALONG, Canvas, Colour, Part, grey
 
 LABEL = {name: i for i, name in enumerate(NAMES)}
 Rng = np.random.Generator
@@ -15,25 +17,26 @@ DARK = (0.07, 0.07, 0.08)
 CIRCLE = [(np.cos(a), np.sin(a)) for a in np.linspace(0, 2 * np.pi, 14)[:-1]]
 
 
-def shade(colour, factor: float):
+def shade(colour: Sequence[float], factor: float) -> Colour:
     """A colour made lighter or darker."""
-    return tuple(min(max(float(c) * factor, 0.0), 1.0) for c in colour)
+    red, green, blue = (min(max(float(c) * factor, 0.0), 1.0) for c in colour)
+    return red, green, blue
 
 
-def paint(rng: Rng, colours, jitter: float = 0.06):
+def paint(rng: Rng, colours: Sequence[Colour], jitter: float = 0.06) -> Colour:
     """One of the colours, a little changed."""
-    colour = np.array(colours[rng.integers(len(colours))])
-    return shade(colour + rng.normal(0, jitter, 3), rng.uniform(0.8, 1.15))
+    colour = np.array(colours[int(rng.integers(len(colours)))])
+    return shade((colour + rng.normal(0, jitter, 3)).tolist(), rng.uniform(0.8, 1.15))
 
 
 # Vehicles of all kinds share these, so that colour does not tell them apart; so do
 # clothes of people who walk and who ride.
-COATS = ((0.8,) * 3, (0.1,) * 3, (0.4,) * 3, (0.6,) * 3, (0.1, 0.15, 0.4),
+COATS = (grey(0.8), grey(0.1), grey(0.4), grey(0.6), (0.1, 0.15, 0.4),
          (0.5, 0.08, 0.08), (0.75, 0.7, 0.55), (0.1, 0.3, 0.2), (0.8, 0.65, 0.1))  # fmt: skip
-CLOTHES = ((0.1,) * 3, (0.15, 0.2, 0.4), (0.5, 0.1, 0.1), (0.6,) * 3, (0.3, 0.25, 0.2),
-           (0.7, 0.6, 0.2), (0.2, 0.35, 0.25), (0.85,) * 3)  # fmt: skip
+CLOTHES = (grey(0.1), (0.15, 0.2, 0.4), (0.5, 0.1, 0.1), grey(0.6), (0.3, 0.25, 0.2),
+           (0.7, 0.6, 0.2), (0.2, 0.35, 0.25), grey(0.85))  # fmt: skip
 SKIN = ((0.85, 0.65, 0.5), (0.6, 0.42, 0.3), (0.35, 0.22, 0.15))
-METALS = ((0.45,) * 3, (0.3,) * 3, (0.6,) * 3, (0.35, 0.4, 0.35))
+METALS = (grey(0.45), grey(0.3), grey(0.6), (0.35, 0.4, 0.35))
 LEAVES = ((0.15, 0.3, 0.08), (0.25, 0.35, 0.1), (0.1, 0.22, 0.1), (0.4, 0.35, 0.12),
           (0.3, 0.27, 0.15))  # fmt: skip
 
@@ -63,7 +66,7 @@ def wheels(canvas: Canvas, label, x, width, places, radius):
         rim = [(side, radius * (1 + s), z + radius * c) for c, s in CIRCLE]
         canvas.polygon(rim, Part(label, DARK, place=z, grain=0.2))
         hub = [(side, radius * (1 + 0.5 * s), z + 0.5 * radius * c) for c, s in CIRCLE]
-        canvas.polygon(hub, Part(label, (0.35,) * 3, place=z))
+        canvas.polygon(hub, Part(label, grey(0.35), place=z))
 
 
 def lamps(canvas: Canvas, label, x, z, width, y, coming: bool):
@@ -104,7 +107,7 @@ def car(canvas: Canvas, rng: Rng, x, z, coming: bool):
     wheels(canvas, label, x, width, (z + 0.75, z + length - 0.8), 0.31)
     canvas.rectangle(x - width * 0.42, x + width * 0.42, 0.1, 0.3, z, Part(label, DARK, place=z))
     lamps(canvas, label, x, z, width, 0.58, coming)
-    canvas.rectangle(x - 0.25, x + 0.25, 0.4, 0.5, z, Part(label, (0.8,) * 3, place=z))
+    canvas.rectangle(x - 0.25, x + 0.25, 0.4, 0.5, z, Part(label, grey(0.8), place=z))
 
 
 def truck(canvas: Canvas, rng: Rng, x, z, coming: bool):
@@ -196,7 +199,7 @@ def person(canvas: Canvas, rng: Rng, x, z, name: str = "person", seat: float = 0
     canvas.disk(
         x, shoulder + 0.17 * scale, z, 0.1 * scale, 0.14 * scale, Part(label, skin, place=z)
     )
-    hair = Part(label, paint(rng, ((0.1, 0.08, 0.06), (0.4, 0.3, 0.15), (0.5,) * 3)), place=z)
+    hair = Part(label, paint(rng, ((0.1, 0.08, 0.06), (0.4, 0.3, 0.15), grey(0.5))), place=z)
     canvas.disk(x, shoulder + 0.24 * scale, z, 0.1 * scale, 0.08 * scale, hair)
 
 
@@ -250,9 +253,9 @@ def traffic_sign(canvas: Canvas, rng: Rng, x, z):
         (0.8, 0.1, 0.1),
         (0.1, 0.25, 0.65),
         (0.85, 0.75, 0.1),
-        (0.9,) * 3,
-        (0.5,) * 3,
-        (0.4,) * 3,
+        grey(0.9),
+        grey(0.5),
+        grey(0.4),
     )
     face = Part(label, paint(rng, faces), place=z, grain=0.05)
     inner = Part(label, paint(rng, faces), place=z, grain=0.05)

@@ -15,15 +15,16 @@ from qnas_jax.data.streets.canvas import (
     Canvas,
     Light,
     Part,
+    grey,
 )
 from qnas_jax.data.streets.objects import LABEL, paint, shade
 from qnas_jax.metrics import IGNORE
 
 FAR = 160.0  # metres; where the street ends
-ASPHALT = ((0.3,) * 3, (0.36, 0.35, 0.34), (0.42, 0.42, 0.44), (0.27, 0.28, 0.3))
-PAVING = ((0.42, 0.41, 0.4), (0.5, 0.48, 0.45), (0.38,) * 3, (0.45, 0.4, 0.37))
+ASPHALT = (grey(0.3), (0.36, 0.35, 0.34), (0.42, 0.42, 0.44), (0.27, 0.28, 0.3))
+PAVING = ((0.42, 0.41, 0.4), (0.5, 0.48, 0.45), grey(0.38), (0.45, 0.4, 0.37))
 GRASS = ((0.25, 0.33, 0.12), (0.35, 0.36, 0.18), (0.38, 0.32, 0.2), (0.2, 0.28, 0.1))
-STONE = ((0.62, 0.56, 0.46), (0.5, 0.3, 0.22), (0.55,) * 3, (0.72, 0.7, 0.66),
+STONE = ((0.62, 0.56, 0.46), (0.5, 0.3, 0.22), grey(0.55), (0.72, 0.7, 0.66),
          (0.4, 0.36, 0.33), (0.6, 0.5, 0.35))  # fmt: skip
 GLASS = ((0.15, 0.18, 0.22), (0.35, 0.4, 0.45), (0.6, 0.6, 0.5))
 
@@ -52,7 +53,7 @@ def render(
         bend=rng.normal(0, 0.0009),
     )
     canvas = Canvas(height, width, camera)
-    canvas.backdrop(0, 1, Part(LABEL["sky"], (0.5,) * 3, place=60, grain=0.5, size=60))
+    canvas.backdrop(0, 1, Part(LABEL["sky"], grey(0.5), place=60, grain=0.5, size=60))
     lanes = 1 + (rng.random(2) < 0.25)
     edges = {-1: -3.2 * lanes[0], 1: 3.2 * lanes[1]}
     parking = {side: 2.2 if rng.random() < 0.45 else 0.0 for side in (-1, 1)}
@@ -89,7 +90,7 @@ def _ground(canvas, rng, edges, kerbs, walks, rails):
     for side in (-1, 1):  # the kerb stone belongs to the sidewalk
         stone = Part(LABEL["sidewalk"], shade(paint(rng, PAVING, 0.015), 1.2), GROUND)
         _strip(canvas, kerbs[side], kerbs[side] + side * 0.15, 1.7, FAR, stone)
-    paint_part = Part(LABEL["road"], shade((0.75,) * 3, rng.uniform(0.7, 1.1)), GROUND, grain=0.2)
+    paint_part = Part(LABEL["road"], shade(grey(0.75), rng.uniform(0.7, 1.1)), GROUND, grain=0.2)
     for x in np.arange(edges[-1], edges[1] + 0.1, 3.2):
         if rng.random() < 0.75:
             for z in np.arange(rng.uniform(2, 6), 70, 7.0):
