@@ -20,7 +20,7 @@ def get_config() -> Config:
         data=Data(height=32, width=64, train_images=16, val_images=6),
         network=Network(width=0.25, head_channels=16, rates=(1,), dropout=0.0),
         train=Train(steps=6, batch=4, lr=0.05, crop=(32, 64)),
-        space=Space(kernels=(3, 5), expansions=(2,), depths=(2, 2, 1, 1, 1, 1)),
+        space=Space(kernels=(3, 5), expansions=(2,), depths=(2, 1, 1, 1, 1, 1)),
         supernet=Supernet(steps=4, batch=4, lr=(0.05,) * 6),
         lut=Lut(calibration_images=4, images=8, images_per_pass=4),
         quantize=Quantize(images=4),

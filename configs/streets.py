@@ -26,7 +26,7 @@ def get_config() -> Config:
             rates=(2, 4, 6),
             dropout=0.0,
         ),
-        train=Train(steps=600, lr=0.4, crop=(96, 192), scale=(0.75, 1.5)),
+        train=Train(steps=500, lr=0.4, crop=(96, 192), scale=(0.8, 1.25)),
         space=Space(depths=(2, 2, 3, 3, 2, 1)),
         supernet=Supernet(steps=150, lr=(0.1,) * 6),
         lut=Lut(calibration_images=16, images=32, images_per_pass=32),

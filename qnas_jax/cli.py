@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import pathlib
 import sys
 from collections.abc import Callable
 
@@ -36,7 +37,7 @@ def checked_config(value: object, path: str) -> config.Config:
     if isinstance(value, config.Config):
         return value
     reason = getattr(value, "_error", None) or f"get_config() gives a {type(value).__name__}"
-    if isinstance(reason, FileNotFoundError):
+    if not pathlib.Path(path).is_file():
         reason = "no such file"
     raise InputError(f"--config={path}: cannot be used ({reason})")
 

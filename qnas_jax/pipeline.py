@@ -43,7 +43,8 @@ def run(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
     """
     config.check()
     setting = prepare(config, workdir)
-    artefact.write_json(workdir / "config.json", config)
+    if not (workdir / "config.json").exists():
+        artefact.write_json(workdir / "config.json", config)
     teacher, variables = train_teacher(setting)
     distilled, params = train_supernet(setting, teacher, variables)
     populated, rows = populate_table(setting, distilled, variables, params)
@@ -213,6 +214,7 @@ def retrain(
 
 def write_report(setting: Setting, stages: list[Stage], retrained: list[Stage]) -> dict[str, Any]:
     """Writes `report/` from what the stages left behind."""
+    artefact.write_json(setting.workdir / "config.json", setting.config)  # no stage refused it
     seconds = {stage.folder.name: round(stage.seconds, 1) for stage in stages}
     seconds["retrain"] = round(sum(stage.seconds for stage in retrained), 1)
     samples = stacked(setting.val_data, range(min(measure.SAMPLES, len(setting.val_data))))

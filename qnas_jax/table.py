@@ -45,7 +45,7 @@ class Table:
         """Number of blocks."""
         return int(self.block.max()) + 1
 
-    def choices(self, row: int) -> tuple[space.Choice, ...]:
+    def choices(self, row: int | np.integer) -> tuple[space.Choice, ...]:
         """A row as the choices of a subnet's block."""
         return tuple(
             space.Choice(self.ops[op], int(w_bits), int(a_bits))

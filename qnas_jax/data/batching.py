@@ -7,7 +7,7 @@ would have seen. Pictures become floats in [-1, 1): ``byte / 128 - 1``, exactly.
 import collections
 import concurrent.futures
 from collections.abc import Callable, Iterator
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from PIL import Image
@@ -17,6 +17,7 @@ from qnas_jax.metrics import IGNORE
 Item = TypeVar("Item")
 
 
+@runtime_checkable  # for the checks of annotated types in the tests
 class Dataset(Protocol):
     """Pictures uint8[h, w, 3] with train ids uint8[h, w]."""
 

@@ -17,7 +17,7 @@ BIAS_BYTES = 4
 FLOAT_BYTES = 4
 
 
-def conv_bytes(conv: Conv, w_bits) -> np.ndarray:
+def conv_bytes(conv: Conv, w_bits) -> np.ndarray | np.integer:
     """Bytes of one quantized convolution at each of the bitwidths (an int or an array)."""
     weights = -(-conv.weights * np.asarray(w_bits, np.int64) // 8)
     return weights + conv.out_channels * (SCALE_BYTES + BIAS_BYTES)

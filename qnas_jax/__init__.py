@@ -1,0 +1,17 @@
+"""qnas_jax: finds, for a device and a task, the network and its bitwidths together.
+
+The way through a run is `pipeline.py`; the rooms it passes:
+
+    config, setting      what a run is told, and what that amounts to
+    data/                pictures: rendered streets, Cityscapes, training batches
+    space                the search space as plain data: op, block, path, subnet
+    quant/               numbers on a grid of 2 to 8 bits
+    nn/                  networks: MobileNetV2, DeepLabV3, the supernet's blocks
+    train, segment       the training loop; training and measuring a whole network
+    distill              block-wise distillation of the supernet
+    lut, tree, table     every path of every block, quantized and scored
+    hardware/            what a layer costs
+    search/              the exact Pareto front over the table
+    report/              the page of a run
+    artefact, checkpoint, runlog     what a run leaves behind, and how it goes on
+"""

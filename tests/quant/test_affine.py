@@ -1,0 +1,331 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from qnas_jax.quant import affine
+
+ALL_BITS = range(2, 9)
+EPSILON = np.finfo(np.float32).eps
+# Ranges as calibration finds them: on both sides of zero, beside it, a single value.
+RANGES = [(-1.3, 2.1), (0.0, 6.0), (-3.0, 0.0), (0.5, 2.0), (-3.0, -1.0), (0.7, 0.7), (-1e-6, 3e4)]
+
+
+def _bits(bits):
+    return jnp.int32(bits)
+
+
+def _normal(shape, seed=0, spread=1.0):
+    values = np.random.default_rng(seed).normal(0, spread, shape)
+    return values.astype(np.float32)
+
+
+def _reference(x, alpha, beta, bits):
+    """Asymmetric fake quantization, transcribed from Jacob et al., eq. 1 and 12."""
+    x, alpha, beta = np.float32(x), np.float32(alpha), np.float32(beta)
+    alpha, beta = np.minimum(alpha, np.float32(0)), np.maximum(beta, np.float32(0))
+    q_max = np.float32(2**bits - 1)
+    scale = np.where(alpha == beta, np.float32(1), (beta - alpha) / q_max)
+    zero_point = np.rint(-alpha / scale)
+    codes = np.minimum(np.maximum(np.rint(x / scale) + zero_point, 0), q_max)
+    return scale * (codes - zero_point)
+
+
+def _weight_reference(w, bits):
+    """Symmetric fake quantization of each output channel by itself."""
+    result = np.zeros_like(w)
+    for channel in range(w.shape[-1]):
+        part = w[..., channel]
+        if np.any(part):
+            q_max = 2 ** (bits - 1) - 1
+            scale = np.abs(part).max() / np.float32(q_max)
+            result[..., channel] = scale * np.clip(np.rint(part / scale), -q_max, q_max)
+    return result
+
+
+@pytest.mark.parametrize("bits", ALL_BITS)
+@pytest.mark.parametrize("range_", RANGES, ids=str)
+def test_activations_equal_the_numpy_reference_bit_for_bit(range_, bits):
+    x = _normal((4, 5, 6), spread=2.0)
+    found = affine.fake_quant(jnp.asarray(x), jnp.array(range_), _bits(bits))
+    np.testing.assert_array_equal(found, _reference(x, *range_, bits))
+
+
+@pytest.mark.parametrize("bits", ALL_BITS)
+def test_a_range_for_each_channel_is_each_channel_by_itself(bits):
+    x = _normal((3, 4, len(RANGES)), spread=2.0)
+    found = affine.fake_quant(jnp.asarray(x), jnp.array(RANGES).T, _bits(bits))
+    for channel, range_ in enumerate(RANGES):
+        alone = _reference(x[..., channel], *range_, bits)
+        np.testing.assert_array_equal(found[..., channel], alone)
+
+
+@pytest.mark.parametrize("bits", ALL_BITS)
+def test_weights_equal_the_numpy_reference_bit_for_bit(bits):
+    w = _normal((3, 3, 4, 5)) * np.float32([1, 1e-3, 40, 0, 1])
+    found = affine.fake_quant_weight(jnp.asarray(w), _bits(bits))
+    np.testing.assert_array_equal(found, _weight_reference(w, bits))
+
+
+@pytest.mark.parametrize("bits", ALL_BITS)
+def test_zero_is_exactly_on_the_grid_and_the_zero_point_is_a_code(bits):
+    rng = np.random.default_rng(bits)
+    ranges = np.sort(rng.normal(0, 1, (2, 200)), axis=0).astype(np.float32)
+    _, zero_point, q_max = affine.asymmetric_grid(jnp.asarray(ranges), _bits(bits))
+    assert q_max == 2**bits - 1
+    np.testing.assert_array_equal(zero_point, np.rint(zero_point))
+    assert np.all((zero_point >= 0) & (zero_point <= q_max))
+    zeros = affine.fake_quant(jnp.zeros((3, 200)), jnp.asarray(ranges), _bits(bits))
+    np.testing.assert_array_equal(zeros, 0.0)
+
+
+@pytest.mark.parametrize("bits", ALL_BITS)
+def test_the_grids_have_their_number_of_evenly_spaced_points(bits):
+    x = jnp.linspace(-2, 2, 4001)
+    points = np.unique(affine.fake_quant(x, jnp.array([-1.0, 1.5]), _bits(bits)))
+    assert len(points) == 2**bits
+    np.testing.assert_allclose(np.diff(points), 2.5 / (2**bits - 1), rtol=1e-4)
+    points = np.unique(affine.fake_quant_weight(x[:, None], _bits(bits)))
+    assert len(points) == 2**bits - 1
+    np.testing.assert_array_equal(points, -points[::-1])
+    assert points[-1] == 2.0
+
+
+def test_ties_round_to_even():
+    halves = jnp.array([0.5, 1.5, 2.5, 253.5, 254.5])
+    scale_one = jnp.array([0.0, 255.0])
+    found = affine.fake_quant(halves, scale_one, _bits(8))
+    np.testing.assert_array_equal(found, [0, 2, 2, 254, 254])
+    # To an even multiple of the scale, whether the zero point is even or odd.
+    odd_zero_point = jnp.array([-1.0, 254.0])
+    found = affine.fake_quant(jnp.array([-0.5, 0.5, 1.5, 2.5]), odd_zero_point, _bits(8))
+    np.testing.assert_array_equal(found, [0, 0, 2, 2])
+    w = jnp.array([[7.0], [0.5], [-0.5], [1.5], [-2.5], [6.5]])
+    found = affine.fake_quant_weight(w, _bits(4))
+    np.testing.assert_array_equal(found[:, 0], [7, 0, 0, 2, -2, 6])
+
+
+@pytest.mark.parametrize("bits", ALL_BITS)
+def test_what_lies_on_the_grid_stays(bits):
+    x = jnp.asarray(_normal((200, 1)))
+    once = affine.fake_quant(x, jnp.array([-1.0, 1.7]), _bits(bits))
+    np.testing.assert_array_equal(
+        affine.fake_quant(once, jnp.array([-1.0, 1.7]), _bits(bits)), once
+    )
+    once = affine.fake_quant_weight(x, _bits(bits))
+    np.testing.assert_array_equal(affine.fake_quant_weight(once, _bits(bits)), once)
+
+
+@pytest.mark.parametrize("bits", ALL_BITS)
+def test_codes_are_what_their_values_quantize_to(bits):
+    scale, zero_point, q_max = affine.asymmetric_grid(jnp.array([-1.0, 1.7]), _bits(bits))
+    codes = jnp.arange(2.0**bits)
+    values = affine.dequantize(codes, scale, zero_point)
+    np.testing.assert_array_equal(affine.quantize(values, scale, zero_point, 0, q_max), codes)
+
+
+def test_the_gradient_is_one_inside_the_range_and_zero_where_clipped():
+    # Scale 1, codes 0 to 15 and zero point 3: what rounds to a code is inside.
+    range_ = jnp.array([-3.0, 12.0])
+    x = jnp.array([-50.0, -3.6, -3.4, -0.2, 0.0, 5.5, 12.4, 12.6, 50.0])
+    inside = [0, 0, 1, 1, 1, 1, 1, 0, 0]
+    gradient = jax.grad(lambda x: jnp.sum(3 * affine.fake_quant(x, range_, _bits(4))))(x)
+    np.testing.assert_array_equal(gradient, 3 * np.array(inside))
+    _, tangent = jax.jvp(
+        lambda x: affine.fake_quant(x, range_, _bits(4)), (x,), (jnp.full(9, 2.0),)
+    )
+    np.testing.assert_array_equal(tangent, 2 * np.array(inside))
+
+
+def test_no_gradient_flows_to_the_range():
+    x = jnp.asarray(_normal((40,)))
+    gradient = jax.grad(lambda r: jnp.sum(affine.fake_quant(x, r, _bits(4))))(
+        jnp.array([-0.5, 0.5])
+    )
+    np.testing.assert_array_equal(gradient, [0, 0])
+
+
+@pytest.mark.parametrize("bits", ALL_BITS)
+def test_weights_are_never_clipped_so_their_gradient_is_one(bits):
+    w = jnp.asarray(_normal((3, 3, 4, 5)) * np.float32([1, 1e-3, 40, 0, 1]))
+    factors = jnp.asarray(_normal(w.shape, seed=1))
+    gradient = jax.grad(lambda w: jnp.sum(factors * affine.fake_quant_weight(w, _bits(bits))))(w)
+    np.testing.assert_array_equal(gradient, factors)
+
+
+@pytest.mark.parametrize("bits", ALL_BITS)
+def test_an_empty_range_gives_zeros_for_zeros(bits):
+    zeros = jnp.zeros((2, 3))
+    found = affine.fake_quant(zeros, jnp.zeros(2), _bits(bits))
+    np.testing.assert_array_equal(found, zeros)
+    np.testing.assert_array_equal(affine.fake_quant_weight(zeros, _bits(bits)), zeros)
+
+
+@pytest.mark.parametrize("constant", [3.7, -0.02, 1e6])
+@pytest.mark.parametrize("bits", ALL_BITS)
+def test_a_constant_keeps_its_value(constant, bits):
+    x = jnp.full((2, 3), constant)
+    range_ = jnp.array([constant, constant])
+    # The end of the range is scale * code: a division and a product, each rounded once.
+    found = affine.fake_quant(x, range_, _bits(bits))
+    np.testing.assert_allclose(found, x, rtol=2 * EPSILON)
+    found = affine.fake_quant_weight(x, _bits(bits))
+    np.testing.assert_allclose(found, x, rtol=2 * EPSILON)
+
+
+@pytest.mark.parametrize("bits", ALL_BITS)
+def test_a_positive_factor_per_channel_leaves_the_codes_of_weights(bits):
+    w = _normal((3, 3, 4, 5))
+    factor = np.float32([0.013, 0.25, 1.0, 3.3, 170.0])
+
+    def codes(w):
+        scale, q_max = affine.symmetric_grid(jnp.max(jnp.abs(w), (0, 1, 2)), _bits(bits))
+        return affine.quantize(w, scale, 0.0, -q_max, q_max)
+
+    np.testing.assert_array_equal(codes(jnp.asarray(w * factor)), codes(jnp.asarray(w)))
+    folded = affine.fake_quant_weight(jnp.asarray(w * factor), _bits(bits))
+    quantized = affine.fake_quant_weight(jnp.asarray(w), _bits(bits)) * factor
+    # Equal codes: what differs is how often scale and factor were rounded.
+    np.testing.assert_allclose(folded, quantized, rtol=4 * EPSILON)
+
+
+def test_one_trace_serves_all_bitwidths():
+    traces = []
+
+    @jax.jit
+    def both(x, w, range_, bits):
+        traces.append(bits)
+        return affine.fake_quant(x, range_, bits), affine.fake_quant_weight(w, bits)
+
+    x, w, range_ = _normal((7,)), _normal((4, 3)), (-1.0, 0.6)
+    found = [both(x, w, jnp.array(range_), _bits(bits)) for bits in ALL_BITS]
+    assert len(traces) == 1
+    for bits, (activations, weights) in zip(ALL_BITS, found, strict=True):
+        np.testing.assert_array_equal(activations, _reference(x, *range_, bits))
+        np.testing.assert_array_equal(weights, _weight_reference(w, bits))
+
+
+def test_vmap_over_bitwidths_is_a_loop():
+    x, w = jnp.asarray(_normal((5, 7))), jnp.asarray(_normal((3, 3, 4, 2)))
+    range_, bits = jnp.array([-1.0, 0.6]), jnp.array(ALL_BITS)
+    mapped = jax.vmap(affine.fake_quant, (None, None, 0))(x, range_, bits)
+    mapped_w = jax.vmap(affine.fake_quant_weight, (None, 0))(w, bits)
+    for i, b in enumerate(bits):
+        # The same codes; the scale is a quotient here and a product with 1 / q_max there.
+        alone, alone_w = affine.fake_quant(x, range_, b), affine.fake_quant_weight(w, b)
+        np.testing.assert_allclose(mapped[i], alone, rtol=2 * EPSILON)
+        np.testing.assert_allclose(mapped_w[i], alone_w, rtol=2 * EPSILON)
+
+
+def test_jit_gives_the_same_codes():
+    x, w = jnp.asarray(_normal((5, 7))), jnp.asarray(_normal((3, 3, 4, 2)))
+    range_ = jnp.array([-1.0, 0.6])
+    jitted = affine.fake_quant(x, range_, _bits(5)), affine.fake_quant_weight(w, _bits(5))
+    with jax.disable_jit():
+        eager = affine.fake_quant(x, range_, _bits(5)), affine.fake_quant_weight(w, _bits(5))
+    np.testing.assert_allclose(jitted[0], eager[0], rtol=2 * EPSILON)
+    np.testing.assert_allclose(jitted[1], eager[1], rtol=2 * EPSILON)
+
+
+# What torch 2.13.0 gives. Activations:
+#   x = torch.tensor([-3.0, -0.77, -0.12, 0.0, 0.04, 0.33, 1.1, 2.9])
+#   torch.fake_quantize_per_tensor_affine(x, scale, zero_point, 0, 2**bits - 1)
+# weights:
+#   w = torch.tensor([[0.9, -0.03], [-0.41, 0.02], [0.13, 0.007]]); q = 2**(bits - 1) - 1
+#   zeros = torch.zeros(2, dtype=torch.int32)
+#   torch.fake_quantize_per_channel_affine(w, w.abs().amax(0) / q, zeros, 1, -q, q)
+# and the gradient of x at 4 bits: of the sum, by backward().
+TORCH_X = [-3.0, -0.77, -0.12, 0.0, 0.04, 0.33, 1.1, 2.9]
+TORCH_ACTIVATIONS = {
+    (2, 1.2, 1): [
+        *(-1.2000000476837158, -1.2000000476837158, 0.0, 0.0),
+        *(0.0, 0.0, 1.2000000476837158, 2.4000000953674316),
+    ],
+    (4, 0.24, 5): [
+        *(-1.1999999284744263, -0.7199999690055847, 0.0, 0.0),
+        *(0.0, 0.23999999463558197, 1.1999999284744263, 2.3999998569488525),
+    ],
+    (8, 0.014, 93): [
+        *(-1.3020000457763672, -0.7700000405311584, -0.12600000202655792, 0.0),
+        *(0.04200000315904617, 0.3360000252723694, 1.1060000658035278, 2.2680001258850098),
+    ],
+}
+TORCH_GRADIENT = [0, 1, 1, 1, 1, 1, 1, 0]
+TORCH_W = [[0.9, -0.03], [-0.41, 0.02], [0.13, 0.007]]
+TORCH_WEIGHTS = {
+    2: [[0.9, -0.03], [0.0, 0.03], [0.0, 0.0]],
+    4: [
+        [0.8999999761581421, -0.029999999329447746],
+        [-0.38571426272392273, 0.02142857015132904],
+        [0.12857142090797424, 0.008571428246796131],
+    ],
+    8: [
+        [0.8999999761581421, -0.029999999329447746],
+        [-0.4110236167907715, 0.020078739151358604],
+        [0.12755905091762543, 0.007086614146828651],
+    ],
+}
+
+
+@pytest.mark.parametrize("grid", TORCH_ACTIVATIONS, ids=str)
+def test_activations_equal_what_torch_gave(grid):
+    bits, scale, zero_point = grid
+    x, q_max = jnp.array(TORCH_X), 2.0**bits - 1
+    found = affine.snap(x, jnp.float32(scale), jnp.float32(zero_point), 0.0, q_max)
+    np.testing.assert_array_equal(found, np.float32(TORCH_ACTIVATIONS[grid]))
+
+
+def test_the_gradient_equals_what_torch_gave():
+    gradient = jax.grad(lambda x: jnp.sum(affine.snap(x, 0.24, 5.0, 0.0, 15.0)))
+    np.testing.assert_array_equal(gradient(jnp.array(TORCH_X)), TORCH_GRADIENT)
+
+
+@pytest.mark.parametrize("bits", TORCH_WEIGHTS)
+def test_weights_equal_what_torch_gave(bits):
+    found = affine.fake_quant_weight(jnp.array(TORCH_W), _bits(bits))
+    np.testing.assert_array_equal(found, np.float32(TORCH_WEIGHTS[bits]))
+
+
+def _compare(name, ours, torchs, x, scale):
+    """Bit for bit the same, but where rounding `x / scale` decides a tie: one step there."""
+    differ = ours != torchs
+    steps = np.abs(ours - torchs)[differ] / np.broadcast_to(scale, x.shape)[differ]
+    print(f"{name}: {differ.sum()} of {x.size} differ, by at most {max(steps, default=0):g} steps")
+    assert differ.sum() <= 1e-5 * x.size
+    np.testing.assert_allclose(steps, 1, rtol=1e-4)
+    quotient = (x.astype(np.float64) / scale)[differ]
+    to_tie = np.abs(quotient - np.floor(quotient) - 0.5)
+    assert np.all(to_tie <= EPSILON * np.abs(quotient)), to_tie
+
+
+@pytest.mark.bench
+@pytest.mark.parametrize("bits", ALL_BITS)
+def test_activations_against_torch(bits):
+    torch = pytest.importorskip("torch")
+    x = _normal((1_000_000,), seed=bits)
+    range_ = jnp.array([-1.3, 2.1])
+    scale, zero_point, q_max = jax.jit(affine.asymmetric_grid)(range_, _bits(bits))
+    x_torch = torch.tensor(x, requires_grad=True)
+    theirs = torch.fake_quantize_per_tensor_affine(
+        x_torch, float(scale), int(zero_point), 0, int(q_max)
+    )
+    theirs.sum().backward()
+    ours, pull = jax.vjp(lambda x: affine.fake_quant(x, range_, _bits(bits)), jnp.asarray(x))
+    _compare(f"{bits} bits", np.asarray(ours), theirs.detach().numpy(), x, np.float64(scale))
+    (gradient,) = pull(jnp.ones(x.shape))
+    assert np.sum(np.asarray(gradient) != x_torch.grad.numpy()) <= 1e-5 * x.size
+
+
+@pytest.mark.bench
+@pytest.mark.parametrize("bits", ALL_BITS)
+def test_weights_against_torch(bits):
+    torch = pytest.importorskip("torch")
+    w = _normal((3, 3, 1000, 100), seed=bits)
+    scale, q_max = jax.jit(affine.symmetric_grid)(jnp.max(jnp.abs(w), (0, 1, 2)), _bits(bits))
+    scale = np.array(scale)  # torch takes no array that cannot be written to
+    zeros = torch.zeros(100, dtype=torch.int32)
+    theirs = torch.fake_quantize_per_channel_affine(
+        torch.tensor(w), torch.tensor(scale), zeros, 3, -int(q_max), int(q_max)
+    )
+    ours = affine.fake_quant_weight(jnp.asarray(w), _bits(bits))
+    _compare(f"{bits} bits", np.asarray(ours), theirs.numpy(), w, scale.astype(np.float64))

@@ -1,0 +1,164 @@
+"""The program as a user runs it: whole runs, stops, and what is said of wrong input."""
+
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from qnas_jax import table
+
+ROOT = pathlib.Path(__file__).parents[1]
+SMOKE = "--config=configs/smoke.py"
+
+
+def start(*arguments, cache):
+    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(cache)}
+    return subprocess.Popen(
+        [sys.executable, "launch/main.py", *arguments],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def run(*arguments, cache="/nonexistent"):
+    process = start(*arguments, cache=cache)
+    output, _ = process.communicate(timeout=900)
+    return process.returncode, output
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, cache):
+    workdir = tmp_path_factory.mktemp("runs") / "smoke"
+    code, output = run(SMOKE, f"--workdir={workdir}", cache=cache)
+    assert code == 0, output
+    return workdir, output
+
+
+def test_a_run_leaves_what_the_readme_promises(finished):
+    workdir, output = finished
+    results = json.loads((workdir / "report" / "results.json").read_text())
+    figures = {"miou_fp32", "miou_quantized", "size_bytes", "encoder_size_bytes"}
+    assert set(results["teacher"]) == figures
+    assert len(results["subnets"]) == 2
+    for subnet in results["subnets"]:
+        assert set(subnet) == figures | {"subnet", "nsr"}
+        folder = workdir / "retrain" / subnet["subnet"]
+        measured = json.loads((folder / "metrics.json").read_text())
+        assert measured["miou_quantized"] == subnet["miou_quantized"]
+    assert set(results["seconds"]) == {"teacher", "supernet", "lut", "search", "retrain"}
+    for name in ("index.html", "front.svg", "architectures.svg", "classes.svg", "samples.png"):
+        assert (workdir / "report" / name).stat().st_size > 1000
+    assert list(workdir.glob("events.*"))
+    assert {"teacher", "supernet"} < {stage for stage, _ in _last_metrics(workdir)}
+    assert "ETA" in output
+    assert f"report: {workdir / 'report' / 'index.html'}" in output
+
+
+def test_the_front_is_made_of_rows_of_the_table(finished):
+    workdir, _ = finished
+    rows = table.load(workdir / "lut" / "lut.npz")
+    fixed = json.loads((workdir / "lut" / "lut.json").read_text())["fixed_size_bytes"]
+    first, *points = [
+        line.split(",") for line in (workdir / "search" / "front.csv").read_text().split()
+    ]
+    assert first == ["rank", "nsr", "size_bytes", "encoder_size_bytes", "subnet"]
+    assert float(points[0][1]) == pytest.approx(
+        sum(float(rows.nsr[rows.rows_of(b)].min()) for b in range(6)), rel=1e-6
+    )
+    smallest = sum(int(rows.costs["size_bytes"][rows.rows_of(b)].min()) for b in range(6))
+    assert int(points[-1][2]) == smallest + fixed["stem"] + fixed["head"]
+
+
+def test_a_finished_run_is_not_run_again_and_another_config_is_refused(finished, cache):
+    workdir, _ = finished
+    before = (workdir / "report" / "results.json").read_text()
+    code, output = run(SMOKE, f"--workdir={workdir}", cache=cache)
+    assert code == 0, output
+    assert (workdir / "report" / "results.json").read_text() == before
+    code, output = run(SMOKE, f"--workdir={workdir}", "--config.lut.images=4", cache=cache)
+    assert code == 2
+    assert f"error: {workdir}/lut was made from other settings (images: 8, now 4)" in output
+    config = json.loads((workdir / "config.json").read_text())
+    assert config["lut"]["images"] == 8, "the refused run must not leave its config behind"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config=configs/none.py"], "--config=configs/none.py: cannot be used (no such file)"),
+        ([SMOKE, "--config.train.stepps=3"], "did you mean config.train.steps?"),
+        ([SMOKE, "--config.train.steps=many"], "many"),
+        ([SMOKE, "--config.space.w_bits=(1,)"], "space.w_bits=(1,): bitwidths lie in [2, 8]"),
+        ([SMOKE, "--config.data.source=cityscapes", "--config.data.root=/no/data"], "/no/data"),
+        ([SMOKE, "train.steps=3"], "settings are given as --NAME=VALUE"),
+        ([SMOKE, "--config.teacher.checkpoint=/no/teacher"], "/no/teacher: no such folder"),
+    ],
+    ids=["file", "key", "type", "range", "data", "positional", "checkpoint"],
+)  # fmt: skip
+def test_wrong_input_gets_one_line_and_leaves_nothing_behind(tmp_path, arguments, message):
+    code, output = run(*arguments, f"--workdir={tmp_path / 'run'}")
+    errors = [line for line in output.splitlines() if not re.match(r"\d\d:\d\d:\d\d ", line)]
+    assert code == 2
+    assert len(errors) == 1
+    assert errors[0].startswith("error: ")
+    assert message in errors[0]
+    assert not (tmp_path / "run" / "report").exists()
+
+
+def _last_metrics(workdir):
+    """Each logged step's values; a step that was repeated counts once."""
+    lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+    return {(line["stage"], line["step"]): line for line in lines}
+
+
+def _kill_when(process, seen):
+    while not seen():
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+@pytest.mark.slow
+def test_a_run_killed_in_supernet_and_table_ends_with_the_numbers_of_a_whole_one(tmp_path, cache):
+    longer = ["--config.supernet.steps=60", "--config.lut.images=16"]
+    longer += ["--config.lut.images_per_pass=1"]
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    code, output = run(SMOKE, f"--workdir={whole}", *longer, cache=cache)
+    assert code == 0, output
+
+    def supernet_saved():
+        saved = (parts / "supernet" / "checkpoint").glob("[0-9]*")
+        return any(int(folder.name) >= 6 for folder in saved if folder.name.isdigit())
+
+    process = start(SMOKE, f"--workdir={parts}", *longer, cache=cache)
+    _kill_when(process, supernet_saved)
+    process = start(SMOKE, f"--workdir={parts}", *longer, cache=cache)
+    _kill_when(process, (parts / "lut" / "partial.npz").exists)
+    assert not (parts / "lut" / "lut.npz").exists()
+    code, output = run(SMOKE, f"--workdir={parts}", *longer, cache=cache)
+    assert code == 0, output
+    assert "lut: resumed" in output
+
+    assert _last_metrics(parts) == _last_metrics(whole)
+    assert (parts / "search/front.csv").read_text() == (whole / "search/front.csv").read_text()
+    a, b = (table.load(folder / "lut" / "lut.npz") for folder in (whole, parts))
+    np.testing.assert_array_equal(a.nsr, b.nsr)
+    a, b = (json.loads((f / "report" / "results.json").read_text()) for f in (whole, parts))
+    assert a["subnets"] == b["subnets"]
+    assert a["teacher"] == b["teacher"]
