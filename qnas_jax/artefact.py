@@ -41,7 +41,7 @@ def plain(value: Any) -> Any:
 def writing(path: pathlib.Path) -> Iterator[BinaryIO]:
     """A file that appears under its name only when it is complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     with part.open("wb") as file:
         yield file
         file.flush()

@@ -107,10 +107,11 @@ class Space:
     kernels: tuple[int, ...] = (3, 5, 7)
     expansions: tuple[int, ...] = (3, 6)
     depths: tuple[int, ...] = (3, 3, 4, 4, 3, 1)  # layers of each block
-    # Bitwidths that a block may take: weights w_bits[i] together with activations
-    # a_bits[i]. (8,) and (8,): INT8.
+    # Bitwidths to choose from: weights w_bits[i] together with activations a_bits[i].
+    # (8,) and (8,): INT8; (4, 6, 8) and (4, 6, 8): the published mixed precision.
     w_bits: tuple[int, ...] = (8,)
     a_bits: tuple[int, ...] = (8,)
+    bits_per: str = "block"  # what chooses: a "block" for all its layers, or each "layer"
 
     def check(self) -> None:
         """Raises InputError for the first value that cannot be used."""
@@ -128,6 +129,7 @@ class Space:
                 f"space.w_bits={self.w_bits}, space.a_bits={self.a_bits}: as many of the "
                 "one as of the other; the first of both is the first choice, and so on"
             )
+        _one_of("space.bits_per", self.bits_per, ("block", "layer"))
         _distinct(
             "space.w_bits with space.a_bits", tuple(zip(self.w_bits, self.a_bits, strict=True))
         )
@@ -160,12 +162,19 @@ class Lut:
     calibration_images: int = 32  # for batch-norm statistics and ranges; run at once
     images: int = 500  # for the NSR
     images_per_pass: int = 8
-    nodes_per_pass: int = 1  # prefixes of the tree that are run at once
+    nodes_per_pass: int = 0  # prefixes of the tree that are run at once; 0: as memory allows
+    ranges: str = "min_max"  # or "percentile" or "mse"
+    a_ranges_per: str = "tensor"  # or "channel": no integer hardware runs that; to compare
+    time_budget_s: float = 0.0  # no further images are begun after it; 0: no limit
 
     def check(self) -> None:
         """Raises InputError for the first value that cannot be used."""
-        for name in self.__slots__:
+        for name in ("calibration_images", "images", "images_per_pass"):
             _at_least(f"lut.{name}", getattr(self, name), 1)
+        _at_least("lut.nodes_per_pass", self.nodes_per_pass, 0)
+        _one_of("lut.ranges", self.ranges, ("min_max", "percentile", "mse"))
+        _one_of("lut.a_ranges_per", self.a_ranges_per, ("tensor", "channel"))
+        _at_least("lut.time_budget_s", self.time_budget_s, 0)
 
 
 @dataclasses.dataclass(slots=True)
@@ -276,7 +285,7 @@ def unknown_key(key: str) -> InputError:
     return InputError(f"config.{key}: no such setting{hint}")
 
 
-def _at_least(name: str, value: float, least: float) -> None:
+def _at_least(name: str, value: int | float, least: int | float) -> None:
     if not value >= least:
         raise InputError(f"{name}={value}: must be at least {least}")
 

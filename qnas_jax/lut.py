@@ -1,152 +1,260 @@
-"""Population of the look-up table, block by block and image by image.
+"""Population of the look-up table: parts of blocks, chunks of images, any number of devices.
 
-Every finished chunk of images is written down, so a killed population goes on where it
-was. The work itself, a block's whole tree on some images, is in `tree.py`.
+A *part* is a block's tree with its first layer at one bitwidth; a *unit* of work is a part on
+a chunk of images. What each unit gives is a small file, written whole or not at all, so a
+killed population goes on where it was, and several devices or processes that share the
+folder fill the same table. The work itself is in `tree.py`.
 """
 
+import dataclasses
 import logging
 import pathlib
+import threading
+import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from qnas_jax import artefact, space, table, tree
-from qnas_jax.hardware import size
+from qnas_jax import artefact, metrics, parallel, space, table, tree
 from qnas_jax.nn import supernet
+from qnas_jax.quant.calibrate import FindRange
 from qnas_jax.runlog import Progress
+from qnas_jax.table import Part
 
 logger = logging.getLogger(__name__)
 
-Bits = tuple[int, int]  # of weights, of activations
 # The feature maps at all block boundaries of some images, by their numbers.
 Features = Callable[[range], tuple[Array, ...]]
+MAX_NODES_PER_PASS = 64
+MEMORY_SHARE = 0.4  # of an accelerator's free memory, for one pass
+RANKED_ROWS = 1500
+LEAST_CHUNKS = 2  # done even if time is up: two halves that can be compared
 
 
-def populate(
-    features: Features,
-    params: Sequence[supernet.Params],
-    searched: space.Space,
-    bits: Sequence[Bits],
-    *,
-    calibration: range,
-    chunks: Sequence[range],
-    nodes_per_pass: int,
-    partial: pathlib.Path,
-) -> list[np.ndarray]:
-    """The NSR of every path of every block at every bitwidth.
+class Method(NamedTuple):
+    """How paths are quantized and run."""
 
-    Args:
+    find_range: FindRange
+    per_channel: bool = False  # activation ranges
+    nodes_per_pass: int = 0  # nodes of a tree run at once; 0: as memory allows
+
+
+class Scores(NamedTuple):
+    """What population gives, a column for each row of the table, parts one after another.
+
+    Attributes:
+      nsr: float32[rows]; not finite where a path gave no finite output.
+      by_chunk: float32[chunks done, rows], from each chunk of images alone.
+      images: Number of images done.
+    """
+
+    nsr: np.ndarray
+    by_chunk: np.ndarray
+    images: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A population.
+
+    Attributes:
       features: The teacher's feature maps of some images.
       params: Each block's supernet.
       searched: Blocks and ops.
-      bits: The bitwidths of weights and activations that a block may take.
-      calibration: Images for batch-norm statistics and ranges.
+      parts: What to fill.
+      calibration: Images for batch-norm statistics and ranges, run at once.
       chunks: Images for the NSR, each chunk run at once.
-      nodes_per_pass: Nodes of a tree that are run at once.
-      partial: File that holds what is done; read if it is there.
-
-    Returns:
-      float32[bits, rows] for each block; not finite where a path gave no finite output.
+      method: How paths are quantized and run.
+      folder: Holds what is done. All processes must see it.
     """
-    sums = [np.zeros((len(bits), searched.rows(i))) for i in range(len(searched.blocks))]
-    done = np.zeros(len(searched.blocks), np.int64)  # chunks
-    if partial.exists():
-        with np.load(partial) as file:
-            done, sums = file["done"], [file[f"sums{i}"] for i in range(len(sums))]
-        logger.info("lut: resumed, %d of %d chunks done", done.sum(), done.size * len(chunks))
-    variances, pixels = _target_statistics(features, chunks)
 
-    def rows_done() -> int:
-        return int(sum(d * s.size for d, s in zip(done, sums, strict=True)))
+    features: Features
+    params: Sequence[supernet.Params]
+    searched: space.Space
+    parts: Sequence[Part]
+    calibration: range
+    chunks: Sequence[range]
+    method: Method
+    folder: pathlib.Path
 
-    total = sum(s.size for s in sums) * len(chunks)
-    progress = Progress("lut", total, rows_done())
-    for i, block in enumerate(searched.blocks):
-        if done[i] == len(chunks):
-            continue
-        x = features(calibration)[i]
-        trees = [
-            tree.calibrate(
-                params[i], block, searched.ops, jnp.int32(w), jnp.int32(a), x, nodes_per_pass
+    def calibration_file(self, part: int) -> pathlib.Path:
+        """What calibration found for a part."""
+        return self.folder / f"calibration-{part:03d}.npz"
+
+    def noise_file(self, chunk: int, part: int) -> pathlib.Path:
+        """What a unit gave."""
+        return self.folder / f"noise-{chunk:05d}-{part:03d}.npy"
+
+    def works(self) -> list[tree.Work]:
+        """What each part takes for one image."""
+        maps = jax.eval_shape(lambda: self.features(self.chunks[0]))
+        return [
+            tree.work(
+                self.searched.blocks[part.block],
+                self.searched.ops,
+                part.bits,
+                maps[part.block].shape[1:3],
             )
-            for w, a in bits
+            for part in self.parts
         ]
-        for chunk in chunks[done[i] :]:
-            maps = features(chunk)
-            for b, calibrated in enumerate(trees):
-                sums[i][b] += tree.noise(calibrated, maps[i], maps[i + 1], variances[i])
-            done[i] += 1
-            with artefact.writing(partial) as file:
-                named: dict[str, Any] = {f"sums{j}": s for j, s in enumerate(sums)}
-                np.savez(file, done=done, **named)
-            progress.show(rows_done(), f"rows x chunks, block {i + 1}")
-    return [(s / p).astype(np.float32) for s, p in zip(sums, pixels, strict=True)]
 
 
-def _target_statistics(features, chunks):
-    """Variance of each block's target per channel, and its pixels, over all chunks."""
+def populate(job: Job, time_budget_s: float = 0) -> Scores:
+    """The NSR of every path of every part; goes on with what the job's folder holds.
+
+    Args:
+      job: What to do.
+      time_budget_s: After so many seconds no further chunk is begun; 0: no limit.
+    """
+    begin = time.monotonic()
+    works = job.works()
+    _announce(job, works)
+    uncalibrated = [i for i in range(len(job.parts)) if not job.calibration_file(i).exists()]
+    units = [(c, i) for c in range(len(job.chunks)) for i in range(len(job.parts))]
+    left = [unit for unit in units if not job.noise_file(*unit).exists()]
+    if len(left) < len(units):
+        logger.info("lut: resumed, %d of %d units done", len(units) - len(left), len(units))
+    gflop = [work.macs / 5e8 for work in works]
+    total = sum(gflop[i] for i in uncalibrated) * len(job.calibration)
+    total += sum(gflop[i] * len(job.chunks[c]) for c, i in left)
+    progress = Progress("lut GFLOP", round(total))
+    worker = _Worker(job, works, _target_statistics(job))
+
+    def calibrate(part: int, device: jax.Device) -> None:
+        worker.calibrate(part, device)
+        progress.add(gflop[part] * len(job.calibration), "calibrating")
+
+    def score(unit: tuple[int, int], device: jax.Device) -> None:
+        chunk, part = unit
+        late = time_budget_s and time.monotonic() - begin > time_budget_s
+        if not late or chunk < LEAST_CHUNKS:
+            worker.score(chunk, part, device)
+            progress.add(gflop[part] * len(job.chunks[chunk]), f"chunk {chunk + 1}")
+
+    parallel.spread(uncalibrated, calibrate)
+    parallel.wait_for_all("calibrated")
+    parallel.spread(left, score)
+    parallel.wait_for_all("scored")
+    logger.info("lut: %d programs served %d rows", tree.compilations(), len(scores(job).nsr))
+    return scores(job)
+
+
+class _Worker:
+    """Does units; keeps the trees it has built, and each device's latest feature maps."""
+
+    def __init__(self, job, works, variances):
+        self._job, self._works, self._variances = job, works, variances
+        self._trees: dict[tuple[jax.Device, int], tree.Tree] = {}
+        self._latest = threading.local()  # a thread belongs to a device
+
+    def calibrate(self, part, device):
+        x = self._maps(self._job.calibration, device)[self._job.parts[part].block]
+        nodes = self._nodes_per_pass(part, len(x), device)
+        found = tree.calibrate(self._tree(part, device), x, nodes)
+        tree.save_calibration(self._job.calibration_file(part), found)
+
+    def score(self, chunk, part, device):
+        block, built = self._job.parts[part].block, self._tree(part, device)
+        calibration = tree.load_calibration(self._job.calibration_file(part), built)
+        x, target = self._maps(self._job.chunks[chunk], device)[block : block + 2]
+        nodes = self._nodes_per_pass(part, len(x), device)
+        noise = tree.noise(built, calibration, x, target, self._variances[block], nodes)
+        pixels = target.size // target.shape[-1]
+        with artefact.writing(self._job.noise_file(chunk, part)) as file:
+            np.save(file, noise / pixels)
+
+    def _tree(self, part, device):
+        job, key = self._job, (device, part)
+        if key not in self._trees:
+            block, bits, _ = job.parts[part]
+            self._trees[key] = tree.build(
+                jax.device_put(job.params[block], device),
+                job.searched.blocks[block],
+                job.searched.ops,
+                bits,
+                job.method.find_range,
+                job.method.per_channel,
+            )
+        return self._trees[key]
+
+    def _maps(self, images, device):
+        if getattr(self._latest, "images", None) != images:
+            self._latest.images = images
+            self._latest.maps = jax.device_put(self._job.features(images), device)
+        return self._latest.maps
+
+    def _nodes_per_pass(self, part, images, device):
+        free, wanted = parallel.free_bytes(device), self._job.method.nodes_per_pass
+        if wanted or free is None:
+            return wanted or 1
+        fit = MEMORY_SHARE * free / (self._works[part].node_bytes * images)
+        return int(min(max(fit, 1), MAX_NODES_PER_PASS))
+
+
+def scores(job: Job) -> Scores:
+    """The scores from all chunks that every part is done with."""
+    parts = range(len(job.parts))
+    done = [c for c in range(len(job.chunks)) if all(job.noise_file(c, i).exists() for i in parts)]
+    by_chunk = np.stack(
+        [np.concatenate([np.load(job.noise_file(c, i)) for i in parts]) for c in done]
+    )
+    images = np.array([len(job.chunks[c]) for c in done])
+    nsr = images / images.sum() @ by_chunk
+    return Scores(nsr.astype(np.float32), by_chunk.astype(np.float32), int(images.sum()))
+
+
+def agreement(found: Scores, rows: table.Table) -> list[float]:
+    """How far two halves of the images agree on each block's ranking: Kendall's tau.
+
+    Of large blocks, so many rows drawn at random. Empty where there is one chunk only.
+    """
+    if len(found.by_chunk) < LEAST_CHUNKS:
+        return []
+    rng = np.random.default_rng(0)
+    taus = []
+    for block in range(rows.blocks):
+        places = rows.rows_of(block)
+        places = rng.choice(places, min(len(places), RANKED_ROWS), replace=False)
+        halves = [found.by_chunk[half::2, places].mean(0) for half in (0, 1)]
+        taus.append(round(metrics.kendall_tau(*halves), 4))
+    logger.info("lut: two halves of %d images agree to tau %s", found.images, taus)
+    return taus
+
+
+def _announce(job: Job, works: Sequence[tree.Work]) -> None:
+    rows = sum(part.rows for part in job.parts)
+    images = sum(map(len, job.chunks))
+    flop = 2 * sum(work.macs for work in works) * (images + len(job.calibration))
+    moved = sum(work.bytes for work in works) * (images + len(job.calibration))
+    logger.info(
+        "lut: %d rows, %d images and %d for calibration: %.3g TFLOP, %.3g GB of activations",
+        *(rows, images, len(job.calibration), flop / 1e12, moved / 1e9),
+    )
+
+
+def _target_statistics(job: Job) -> list[Array]:
+    """Variance of each block's target per channel, over all chunks."""
 
     @jax.jit
     def moments(maps):
         return [(jnp.mean(m, (0, 1, 2)), jnp.var(m, (0, 1, 2))) for m in maps[1:]]
 
-    means, squares, pixels = [], [], []
-    for chunk in chunks:
-        maps = features(chunk)
-        pixels.append([m.size // m.shape[-1] for m in maps[1:]])
-        found = [np.asarray(m, np.float64) for m in moments(maps)]
-        means.append([m for m, _ in found])
-        squares.append([v + m**2 for m, v in found])
-    weights = np.array(pixels, np.float64)  # [chunks, blocks]
-    variances = []
-    for i in range(weights.shape[1]):
-        share = weights[:, i] / weights[:, i].sum()
-        mean = sum(s * m[i] for s, m in zip(share, means, strict=True))
-        square = sum(s * m[i] for s, m in zip(share, squares, strict=True))
-        variances.append(jnp.asarray(np.maximum(square - mean**2, 0), jnp.float32))
-    return variances, weights.sum(0)
-
-
-def make_table(
-    nsr: Sequence[np.ndarray], searched: space.Space, bits: Sequence[Bits]
-) -> table.Table:
-    """The table of all blocks, with the size of each row.
-
-    Args:
-      nsr: What `populate` gives.
-      searched: Blocks and ops.
-      bits: The bitwidths, as `populate` had them.
-    """
-    depth = max(block.depth for block in searched.blocks)
-    parts: list[dict[str, Any]] = []
-    for i, block in enumerate(searched.blocks):
-        for b, (w_bits, a_bits) in enumerate(bits):
-            part = table.block_rows(i, block.depth, searched.ops, w_bits, a_bits, depth)
-            layers = _op_bytes(block, searched.ops, w_bits)
-            size_bytes = sum(layers[n][part["path"][:, n]] for n in range(block.depth))
-            parts.append({**part, "nsr": nsr[i][b], "size_bytes": size_bytes})
-    columns = {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
-    costs = {"size_bytes": columns.pop("size_bytes")}
-    result = table.Table(ops=searched.ops, costs=costs, **columns)
-    bad = np.flatnonzero(~np.isfinite(result.nsr))
-    for row in bad[:20]:
-        text = space.format_subnet((result.choices(row),))
-        logger.warning("block %d, %s: NSR is not finite; left out", result.block[row] + 1, text)
-    if len(bad) > 20:
-        logger.warning("and %d more rows", len(bad) - 20)
-    return result
-
-
-def _op_bytes(block: space.Block, ops, w_bits: int) -> list[np.ndarray]:
-    """Bytes of each op at each layer of a block, int64[ops] per layer."""
-    result = []
-    for layer in range(block.depth):
-        in_channels, stride = block.layer_shape(layer)
-        shape = (1, 1, in_channels)  # the size does not depend on the pixels
-        convs = [space.mbconv_convs(op, "", shape, block.channels, stride, 1) for op in ops]
-        result.append(np.array([size.network_bytes(c, w_bits) for c in convs]))
-    return result
+    file = job.folder / "target.npz"
+    if not file.exists():
+        means, squares = [], []
+        for chunk in job.chunks:
+            found = [np.asarray(m, np.float64) for m in moments(job.features(chunk))]
+            means.append([len(chunk) * m for m, _ in found])
+            squares.append([len(chunk) * (v + m**2) for m, v in found])
+        images = sum(map(len, job.chunks))
+        variances = []
+        for mean, square in zip(zip(*means, strict=True), zip(*squares, strict=True), strict=True):
+            variances.append(np.maximum(sum(square) / images - (sum(mean) / images) ** 2, 0))
+        with artefact.writing(file) as out:
+            np.savez(out, *variances)
+    with np.load(file) as found:
+        return [jnp.asarray(found[f"arr_{i}"], jnp.float32) for i in range(len(found.files))]

@@ -8,6 +8,7 @@ resumed (see `artefact.py`), and leaves its artefacts in the run's folder.
 
 import logging
 import pathlib
+import shutil
 from typing import Any
 
 import jax
@@ -21,6 +22,7 @@ from qnas_jax.data.batching import stacked
 from qnas_jax.hardware import size
 from qnas_jax.nn import init, layers, supernet
 from qnas_jax.nn.deeplab import DeepLabV3
+from qnas_jax.quant.calibrate import RANGES
 from qnas_jax.report import page
 from qnas_jax.runlog import Metrics
 from qnas_jax.search import front
@@ -125,30 +127,38 @@ def populate_table(
     made_from = {
         "supernet": distilled.hash,
         "bits": setting.bits,
+        "bits_per": setting.config.space.bits_per,
         "calibration_images": how.calibration_images,
         "images": how.images,
         "images_per_pass": how.images_per_pass,
+        "ranges": how.ranges,
+        "a_ranges_per": how.a_ranges_per,
     }
     stage = Stage(setting.workdir / "lut", made_from)
     if stage.done:
         return stage, table.load(stage.folder / "lut.npz")
     compute = jax.jit(segment.features(setting.teacher()))
     starts = range(0, how.images, how.images_per_pass)
-    nsr = lut.populate(
+    job = lut.Job(
         lambda indices: compute(variables, setting.training_crops(indices)),
         params,
         setting.searched,
-        setting.bits,
+        table.parts_of(setting.searched, setting.bits, setting.config.space.bits_per == "layer"),
         calibration=range(how.calibration_images),
         chunks=[range(s, min(s + how.images_per_pass, how.images)) for s in starts],
-        nodes_per_pass=how.nodes_per_pass,
-        partial=stage.folder / "partial.npz",
+        method=lut.Method(RANGES[how.ranges], how.a_ranges_per == "channel", how.nodes_per_pass),
+        folder=stage.folder / "partial",
     )
-    rows = lut.make_table(nsr, setting.searched, setting.bits)
+    found = lut.populate(job, how.time_budget_s)
+    rows = table.build(found.nsr, setting.searched, job.parts)
     table.save(stage.folder / "lut.npz", rows)
+    with artefact.writing(stage.folder / "by_chunk.npy") as file:
+        np.save(file, found.by_chunk)
     stage.finish()
     description = {
         **made_from,
+        "images_done": found.images,
+        "agreement": lut.agreement(found, rows),
         "ops": [str(op) for op in rows.ops],
         "blocks": setting.searched.blocks,
         "fixed_size_bytes": _fixed_bytes(setting),
@@ -156,6 +166,7 @@ def populate_table(
         "seconds": round(stage.seconds, 1),
     }
     artefact.write_json(stage.folder / "lut.json", description)
+    shutil.rmtree(job.folder)
     return stage, rows
 
 

@@ -3,6 +3,7 @@
 import json
 import logging
 import pathlib
+import threading
 import time
 from typing import Any
 
@@ -26,6 +27,13 @@ class Progress:
         self.title = title
         self._first, self._total = done, total
         self._begin, self._shown = 0.0, time.monotonic()
+        self._added, self._lock = 0.0, threading.Lock()
+
+    def add(self, amount: float, text: str = "") -> None:
+        """So much more is done; for work that several threads share."""
+        with self._lock:
+            self._added += amount
+            self.show(min(round(self._added), self._total), text)
 
     def show(self, done: int, text: str = "") -> None:
         """Writes a line, at most every few seconds."""

@@ -22,6 +22,9 @@ class Op(NamedTuple):
         return f"k{self.kernel}e{self.expansion}"
 
 
+Bits = tuple[int, int]  # of weights, of activations
+
+
 class Choice(NamedTuple):
     """What a subnet takes at one layer: an op and its bitwidths."""
 

@@ -4,13 +4,21 @@ Search, reports and tools read tables; nothing here knows a network.
 """
 
 import dataclasses
+import logging
 import pathlib
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from qnas_jax import artefact, space
 from qnas_jax.errors import InputError
+from qnas_jax.hardware import size
 
+logger = logging.getLogger(__name__)
+
+LOGGED_ROWS = 20  # of those that failed
+_PATH_COLUMNS = ("path", "w_bits", "a_bits")
 COSTS = ("size_bytes", "latency_ms", "energy_mj")
 
 
@@ -62,22 +70,81 @@ class Table:
         return np.stack([c.astype(np.float64) for c in columns], axis=1)
 
 
-def block_rows(
-    block: int, depth: int, ops: tuple[space.Op, ...], w_bits: int, a_bits: int, width: int
-) -> dict[str, np.ndarray]:
-    """The columns that tell which path a row is, for a block at one bitwidth.
+class Part(NamedTuple):
+    """A part of the table that is filled at once.
 
-    `width` is the depth of the deepest block, to which the rows are filled up.
+    Attributes:
+      block: Number of the block.
+      bits: The bitwidths that each of its layers may take; one for the first.
+      rows: Number of paths.
     """
-    paths = space.paths(depth, len(ops))
-    path = np.full((len(paths), width), -1, np.int8)
-    path[:, :depth] = paths
-    return {
-        "block": np.full(len(paths), block, np.int32),
-        "path": path,
-        "w_bits": np.where(path >= 0, w_bits, -1).astype(np.int8),
-        "a_bits": np.where(path >= 0, a_bits, -1).astype(np.int8),
-    }
+
+    block: int
+    bits: tuple[tuple[space.Bits, ...], ...]
+    rows: int
+
+
+def parts_of(searched: space.Space, bits: Sequence[space.Bits], per_layer: bool) -> list[Part]:
+    """All there is to fill.
+
+    Args:
+      searched: Blocks and ops.
+      bits: The bitwidths to choose from.
+      per_layer: Whether every layer chooses for itself, or a block for all its layers.
+    """
+    parts = []
+    for i, block in enumerate(searched.blocks):
+        for pair in bits:
+            others = tuple(bits) if per_layer else (pair,)
+            rows = len(searched.ops) ** block.depth * len(others) ** (block.depth - 1)
+            parts.append(Part(i, ((pair,), *[others] * (block.depth - 1)), rows))
+    return parts
+
+
+def build(nsr: np.ndarray, searched: space.Space, parts: Sequence[Part]) -> Table:
+    """The table of all parts, with the size of each row.
+
+    Args:
+      nsr: float32[rows], of the parts' paths one after another.
+      searched: Blocks and ops.
+      parts: What was filled.
+    """
+    width = max(block.depth for block in searched.blocks)
+    columns = [_part_columns(part, searched, width) for part in parts]
+    joined = {name: np.concatenate([c[name] for c in columns]) for name in columns[0]}
+    costs = {"size_bytes": joined.pop("size_bytes")}
+    table = Table(ops=searched.ops, nsr=nsr, costs=costs, **joined)
+    bad = np.flatnonzero(~np.isfinite(nsr))
+    for row in bad[:LOGGED_ROWS]:
+        text = space.format_subnet((table.choices(row),))
+        logger.warning("block %d, %s: NSR is not finite; left out", table.block[row] + 1, text)
+    if len(bad) > LOGGED_ROWS:
+        logger.warning("and %d more rows", len(bad) - LOGGED_ROWS)
+    return table
+
+
+def _part_columns(part: Part, searched: space.Space, width: int) -> dict[str, np.ndarray]:
+    """What tells which path a row is, and its size."""
+    block, ops = searched.blocks[part.block], searched.ops
+    rest = np.arange(part.rows)
+    columns = {name: np.full((part.rows, width), -1, np.int8) for name in _PATH_COLUMNS}
+    size_bytes = np.zeros(part.rows, np.int64)
+    for layer in reversed(range(block.depth)):
+        bits = np.array(part.bits[layer])
+        rest, branch = np.divmod(rest, len(bits) * len(ops))
+        choice, op = np.divmod(branch, len(ops))
+        columns["path"][:, layer] = op
+        columns["w_bits"][:, layer], columns["a_bits"][:, layer] = bits[choice].T
+        size_bytes += _op_bytes(block, ops, layer, bits[:, 0])[choice, op]
+    return {"block": np.full(part.rows, part.block, np.int32), **columns, "size_bytes": size_bytes}
+
+
+def _op_bytes(block: space.Block, ops, layer: int, w_bits: np.ndarray) -> np.ndarray:
+    """Bytes of each op at a layer, int64[bitwidths, ops]."""
+    in_channels, stride = block.layer_shape(layer)
+    shape = (1, 1, in_channels)  # the size does not depend on the pixels
+    convs = [space.mbconv_convs(op, "", shape, block.channels, stride, 1) for op in ops]
+    return np.array([[size.network_bytes(c, int(w)) for c in convs] for w in w_bits])
 
 
 def save(path: pathlib.Path, table: Table) -> None:

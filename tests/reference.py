@@ -46,7 +46,7 @@ def path_nsr(params, block, choices, calibration, x, target):
         return value if name == "range" else jnp.int32(getattr(choices[layer], name))
 
     variables["quant"] = jax.tree_util.tree_map_with_path(bits, fresh["quant"])
-    range_ = calibrate.min_max(calibration)
+    range_ = calibrate.min_max(calibration, jnp.int32(INPUT_BITS))
     snap = functools.partial(affine.fake_quant, range_=range_, bits=jnp.int32(INPUT_BITS))
     _, found = _calibrated(module, ops, variables, snap(calibration))
     output = _applied(module, {**variables, **found}, snap(x))

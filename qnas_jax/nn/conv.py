@@ -61,11 +61,11 @@ class Grid(nn.Module):
             self.variable("quant", "range", self._initial_range)
         if not _is_quantized(self, "a_bits"):
             return x
+        a_bits = self.variable("quant", "a_bits", _bits).value
         range_ = self.variable("quant", "range", self._initial_range)
         if self.is_mutable_collection("quant") and self.fixed is None:
-            range_.value = calibrate.hull(range_.value, calibrate.min_max(x))
-        a_bits = self.variable("quant", "a_bits", _bits)
-        return affine.fake_quant(x, range_.value, a_bits.value)
+            range_.value = calibrate.hull(range_.value, calibrate.min_max(x, a_bits))
+        return affine.fake_quant(x, range_.value, a_bits)
 
     def _initial_range(self):
         return jnp.array(self.fixed or (0.0, 0.0), jnp.float32)

@@ -17,6 +17,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 
+def q_max_asymmetric(bits: Int[Array, ""]) -> Float[Array, ""]:
+    """The highest code of an activation, ``2**bits - 1``; the lowest is 0."""
+    return ((jnp.int32(1) << bits) - 1).astype(jnp.float32)
+
+
 def asymmetric_grid(
     range_: Float[Array, "2 *channels"], bits: Int[Array, ""]
 ) -> tuple[Float[Array, "*channels"], Float[Array, "*channels"], Float[Array, ""]]:
@@ -32,7 +37,7 @@ def asymmetric_grid(
     Returns:
       scale (one where the range is empty), zero_point, and q_max; q_min is 0.
     """
-    q_max = ((jnp.int32(1) << bits) - 1).astype(jnp.float32)
+    q_max = q_max_asymmetric(bits)
     alpha, beta = jnp.minimum(range_[0], 0.0), jnp.maximum(range_[1], 0.0)
     scale = jnp.where(beta > alpha, (beta - alpha) / q_max, 1.0)
     return scale, jnp.round(-alpha / scale), q_max
@@ -51,11 +56,11 @@ def symmetric_grid(
 
 
 def quantize(x, scale, zero_point, q_min, q_max):
-    """Codes of `x`: ``clip(round(x / scale) + zero_point, q_min, q_max)``, as floats.
+    """Codes of `x`: ``clip(round(x * (1 / scale)) + zero_point, q_min, q_max)``, as floats.
 
     Ties round to even. The arguments broadcast.
     """
-    return jnp.clip(jnp.round(x / scale) + zero_point, q_min, q_max)
+    return jnp.clip(jnp.round(x * (1 / scale)) + zero_point, q_min, q_max)
 
 
 def dequantize(codes, scale, zero_point):
@@ -70,13 +75,17 @@ def snap(x, scale, zero_point, q_min, q_max):
     The gradient is straight-through: one where `x` lies inside the range, zero where it
     is clipped; none flows to the grid.
     """
-    return dequantize(quantize(x, scale, zero_point, q_min, q_max), scale, zero_point)
+    # dequantize(quantize(x)), but clipped in real units, which is the same to the last bit.
+    # A product at the end would be fused into a sum behind it in one program and not in
+    # another, and then be rounded differently.
+    low, high = dequantize(q_min, scale, zero_point), dequantize(q_max, scale, zero_point)
+    return jnp.clip(scale * jnp.round(x * (1 / scale)), low, high)
 
 
 @snap.defjvp
 def _snap_jvp(primals, tangents):
     x, scale, zero_point, q_min, q_max = primals
-    code = jnp.round(x / scale) + zero_point
+    code = jnp.round(x * (1 / scale)) + zero_point
     inside = (code >= q_min) & (code <= q_max)
     return snap(*primals), jnp.where(inside, tangents[0], 0.0)
 
@@ -102,6 +111,18 @@ def fake_quant(
     return snap(x, scale, zero_point, 0.0, q_max)
 
 
+def weight_codes(
+    w: Float[Array, "*shape channels"], bits: Int[Array, ""]
+) -> tuple[Float[Array, "*shape channels"], Float[Array, "channels"]]:
+    """Weights as codes and the scale of each output channel; see `fake_quant_weight`."""
+    scale, q_max = symmetric_grid(_absmax(w), bits)
+    return quantize(w, scale, 0.0, -q_max, q_max), scale
+
+
+def _absmax(w):
+    return jnp.max(jnp.abs(w), axis=tuple(range(w.ndim - 1)))
+
+
 @jax.jit
 def fake_quant_weight(
     w: Float[Array, "*shape channels"], bits: Int[Array, ""]
@@ -112,6 +133,5 @@ def fake_quant_weight(
     factor per channel (a folded batch norm) multiplies the scale and leaves the codes as
     they are, so weights can be quantized before or after folding.
     """
-    absmax = jnp.max(jnp.abs(w), axis=tuple(range(w.ndim - 1)))
-    scale, q_max = symmetric_grid(jax.lax.stop_gradient(absmax), bits)
+    scale, q_max = symmetric_grid(jax.lax.stop_gradient(_absmax(w)), bits)
     return snap(w, scale, 0.0, -q_max, q_max)

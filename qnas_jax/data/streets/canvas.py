@@ -88,7 +88,7 @@ class Canvas:
         self._draw = ImageDraw.Draw(self._numbers)
         self._draw_shadow = ImageDraw.Draw(self._shadow)
 
-    def project(self, x: float, y: float, z: float) -> tuple[float, float]:
+    def project(self, x: int | float, y: int | float, z: int | float) -> tuple[float, float]:
         """Pixel of a point of the world."""
         z = max(z, NEAR)
         camera = self.camera
@@ -120,7 +120,7 @@ class Canvas:
             fill=self._number(part),
         )
 
-    def backdrop(self, top: float, bottom: float, part: Part) -> None:
+    def backdrop(self, top: int | float, bottom: int | float, part: Part) -> None:
         """The whole width of the picture between two heights, shares from the top."""
         box = [0, top * self.height, self.width, bottom * self.height]
         self._draw.rectangle(box, fill=self._number(part))

@@ -1,0 +1,246 @@
+"""One node of a block's tree: all candidates of a layer on one input, quantized.
+
+All candidates of a kernel size share one matrix product for their expansions and one
+depthwise convolution. Values on a grid travel in one of two forms. As *real* values every
+number is the one that the module of a single path gives, bit for bit but for the order of
+sums. As *codes* (whole numbers, centred so that zero is zero) they suit accelerators: codes
+of up to 8 bits are exact in bfloat16, and sums of their products exact in float32 up to
+2**24.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from qnas_jax import metrics, space
+from qnas_jax.nn import kernels
+from qnas_jax.nn.conv import LINEAR, RELU6
+from qnas_jax.quant import affine
+from qnas_jax.quant.calibrate import FindRange
+
+
+class Layer(NamedTuple):
+    """What is fixed at compile time about a layer: its candidates and its shape."""
+
+    ops: tuple[space.Op, ...]
+    stride: int
+    dilation: int
+    residual: bool  # the input is added
+    find_range: FindRange
+    per_channel: bool  # a range for each channel of an activation, not one for all
+    codes: bool  # values travel as codes
+
+
+class Kernel(NamedTuple):
+    """A convolution's weights on their grid, and the batch norm behind it."""
+
+    values: Array  # [..., c]
+    unit: Array  # real units of each value, [c], as are all below
+    norm_scale: Array
+    norm_bias: Array
+
+
+class Group(NamedTuple):
+    """The candidates of one kernel size side by side, hidden channels in their order."""
+
+    expand: Kernel  # values [i, hidden]
+    depthwise: Kernel  # values [k, k, hidden]
+    project: tuple[Kernel, ...]  # of each candidate, values [hidden of one, o]
+
+    @property
+    def widths(self) -> list[int]:
+        """Hidden channels of each candidate."""
+        return [kernel.values.shape[-2] for kernel in self.project]
+
+
+class Step(NamedTuple):
+    """Norm and clipping range behind a convolution: ``real = sum * factor + offset``."""
+
+    factor: Array  # [c]
+    offset: Array  # [c]
+    range_: Array  # [2, c]
+
+
+class Found(NamedTuple):
+    """What calibration finds at a node for the candidates of one kernel size."""
+
+    expand: Step
+    depthwise: Step
+    project: tuple[Step, ...]  # of each candidate
+    add: tuple[Array, ...]  # range [2, c] of each sum; none where the input is not added
+
+
+Node = tuple[Found, ...]  # by kernel size
+
+
+def kernel_groups(ops: tuple[space.Op, ...]) -> list[list[int]]:
+    """The candidates of each kernel size, by their numbers."""
+    sizes = dict.fromkeys(op.kernel for op in ops)
+    return [[i for i, op in enumerate(ops) if op.kernel == size] for size in sizes]
+
+
+def gather_weights(
+    params: dict, ops: tuple[space.Op, ...], codes: bool, w_bits: Int[Array, ""]
+) -> tuple[Group, ...]:
+    """A layer's weights from the supernet's, on the grid of a bitwidth.
+
+    They do not depend on the path: this is done once for each layer and bitwidth.
+    """
+
+    def kernel(member, part):
+        found = params[str(ops[member])][part]
+        values, unit = affine.weight_codes(found["kernel"], w_bits)
+        if not codes:
+            values, unit = values * unit, jnp.ones_like(unit)
+        values = values[:, :, 0] if part == "depthwise" else values[0, 0]
+        return Kernel(values, unit, found["norm"]["scale"], found["norm"]["bias"])
+
+    def side_by_side(members, part):
+        kernels = [kernel(i, part) for i in members]
+        return jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis=-1), *kernels)
+
+    return tuple(
+        Group(
+            side_by_side(members, "expand"),
+            side_by_side(members, "depthwise"),
+            tuple(kernel(i, "project") for i in members),
+        )
+        for members in kernel_groups(ops)
+    )
+
+
+def run_node(
+    layer: Layer,
+    weights: tuple[Group, ...],
+    x: Float[Array, "n h w i"],
+    unit: Float[Array, "i"],
+    a_bits: Int[Array, ""],
+    node: Node | None,
+) -> tuple[Float[Array, "ops n h2 w2 o"], Float[Array, "ops o"], Node]:
+    """All candidates of a layer on one node's output.
+
+    Args:
+      layer: The candidates and the layer's shape.
+      weights: Theirs.
+      x: The node's output, on its grid.
+      unit: What its values stand for: real units where they are codes, else one.
+      a_bits: Bitwidth of the activations.
+      node: What calibration found here. None: it is found now, each step from what the
+        quantized steps before it give.
+
+    Returns:
+      The candidates' outputs, what their values stand for, and what calibration found.
+    """
+    groups = kernel_groups(layer.ops)
+    ys: list[Any] = [None] * len(layer.ops)
+    units: list[Any] = [None] * len(layer.ops)
+    founds = []
+    for i, (group, members) in enumerate(zip(weights, groups, strict=True)):
+        outputs, found = _run_group(layer, group, x, unit, a_bits, node and node[i])
+        founds.append(found)
+        for member, output in zip(members, outputs, strict=True):
+            ys[member], units[member] = output
+    return jnp.stack(ys), jnp.stack(units), tuple(founds)
+
+
+def _run_group(layer, group, x, unit, a_bits, found):
+    """The outputs of the candidates of one kernel size, and what calibration found."""
+    settle = functools.partial(_settle, layer, a_bits)
+    on_grid = functools.partial(_on_grid, layer, a_bits)
+
+    sums, real = _contract(layer, x, unit, group.expand)
+    expand = found.expand if found else settle(sums, real, group.expand, RELU6, group.widths)
+    h, h_unit = on_grid(_normed(sums, expand, RELU6), expand.range_)
+
+    sums = kernels.depthwise(h, group.depthwise.values, layer.stride, layer.dilation)
+    real = group.depthwise.unit * h_unit
+    depthwise = (
+        found.depthwise if found else settle(sums, real, group.depthwise, RELU6, group.widths)
+    )
+    h, h_unit = on_grid(_normed(sums, depthwise, RELU6), depthwise.range_)
+
+    outputs, project, add = [], [], []
+    ends = np.cumsum(group.widths)[:-1]
+    parts = zip(jnp.split(h, ends, -1), jnp.split(h_unit, ends), group.project, strict=True)
+    for i, (part, part_unit, kernel) in enumerate(parts):
+        sums, real = _contract(layer, part, part_unit, kernel)
+        step = found.project[i] if found else settle(sums, real, kernel, LINEAR)
+        y, y_unit = on_grid(_normed(sums, step, LINEAR), step.range_)
+        project.append(step)
+        if layer.residual:
+            total = x * unit + y * y_unit if layer.codes else x + y
+            range_ = found.add[i] if found else _range(layer, a_bits, total)
+            y, y_unit = on_grid(total, range_)
+            add.append(range_)
+        outputs.append((y, y_unit))
+    return outputs, Found(expand, depthwise, tuple(project), tuple(add))
+
+
+def _contract(layer, x, unit, kernel):
+    """Sums of products over the input's channels, and what one unit of them stands for."""
+    if layer.codes:
+        return kernels.pointwise_codes(x, kernel.values), kernel.unit * unit[0]
+    return kernels.pointwise(x, kernel.values), kernel.unit
+
+
+def _normed(sums, step, bounds):
+    return jnp.clip(sums * step.factor + step.offset, *bounds)
+
+
+def _on_grid(layer, a_bits, y, range_):
+    """Real values as the nearest on their grid, and what the result stands for."""
+    if not layer.codes:
+        return affine.fake_quant(y, range_, a_bits), jnp.ones(y.shape[-1])
+    scale, zero_point, q_max = affine.asymmetric_grid(range_, a_bits)
+    return jnp.clip(jnp.round(y * (1 / scale)), -zero_point, q_max - zero_point), scale
+
+
+def _settle(layer, a_bits, sums, real, kernel, bounds, widths=None):
+    """The step behind a convolution: a norm by these very sums, and a range."""
+    mean, var = kernels.pixel_moments(sums)
+    factor = kernel.norm_scale * lax.rsqrt(var * real**2 + kernels.NORM_EPSILON) * real
+    step = Step(factor, kernel.norm_bias - mean * factor, factor)
+    return step._replace(range_=_range(layer, a_bits, _normed(sums, step, bounds), widths))
+
+
+def _range(layer, a_bits, y, widths=None):
+    """A clipping range for each channel of real values, the same for all of a width."""
+    if layer.per_channel:
+        return jax.vmap(layer.find_range, (-1, None), out_axes=-1)(y, a_bits)
+    widths = widths or [y.shape[-1]]
+    parts = jnp.split(y, np.cumsum(widths)[:-1], axis=-1)
+    ranges = jnp.stack([layer.find_range(part, a_bits) for part in parts], axis=-1)
+    return jnp.repeat(ranges, np.array(widths), axis=-1, total_repeat_length=sum(widths))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def run_nodes(layer, weights, xs, units, a_bits, nodes):
+    """`run_node` over several nodes; the outputs are nodes of the next level."""
+    run = functools.partial(run_node, layer, weights)
+    ys, units, nodes = jax.vmap(run, (0, 0, None, 0))(xs, units, a_bits, nodes)
+    return ys.reshape(-1, *ys.shape[2:]), units.reshape(-1, units.shape[-1]), nodes
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def leaf_noise(layer, weights, xs, units, a_bits, nodes, target, variance):
+    """Noise over signal behind the last layer, summed over images and pixels, [paths]."""
+    ys, units, _ = run_nodes(layer, weights, xs, units, a_bits, nodes)
+    difference = ys * units[:, None, None, None] - target
+    noise = jnp.sum(jnp.square(difference), axis=(1, 2, 3))
+    return jnp.mean(noise / (variance + metrics.NSR_EPSILON), axis=-1)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def root(layer, x, a_bits, range_):
+    """A block's input as the output of one node.
+
+    The bitwidth is an argument, for a constant would be compiled to other roundings.
+    """
+    per_channel = jnp.broadcast_to(range_[:, None], (2, x.shape[-1]))
+    x, unit = _on_grid(layer, a_bits, x, per_channel)
+    return x[None], unit[None]

@@ -1,0 +1,62 @@
+"""The only room that names devices and processes."""
+
+import concurrent.futures
+import queue
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+import jax
+
+Unit = TypeVar("Unit")
+
+
+def spread(units: Iterable[Unit], work: Callable[[Unit, jax.Device], None]) -> None:
+    """Does `work(unit, device)` for this process's share of the units, on all its devices.
+
+    Every process takes each so-manieth unit; each of its devices takes the next one that is
+    left, in order. Whichever device does a unit, the result must be the same.
+    """
+    left: queue.SimpleQueue[Unit] = queue.SimpleQueue()
+    for unit in list(units)[jax.process_index() :: jax.process_count()]:
+        left.put(unit)
+
+    def drain(device: jax.Device) -> None:
+        with jax.default_device(device):
+            while True:
+                try:
+                    unit = left.get_nowait()
+                except queue.Empty:
+                    return
+                work(unit, device)
+
+    devices = jax.local_devices()
+    if len(devices) == 1:
+        return drain(devices[0])
+    with concurrent.futures.ThreadPoolExecutor(len(devices)) as pool:
+        try:
+            for future in [pool.submit(drain, device) for device in devices]:
+                future.result()
+        finally:  # after an error, the others end with the unit that they are at
+            while not left.empty():
+                left.get()
+
+
+def wait_for_all(name: str) -> None:
+    """Waits until every process is here."""
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        multihost_utils.sync_global_devices(name)
+
+
+def is_first() -> bool:
+    """Whether this is the process that writes what is written once."""
+    return jax.process_index() == 0
+
+
+def free_bytes(device: jax.Device) -> int | None:
+    """Free memory of an accelerator; None where the device does not say, as on a CPU."""
+    found: dict[str, Any] | None = device.memory_stats()
+    if not found or "bytes_limit" not in found:
+        return None
+    return found["bytes_limit"] - found.get("bytes_in_use", 0)
