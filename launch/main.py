@@ -7,7 +7,8 @@ and unfinished ones resumed: the same command goes on with a run that was stoppe
 from qnas_jax import platform
 
 if __name__ == "__main__":
-    platform.use_huge_pages()  # before all other imports: it may start Python again
+    platform.hide_cache_warnings()  # both before all other imports
+    platform.use_huge_pages()  # it may start Python again
 
 import pathlib
 

@@ -21,6 +21,7 @@ from jaxtyping import Array
 
 from qnas_jax import artefact, metrics, parallel, space, table, tree
 from qnas_jax.nn import supernet
+from qnas_jax.parallel import Device
 from qnas_jax.quant.calibrate import FindRange
 from qnas_jax.runlog import Progress
 from qnas_jax.table import Part
@@ -121,14 +122,14 @@ def populate(job: Job, time_budget_s: float = 0) -> Scores:
     gflop = [work.macs / 5e8 for work in works]
     total = sum(gflop[i] for i in uncalibrated) * len(job.calibration)
     total += sum(gflop[i] * len(job.chunks[c]) for c, i in left)
-    progress = Progress("lut GFLOP", round(total))
+    progress = Progress("lut GFLOP", total)
     worker = _Worker(job, works, _target_statistics(job))
 
-    def calibrate(part: int, device: jax.Device) -> None:
+    def calibrate(part: int, device: Device) -> None:
         worker.calibrate(part, device)
         progress.add(gflop[part] * len(job.calibration), "calibrating")
 
-    def score(unit: tuple[int, int], device: jax.Device) -> None:
+    def score(unit: tuple[int, int], device: Device) -> None:
         chunk, part = unit
         late = time_budget_s and time.monotonic() - begin > time_budget_s
         if not late or chunk < LEAST_CHUNKS:
@@ -148,7 +149,7 @@ class _Worker:
 
     def __init__(self, job, works, variances):
         self._job, self._works, self._variances = job, works, variances
-        self._trees: dict[tuple[jax.Device, int], tree.Tree] = {}
+        self._trees: dict[tuple[Device, int], tree.Tree] = {}
         self._latest = threading.local()  # a thread belongs to a device
 
     def calibrate(self, part, device):

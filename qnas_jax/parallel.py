@@ -8,9 +8,10 @@ from typing import Any, TypeVar
 import jax
 
 Unit = TypeVar("Unit")
+Device = Any  # a jax.Device, which type checkers do not know as a type
 
 
-def spread(units: Iterable[Unit], work: Callable[[Unit, jax.Device], None]) -> None:
+def spread(units: Iterable[Unit], work: Callable[[Unit, Device], None]) -> None:
     """Does `work(unit, device)` for this process's share of the units, on all its devices.
 
     Every process takes each so-manieth unit; each of its devices takes the next one that is
@@ -20,7 +21,7 @@ def spread(units: Iterable[Unit], work: Callable[[Unit, jax.Device], None]) -> N
     for unit in list(units)[jax.process_index() :: jax.process_count()]:
         left.put(unit)
 
-    def drain(device: jax.Device) -> None:
+    def drain(device: Device) -> None:
         with jax.default_device(device):
             while True:
                 try:
@@ -54,7 +55,7 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
-def free_bytes(device: jax.Device) -> int | None:
+def free_bytes(device: Device) -> int | None:
     """Free memory of an accelerator; None where the device does not say, as on a CPU."""
     found: dict[str, Any] | None = device.memory_stats()
     if not found or "bytes_limit" not in found:

@@ -8,6 +8,15 @@ import sys
 _TUNABLES = "GLIBC_TUNABLES"
 
 
+def hide_cache_warnings() -> None:
+    """Hides what XLA says of every program that it reads from the compilation cache.
+
+    It takes two of LLVM's preferences for features that the CPU lacks and prints pages of
+    errors. Programs that cannot go on are still told of. Must come before JAX is imported.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+
 def use_huge_pages() -> None:
     """Starts Python again with memory in huge pages, where the C library can do that.
 

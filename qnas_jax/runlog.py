@@ -19,7 +19,7 @@ class Progress:
       title: What the work is called.
     """
 
-    def __init__(self, title: str, total: int, done: int = 0):
+    def __init__(self, title: str, total: int | float, done: int | float = 0):
         """`done` of `total` are done already.
 
         The ETA is made from what follows the first report, which compilation delays.
@@ -29,13 +29,13 @@ class Progress:
         self._begin, self._shown = 0.0, time.monotonic()
         self._added, self._lock = 0.0, threading.Lock()
 
-    def add(self, amount: float, text: str = "") -> None:
+    def add(self, amount: int | float, text: str = "") -> None:
         """So much more is done; for work that several threads share."""
         with self._lock:
             self._added += amount
-            self.show(min(round(self._added), self._total), text)
+            self.show(min(self._added, self._total), text)
 
-    def show(self, done: int, text: str = "") -> None:
+    def show(self, done: int | float, text: str = "") -> None:
         """Writes a line, at most every few seconds."""
         now = time.monotonic()
         rate = (done - self._first) / (now - self._begin) if self._begin else 0.0
@@ -47,7 +47,7 @@ class Progress:
         share = 100 * done / max(self._total, 1)
         eta = duration((self._total - done) / rate) if rate else "?"
         logger.info(
-            "%s %d/%d (%.0f%%) %.3g/s ETA %s %s",
+            "%s %.6g/%.6g (%.0f%%) %.3g/s ETA %s %s",
             *(self.title, done, self._total, share, rate, eta, text),
         )
 

@@ -51,8 +51,15 @@ def sgd(
     lr: float, steps: int, power: float, momentum: float, weight_decay: float
 ) -> optax.GradientTransformation:
     """SGD with momentum, a polynomial schedule to zero, and decay of the kernels."""
-    schedule = optax.polynomial_schedule(lr, 0.0, power, steps)
-    return optax.chain(optax.add_decayed_weights(weight_decay), optax.sgd(schedule, momentum))
+
+    def schedule(count):
+        return lr * jnp.maximum(1 - count / steps, 0.0) ** power
+
+    def kernels(params):
+        return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
+
+    decay = optax.add_decayed_weights(weight_decay, mask=kernels)
+    return optax.chain(decay, optax.sgd(schedule, momentum))
 
 
 def features(model: DeepLabV3) -> Callable[[PyTree, Any], tuple[Array, ...]]:

@@ -200,11 +200,12 @@ def save_calibration(file: pathlib.Path, calibration: Calibration) -> None:
 
 def load_calibration(file: pathlib.Path, tree: Tree) -> Calibration:
     """Reads what was found in that tree."""
-    step = Step(0, 0, 0)
+    leaf: Any = 0  # only the structure counts
+    step = Step(leaf, leaf, leaf)
     nodes = []
     for layer, choices in zip(tree.layers, tree.a_bits, strict=True):
         founds = tuple(
-            Found(step, step, (step,) * len(group), (0,) * len(group) * layer.residual)
+            Found(step, step, (step,) * len(group), (leaf,) * len(group) * layer.residual)
             for group in kernel_groups(layer.ops)
         )
         nodes.append([founds] * len(choices))
@@ -243,7 +244,8 @@ def _leaves(
 
 def compilations() -> int:
     """Programs compiled so far for trees."""
-    return sum(function._cache_size() for function in (run_nodes, leaf_noise))
+    functions: list[Any] = [run_nodes, leaf_noise]
+    return sum(function._cache_size() for function in functions)
 
 
 class Work(NamedTuple):

@@ -39,7 +39,7 @@ def asymmetric_grid(
     """
     q_max = q_max_asymmetric(bits)
     alpha, beta = jnp.minimum(range_[0], 0.0), jnp.maximum(range_[1], 0.0)
-    scale = jnp.where(beta > alpha, (beta - alpha) / q_max, 1.0)
+    scale = _or_one((beta - alpha) / q_max)
     return scale, jnp.round(-alpha / scale), q_max
 
 
@@ -52,7 +52,12 @@ def symmetric_grid(
       scale (one where `absmax` is zero) and q_max; q_min is ``-q_max``.
     """
     q_max = ((jnp.int32(1) << (bits - 1)) - 1).astype(jnp.float32)
-    return jnp.where(absmax > 0, absmax / q_max, 1.0), q_max
+    return _or_one(absmax / q_max), q_max
+
+
+def _or_one(scale):
+    """The scale, or one where nothing is to be told apart (or so little that it underflows)."""
+    return jnp.where(scale < jnp.finfo(jnp.float32).tiny, 1.0, scale)
 
 
 def quantize(x, scale, zero_point, q_min, q_max):

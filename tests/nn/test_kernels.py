@@ -117,6 +117,18 @@ def test_pointwise_is_a_matrix_product_over_the_channels(shape):
     np.testing.assert_allclose(kernels.pointwise(x, w), expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("on_cpu", [True, False], ids=["float32", "bfloat16"])
+def test_products_of_codes_are_exact(monkeypatch, on_cpu):
+    monkeypatch.setattr(kernels, "_on_cpu", lambda: on_cpu)
+    rng = np.random.default_rng(0)
+    # The largest codes and as many of them as a float32 can add up.
+    x, w = rng.integers(-256, 257, (2, 3, 2, 256)), rng.integers(-256, 257, (256, 5))
+    x[0, 0, 0], w[:, 0] = 256, 256
+    found = kernels.pointwise_codes(jnp.float32(x), jnp.float32(w))
+    assert found.dtype == jnp.float32
+    np.testing.assert_array_equal(found, x @ w)
+
+
 SIZES = [(2, 5, 9, 3), (1, 1, 7, 3), (3, 4, 1, 3)]
 
 

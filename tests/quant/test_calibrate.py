@@ -1,26 +1,86 @@
 import functools
 import itertools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from qnas_jax.quant import calibrate
+from qnas_jax.quant import affine, calibrate
+
+BITS = jnp.int32(8)
 
 
-@pytest.mark.parametrize("shape", [(), (1,), (7,), (2, 3, 5, 4)])
+def _values(shape, seed=0):
+    """Numbers with a heavy tail, so that clipping pays."""
+    return np.random.default_rng(seed).standard_t(3, shape).astype(np.float32)
+
+
+@pytest.mark.parametrize("shape", [(1,), (7,), (2, 3, 5, 4)], ids=str)
 def test_min_max_is_the_smallest_and_the_largest_value(shape):
-    x = np.random.default_rng(0).normal(3.0, 1.0, shape).astype(np.float32)
-    found = calibrate.min_max(jnp.asarray(x))
-    np.testing.assert_array_equal(found, np.array([x.min(), x.max()]))
+    x = 3 + _values(shape)
+    for bits in (2, 8):
+        found = calibrate.min_max(jnp.asarray(x), jnp.int32(bits))
+        np.testing.assert_array_equal(found, [x.min(), x.max()])
+
+
+def test_percentile_leaves_out_one_value_in_ten_thousand():
+    x = _values((50, 40, 30))
+    found = calibrate.percentile(jnp.asarray(x), BITS)
+    np.testing.assert_allclose(found, np.quantile(x, [0.00005, 0.99995]), rtol=1e-5)
+    clipped = np.sum((x < found[0]) | (x > found[1]))
+    assert clipped == 60_000 // 10_000
+
+
+def _squared_error(x, alpha, beta, bits):
+    alpha, beta = min(alpha, 0.0), max(beta, 0.0)
+    scale = (beta - alpha) / (2**bits - 1) or 1.0
+    zero_point = np.rint(-alpha / scale)
+    codes = np.clip(np.rint(x / scale) + zero_point, 0, 2**bits - 1)
+    return np.mean((scale * (codes - zero_point) - x) ** 2)
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 6, 8])
+@pytest.mark.parametrize("shift", [0.0, 2.0])
+def test_mse_is_the_best_of_the_shrunk_ranges(bits, shift):
+    x = np.maximum(_values((500,)) + shift, 0 if shift else -np.inf).astype(np.float32)
+    whole = np.array([x.min(), x.max()], np.float64)
+    errors = [_squared_error(np.float64(x), *(whole * n / 20), bits) for n in range(1, 21)]
+    found = calibrate.mse(jnp.asarray(x), jnp.int32(bits))
+    np.testing.assert_allclose(found, whole * (1 + np.argmin(errors)) / 20, rtol=1e-6)
+
+
+def test_mse_clips_more_at_fewer_bits():
+    x = jnp.asarray(_values((2000,)))
+    widths = [np.ptp(calibrate.mse(x, jnp.int32(bits))) for bits in (2, 4, 8)]
+    assert widths[0] < widths[1] < widths[2] <= np.ptp(calibrate.min_max(x, BITS))
+
+
+@pytest.mark.parametrize("name", calibrate.RANGES)
+def test_a_constant_and_nothing_at_all_keep_their_values(name):
+    for constant in (0.0, -2.5, 40.0):
+        x = jnp.full((3, 4), constant)
+        range_ = calibrate.RANGES[name](x, BITS)
+        # Of a product and a quotient, each rounded once.
+        np.testing.assert_allclose(affine.fake_quant(x, range_, BITS), x, rtol=3e-7)
+
+
+@pytest.mark.parametrize("name", calibrate.RANGES)
+def test_vmap_over_channels_and_bitwidths_is_a_loop(name):
+    find = calibrate.RANGES[name]
+    x, bits = jnp.asarray(_values((40, 3)) * np.float32([1, 10, 0.1])), jnp.array([2, 4, 8])
+    mapped = jax.vmap(jax.vmap(find, (-1, None)), (None, 0))(x, bits)
+    for i, channel in itertools.product(range(3), range(3)):
+        alone = find(x[:, channel], bits[i])
+        np.testing.assert_allclose(mapped[i, channel], alone, rtol=1e-6)
 
 
 def test_the_hull_of_batches_is_the_range_of_all_data_in_any_order():
-    x = jnp.asarray(np.random.default_rng(0).standard_normal((3, 2, 4)), jnp.float32)
-    ranges = [calibrate.min_max(batch) for batch in x]
+    x = jnp.asarray(_values((3, 2, 4)))
+    ranges = [calibrate.min_max(batch, BITS) for batch in x]
     for order in itertools.permutations(ranges):
         found = functools.reduce(calibrate.hull, order)
-        np.testing.assert_array_equal(found, calibrate.min_max(x))
+        np.testing.assert_array_equal(found, calibrate.min_max(x, BITS))
 
 
 @pytest.mark.parametrize(

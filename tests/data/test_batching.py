@@ -1,0 +1,190 @@
+import concurrent.futures
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from qnas_jax.data import batching
+from qnas_jax.data.batching import Augmentation
+
+HEIGHT, WIDTH = 60, 100
+
+
+class Ramps:
+    """Pictures whose red is the column and whose green is the row, as the labels are."""
+
+    def __init__(self, count, label):
+        self.count, self.label = count, label
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, index):
+        rows, columns = np.mgrid[:HEIGHT, :WIDTH].astype(np.uint8)
+        picture = np.stack([columns, rows, np.full_like(rows, 200 + index)], axis=-1)
+        return picture, {"columns": columns, "rows": rows}[self.label]
+
+
+def varied(how, seeds, label="columns"):
+    pair = Ramps(1, label)[0]
+    for seed in seeds:
+        yield batching.augment(*pair, how, np.random.default_rng(seed))
+
+
+def test_bytes_become_floats_from_minus_one_up_to_one_exactly():
+    found = batching.normalize(np.arange(256, dtype=np.uint8))
+    assert found.dtype == np.float32
+    assert found.tolist() == [(byte - 128) / 128 for byte in range(256)]
+
+
+@pytest.mark.parametrize(("batch", "count"), [(4, 10), (7, 3), (5, 5), (1, 4)])
+def test_every_epoch_shows_every_picture_once_in_another_order(batch, count):
+    steps = 8 * count
+    shown = [batching.sample_indices(3, step, batch, count) for step in range(steps)]
+    assert {len(indices) for indices in shown} == {batch}
+    epochs = np.concatenate(shown).reshape(-1, count)
+    np.testing.assert_array_equal(
+        np.sort(epochs, axis=1), np.tile(np.arange(count), (8 * batch, 1))
+    )
+    assert len(np.unique(epochs, axis=0)) > 1
+    other = [batching.sample_indices(4, step, batch, count) for step in range(steps)]
+    assert not np.array_equal(shown, other)
+
+
+def test_a_training_batch_depends_on_the_seed_and_the_step_alone():
+    how = Augmentation((32, 48), (0.5, 2.0))
+
+    def make(seed, step):
+        return batching.training_batch(Ramps(5, "columns"), seed, step, 3, how)
+
+    forward = [make(1, step) for step in range(4)]
+    backward = [make(1, step) for step in reversed(range(4))][::-1]
+    for a, b in zip(forward, backward, strict=True):
+        np.testing.assert_array_equal(a.images, b.images)
+        np.testing.assert_array_equal(a.labels, b.labels)
+    different = [*forward, make(2, 0)]
+    assert len({batch.images.tobytes() for batch in different}) == 5
+    assert different[0].images.shape == (3, 32, 48, 3)
+    assert different[0].labels.shape == (3, 32, 48)
+    assert different[0].images.dtype == different[0].labels.dtype == np.uint8
+
+
+def test_the_same_picture_is_varied_anew_at_each_place_of_a_batch():
+    how = Augmentation((32, 48), (0.5, 2.0))
+    batch = batching.training_batch(Ramps(1, "columns"), 0, 0, 6, how)
+    assert len({image.tobytes() for image in batch.images}) == 6
+
+
+@pytest.mark.parametrize(("label", "channel"), [("columns", 0), ("rows", 1)])
+@pytest.mark.parametrize("crop", [(32, 48), (60, 100), (90, 130)])
+@pytest.mark.parametrize("scale", [(1.0, 1.0), (0.5, 2.0), (1.5, 3.0)])
+def test_a_varied_picture_stays_aligned_with_its_labels(label, channel, crop, scale):
+    for image, ids in varied(Augmentation(crop, scale), range(20), label):
+        assert image.shape == (*crop, 3)
+        assert ids.shape == crop
+        inside = ids != 255
+        assert (image[~inside] == 128).all(), "what reaches beyond the picture is grey"
+        assert (image[inside][:, 2] == 200).all(), "what lies inside is not"
+        off = image[inside][:, channel].astype(float) - ids[inside]
+        assert abs(off).max() <= 1
+        assert abs(off.mean()) < 0.1
+
+
+@pytest.mark.parametrize("scale", [0.5, 1.7])
+def test_labels_are_never_mixed(scale):
+    label = np.random.default_rng(0).choice(np.array([3, 17, 255], np.uint8), (HEIGHT, WIDTH))
+    picture = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    how = Augmentation((40, 60), (scale, scale))
+    for seed in range(5):
+        _, ids = batching.augment(picture, label, how, np.random.default_rng(seed))
+        assert set(np.unique(ids).tolist()) == {3, 17, 255}
+
+
+def test_without_a_scale_a_picture_is_as_it_is_or_mirrored():
+    picture, label = Ramps(1, "columns")[0]
+    mirrored = 0
+    for image, ids in varied(Augmentation((HEIGHT, WIDTH), (1.0, 1.0)), range(100)):
+        flip = slice(None, None, -1 if ids[0, 0] else 1)
+        np.testing.assert_array_equal(image, picture[:, flip])
+        np.testing.assert_array_equal(ids, label[:, flip])
+        mirrored += ids[0, 0] != 0
+    assert 30 < mirrored < 70
+
+
+def test_scales_and_places_fill_their_ranges():
+    how = Augmentation((20, 30), (0.8, 2.5))
+    # The slope of the columns' numbers is one over the scale, negative where mirrored.
+    rows = [ids[0].astype(float) for _, ids in varied(how, range(200))]
+    scales = [29 / abs(row[-1] - row[0]) for row in rows]
+    assert 0.75 < min(scales) < 0.9
+    assert 2.1 < max(scales) < 2.8
+    assert min(row.min() for row in rows) < 3
+    assert max(row.max() for row in rows) > WIDTH - 4
+
+
+def test_a_picture_smaller_than_the_crop_may_lie_anywhere_in_it():
+    how = Augmentation((90, 130), (1.0, 1.0))
+    places = set()
+    for image, ids in varied(how, range(60)):
+        rows, columns = np.nonzero(ids != 255)
+        assert len(rows) == HEIGHT * WIDTH
+        places.add((int(rows.min()), int(columns.min())))
+        assert image.shape == (90, 130, 3)
+    tops, lefts = zip(*places, strict=True)
+    assert min(tops) < 5 and max(tops) > 25
+    assert min(lefts) < 5 and max(lefts) > 25
+
+
+def test_pictures_are_stacked_as_they_are_in_the_order_asked_for():
+    data = Ramps(4, "rows")
+    batch = batching.stacked(data, [2, 0])
+    assert batch.images[:, 0, 0, 2].tolist() == [202, 200]
+    np.testing.assert_array_equal(batch.images[0], data[2][0])
+    np.testing.assert_array_equal(batch.labels[1], data[0][1])
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_what_is_made_ahead_comes_in_order(threads):
+    def make(number):
+        time.sleep(0.002 * (number % 5 == 0))  # some take longer than those behind them
+        return number**2
+
+    assert list(batching.prefetch(make, 3, 40, threads)) == [n**2 for n in range(3, 40)]
+    assert list(batching.prefetch(make, 5, 5, threads)) == []
+
+
+def test_the_next_is_made_while_the_first_is_used():
+    begun = [threading.Event() for _ in range(4)]
+    ahead = batching.prefetch(lambda number: begun[number].set(), 0, 4, threads=2)
+    next(ahead)
+    assert all(event.wait(timeout=30) for event in begun)
+    ahead.close()
+
+
+def test_an_error_of_a_maker_reaches_the_reader_at_its_place():
+    def make(number):
+        if number == 5:
+            raise OSError("picture 5 is damaged")
+        return number
+
+    seen = []
+    with pytest.raises(OSError, match="picture 5 is damaged"):
+        for number in batching.prefetch(make, 0, 20, threads=2):
+            seen.append(number)
+    assert seen == [0, 1, 2, 3, 4]
+
+
+def test_what_nobody_will_read_is_not_made(monkeypatch):
+    pool, made, leaving = concurrent.futures.ThreadPoolExecutor, [], threading.Event()
+    leave = pool.__exit__
+    monkeypatch.setattr(pool, "__exit__", lambda *args: leaving.set() or leave(*args))
+
+    def make(number):
+        made.append(number)
+        assert number == 0 or leaving.wait(timeout=30)
+
+    ahead = batching.prefetch(make, 0, 1000, threads=1)
+    next(ahead)
+    ahead.close()
+    assert made in ([0], [0, 1]), "the one that was begun is finished; no other is"

@@ -1,0 +1,173 @@
+import gc
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from qnas_jax.data import cityscapes
+from qnas_jax.data.cityscapes import Cityscapes
+from qnas_jax.errors import InputError
+
+NAMES = ("bonn_000000_000002", "aachen_000001_000019", "bonn_000000_000001")
+PICTURE = "leftImg8bit/train/bonn/bonn_000000_000001_leftImg8bit.png"
+LABEL = "gtFine/train/bonn/bonn_000000_000001_gtFine_labelIds.png"
+HEIGHT, WIDTH = 6, 10
+
+
+def random_pair(seed, height=HEIGHT, width=WIDTH):
+    rng = np.random.default_rng(seed)
+    train_ids = rng.choice(np.array([*range(19), 255], np.uint8), (height, width))
+    return rng.integers(0, 256, (height, width, 3)).astype(np.uint8), train_ids
+
+
+@pytest.fixture
+def root(tmp_path):
+    for seed, name in enumerate(NAMES):
+        cityscapes.write(str(tmp_path), "train", name, *random_pair(seed))
+    return tmp_path
+
+
+def opened(root, split="train", count=0, height=HEIGHT, width=WIDTH):
+    return Cityscapes(str(root), split, height, width, count)
+
+
+def refusal(make):
+    """The message with which something is refused, which is a single line."""
+    with pytest.raises(InputError) as error:
+        make()
+    message = str(error.value)
+    assert "\n" not in message
+    return message
+
+
+def test_what_was_written_is_read_in_order_of_the_names(root):
+    data = opened(root)
+    assert len(data) == 3
+    for place, seed in enumerate((1, 2, 0)):  # aachen, then bonn's first and second
+        for found, expected in zip(data[place], random_pair(seed), strict=True):
+            np.testing.assert_array_equal(found, expected)
+            assert found.dtype == np.uint8
+
+
+def test_files_lie_where_cityscapes_has_them_and_hold_label_ids(root):
+    written = np.asarray(Image.open(root / LABEL))
+    train_ids = random_pair(2)[1]
+    assert (written[train_ids == 0] == 7).all()  # road
+    assert (written[train_ids == 18] == 33).all()  # bicycle
+    assert (written[train_ids == 255] == 4).all()  # static
+    files = sorted(str(f.relative_to(root)) for f in root.rglob("*") if f.is_file())
+    assert len(files) == 6, "and nothing else"
+    assert PICTURE in files
+
+
+def test_pictures_that_are_written_are_known_and_half_written_ones_are_not(root):
+    assert cityscapes.exists(str(root), "train", NAMES[2])
+    assert not cityscapes.exists(str(root), "val", NAMES[2])
+    (root / LABEL).unlink()
+    assert not cityscapes.exists(str(root), "train", NAMES[2])
+
+
+def test_the_first_pictures_by_name_are_taken(tmp_path):
+    names = [f"{city}_{i:06d}_000019" for city in ("ulm", "aachen", "jena") for i in range(8)]
+    for name in np.random.default_rng(0).permutation(names).tolist():
+        cityscapes.write(str(tmp_path), "train", name, *random_pair(0))
+    for count, expected in ((5, sorted(names)[:5]), (24, sorted(names)), (0, sorted(names))):
+        data = opened(tmp_path, count=count)
+        found = [f.name.removesuffix("_leftImg8bit.png") for f in data.pictures]
+        assert found == expected
+
+
+def test_pictures_are_resized_and_labels_never_mixed(tmp_path):
+    picture = np.full((8, 12, 3), 50, np.uint8)
+    picture[:, 6:] = 150
+    train_ids = np.where(picture[..., 0] == 50, 3, 17).astype(np.uint8)
+    cityscapes.write(str(tmp_path), "train", NAMES[0], picture, train_ids)
+    small = opened(tmp_path, height=4, width=6)[0]
+    np.testing.assert_array_equal(small[1], train_ids[::2, ::2])
+    assert (small[0][:, 0] == 50).all() and (small[0][:, -1] == 150).all()
+    large, large_ids = opened(tmp_path, height=16, width=36)[0]
+    np.testing.assert_array_equal(large_ids, train_ids.repeat(2, 0).repeat(3, 1))
+    middle = large[:, 16:20].astype(int)
+    assert (np.diff(middle, axis=1) > 0).all(), "the picture's edge gets soft"
+
+
+def test_labels_with_a_palette_are_read_as_numbers(root):
+    picture, train_ids = opened(root)[1]
+    indexed = Image.open(root / LABEL).convert("L")
+    indexed.putpalette(np.random.default_rng(0).integers(0, 256, 768).astype(np.uint8).tobytes())
+    assert indexed.mode == "P"
+    indexed.save(root / LABEL)
+    again = opened(root)[1]
+    np.testing.assert_array_equal(again[1], train_ids)
+    np.testing.assert_array_equal(again[0], picture)
+
+
+def test_a_missing_folder_says_what_is_expected(tmp_path):
+    message = refusal(lambda: opened(tmp_path / "none"))
+    assert message.startswith(f"{tmp_path}/none/leftImg8bit/train: no such folder; data.root must")
+    assert "leftImg8bit/train and gtFine/train" in message
+
+
+def test_a_folder_without_pictures_is_named(tmp_path):
+    (tmp_path / "leftImg8bit" / "val" / "bonn").mkdir(parents=True)
+    expected = f"{tmp_path}/leftImg8bit/val: holds no CITY/*_leftImg8bit.png"
+    assert refusal(lambda: opened(tmp_path, "val")) == expected
+
+
+def test_more_pictures_than_there_are_is_told_as_the_setting(root):
+    expected = f"data.train_images=4: {root}/leftImg8bit/train holds 3"
+    assert refusal(lambda: opened(root, count=4)) == expected
+
+
+def test_a_picture_without_labels_is_told_when_the_data_set_is_opened(root):
+    (root / LABEL).unlink()
+    expected = f"{root / LABEL}: missing, the labels of {NAMES[2]}_leftImg8bit.png"
+    assert refusal(lambda: opened(root)) == expected
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # left open
+@pytest.mark.parametrize("file", [PICTURE, LABEL])
+@pytest.mark.parametrize("damage", ["empty", "cut", "text", "bytes"])
+def test_a_damaged_file_is_named_when_it_is_read(root, file, damage):
+    content = (root / file).read_bytes()
+    middle = len(content) // 2
+    damaged = {
+        "empty": b"",
+        "cut": content[: middle + 8],
+        "text": b"<html>not found</html>",
+        "bytes": content[: middle - 4] + bytes(16) + content[middle + 12 :],
+    }
+    (root / file).write_bytes(damaged[damage])
+    data = opened(root)
+    data[0]
+    assert refusal(lambda: data[1]).startswith(f"{root / file}: cannot be read (")
+    gc.collect()  # a file that was left open is to be told here, not in another test
+
+
+@pytest.mark.parametrize(
+    ("file", "mode", "rule"),
+    [
+        (PICTURE, "L", "is L, must be RGB"),
+        (PICTURE, "RGBA", "is RGBA, must be RGB"),
+        (LABEL, "RGB", "is RGB, must be L or P"),
+        (LABEL, "1", "is 1, must be L or P"),
+    ],
+)
+def test_a_picture_of_another_kind_is_named(root, file, mode, rule):
+    Image.open(root / file).convert(mode).save(root / file)
+    assert refusal(lambda: opened(root)[1]) == f"{root / file}: {rule}"
+
+
+def test_a_label_id_that_does_not_exist_is_told_with_its_file(root):
+    Image.fromarray(np.full((HEIGHT, WIDTH), 34, np.uint8)).save(root / LABEL)
+    expected = f"{root / LABEL}: label id 34: label ids lie in 0..33"
+    assert refusal(lambda: opened(root)[1]) == expected
+
+
+def test_labels_of_another_size_than_their_picture_are_told(root):
+    Image.fromarray(np.zeros((HEIGHT, WIDTH + 1), np.uint8)).save(root / LABEL)
+    message = refusal(lambda: opened(root)[1])
+    assert re.fullmatch(
+        re.escape(f"{root / LABEL}: ") + r"\(11, 6\), but its picture \(10, 6\)", message
+    )

@@ -1,0 +1,42 @@
+import numpy as np
+import pytest
+
+from qnas_jax.data import labels
+
+# cityscapesScripts' helpers/labels.py: the train ids of the label ids 0..33.
+TRAIN_IDS = [255] * 7 + [0, 1, 255, 255, 2, 3, 4, 255, 255, 255, 5, 255]
+TRAIN_IDS += [6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 255, 255, 16, 17, 18]
+
+
+def test_label_ids_have_the_train_ids_of_cityscapes_own_scripts():
+    ids = np.arange(34, dtype=np.uint8)
+    assert labels.train_ids(ids).tolist() == TRAIN_IDS
+    assert labels.train_ids(ids.reshape(2, 17)).tolist() == [TRAIN_IDS[:17], TRAIN_IDS[17:]]
+    assert labels.train_ids(ids).dtype == np.uint8
+
+
+def test_train_ids_come_back_from_label_ids_and_what_is_ignored_stays_ignored():
+    ids = np.array([*range(19), 255], np.uint8)
+    np.testing.assert_array_equal(labels.train_ids(labels.label_ids(ids)), ids)
+    assert labels.label_ids(ids)[-1] == labels.STATIC == 4
+
+
+@pytest.mark.parametrize("wrong", [34, 255])
+def test_a_label_id_that_does_not_exist_is_told(wrong):
+    with pytest.raises(ValueError, match=f"^label id {wrong}: label ids lie in 0..33$"):
+        labels.train_ids(np.array([[7, wrong, 11]], np.uint8))
+
+
+def test_no_labels_at_all_are_fine():
+    assert labels.train_ids(np.zeros((0, 4), np.uint8)).shape == (0, 4)
+
+
+def test_names_and_colours_are_those_of_cityscapes():
+    assert len(labels.NAMES) == len(set(labels.NAMES)) == 19
+    by_name = dict(zip(labels.NAMES, labels.PALETTE[:19].tolist(), strict=True))
+    assert by_name["road"] == [128, 64, 128]
+    assert by_name["sky"] == [70, 130, 180]
+    assert by_name["car"] == [0, 0, 142]
+    assert by_name["bicycle"] == [119, 11, 32]
+    assert len(set(map(tuple, by_name.values()))) == 19
+    assert labels.PALETTE[255].tolist() == [0, 0, 0]

@@ -1,0 +1,41 @@
+import numpy as np
+import pytest
+
+from qnas_jax import space
+from qnas_jax.hardware import size
+
+DEPTHWISE = space.Conv("a", 3, 1, 1, 5, 5, 5, 8, 8)  # 45 weights: no multiple of a byte
+DENSE = space.Conv("b", 1, 1, 1, 1, 5, 7, 8, 8)  # 35 weights
+
+
+def packed_bytes(conv, bits):
+    """Bytes of the weights when their bits stand one behind another."""
+    shape = (conv.kernel, conv.kernel, conv.in_channels // conv.groups, conv.out_channels, bits)
+    return np.packbits(np.ones(shape, np.uint8)).nbytes
+
+
+@pytest.mark.parametrize("conv", [DEPTHWISE, DENSE], ids=lambda conv: conv.name)
+def test_a_convolution_takes_its_packed_weights_and_a_scale_and_a_bias_for_each_channel(conv):
+    for bits in range(2, 9):
+        expected = packed_bytes(conv, bits) + conv.out_channels * (4 + 4)
+        assert size.conv_bytes(conv, bits) == expected
+    found = size.conv_bytes(conv, np.arange(2, 9, dtype=np.int8))
+    assert found.tolist() == [int(size.conv_bytes(conv, bits)) for bits in range(2, 9)]
+
+
+def test_a_large_layer_does_not_overflow_the_type_of_its_bitwidths():
+    conv = space.Conv("head", 3, 1, 12, 1, 2048, 512, 64, 128)
+    expected = 9 * 2048 * 512 * 8 // 8 + 512 * 8
+    assert int(size.conv_bytes(conv, np.int8(8))) == expected
+    assert size.conv_bytes(conv, np.array([8], np.int8)).tolist() == [expected]
+
+
+def test_a_network_is_the_sum_of_its_convolutions():
+    convs = [DEPTHWISE, DENSE, DENSE]
+    assert size.network_bytes(convs, 4) == 23 + 5 * 8 + 2 * (18 + 7 * 8)
+    assert size.network_bytes(iter(convs), 8) == 45 + 35 + 35 + (5 + 7 + 7) * 8
+    assert size.network_bytes([], 8) == 0
+
+
+def test_a_float_network_takes_four_bytes_for_each_weight_and_bias():
+    assert size.float_bytes([DEPTHWISE, DENSE]) == 4 * (45 + 5 + 35 + 7)

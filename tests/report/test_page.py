@@ -1,0 +1,197 @@
+import base64
+import html.parser
+import io
+import itertools
+import json
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from qnas_jax import artefact, config
+from qnas_jax.data.batching import Batch
+from qnas_jax.report import figures, page
+from qnas_jax.search import front
+
+TEACHER = {
+    "subnet": "_".join(["k3e6-k3e6.w8a8"] * 6),
+    "miou_fp32": 61.5,
+    "miou_quantized": 60.0,
+    "size_bytes": 200_000,
+    "encoder_size_bytes": 120_000,
+}
+# (subnet, nsr, mIoU in float, quantized, size): out of order by size, as a run may give them.
+SUBNETS = (
+    ("_".join(["k3e3-k7e6-k5e6.w8a8"] * 6), 1.25, 65.0, 64.25, 230_000),  # larger
+    ("_".join(["k3e3-k5e6.w4a8"] * 6), 2.5, 59.0, 58.5, 100_000),  # less accurate
+    ("_".join(["k3e6-k5e3.w8a8"] * 5 + ["k7e3w4a8-k3e6w8a8"]), 1.5, 62.0, 60.0, 150_000),  # both
+)
+DOMINATING = SUBNETS[2][0]
+SIZES = ("size_bytes", "encoder_size_bytes")
+FIGURES = ("miou_fp32", "miou_quantized", *SIZES)
+SECONDS = {"teacher": 200.4, "lut": 7500.0}
+HEIGHT, WIDTH, PICTURES = 8, 16, 3
+
+
+def write_network(folder, number, found):
+    """What a trained network leaves; its predictions are all of class `number`."""
+    iou = [None, *range(number, number + 18)]  # the first class never occurs
+    extra = {"class_iou_fp32": iou, "class_iou_quantized": iou, "macs": 10**6}
+    artefact.write_json(folder / "metrics.json", {**found, **extra, "float_size_bytes": 10**6})
+    maps = np.full((PICTURES, HEIGHT, WIDTH), number, np.uint8)
+    np.savez(folder / "samples.npz", fp32=maps * 0, quantized=maps)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A finished run, its report, and the class maps that the report was drawn from."""
+    workdir = tmp_path_factory.mktemp("runs") / "<run> & co"
+    told = config.Config(seed=7)
+    told.space.w_bits, told.space.a_bits = (8, 4), (8, 8)
+    artefact.write_json(workdir / "config.json", told)
+    write_network(workdir / "teacher", 0, TEACHER)
+    networks, points = [], []
+    for number, (subnet, nsr, fp32, quantized, size) in enumerate(SUBNETS, 1):
+        found = {"subnet": subnet, "nsr": nsr, "miou_fp32": fp32, "miou_quantized": quantized}
+        found |= {"size_bytes": size, "encoder_size_bytes": size - 80_000}
+        networks.append(workdir / "retrain" / subnet)
+        write_network(networks[-1], number, found)
+        points.append(front.Point(number - 1, nsr, size, size - 80_000, subnet))
+    front.write(workdir / "search" / "front.csv", points)
+    pictures = np.random.default_rng(0).integers(0, 256, (PICTURES, HEIGHT, WIDTH, 3))
+    samples = Batch(
+        pictures.astype(np.uint8), np.full((PICTURES, HEIGHT, WIDTH), 18, np.uint8)
+    )  # fmt: skip
+    drawn = []
+    with pytest.MonkeyPatch.context() as patch:
+        draw = figures.samples
+        patch.setattr(figures, "samples", lambda *args: drawn.append(args) or draw(*args))
+        results = page.write(workdir, SECONDS, networks, samples)
+    return workdir, results, drawn[0]
+
+
+class Page(html.parser.HTMLParser):
+    """The rows of the page's first table and all that it loads."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.rows, self.marked, self.loads, self.tags = [], [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.loads += [v for k, v in attributes if k in ("src", "href", "xlink:href")]
+        if tag == "tr":
+            self.rows.append([])
+            self.marked.append(("class", "better") in attributes)
+
+    def handle_data(self, data):
+        if self.rows and data.strip():
+            self.rows[-1].append(data.strip())
+
+
+@pytest.fixture(scope="module")
+def text(run):
+    return (run[0] / "report" / "index.html").read_text()
+
+
+def test_results_hold_the_figures_of_every_network_by_size(run):
+    workdir, results, _ = run
+    by_size = sorted(SUBNETS, key=lambda subnet: subnet[-1])
+    assert results == {
+        "teacher": {name: TEACHER[name] for name in FIGURES},
+        "subnets": [
+            {
+                "subnet": subnet,
+                "nsr": nsr,
+                "miou_fp32": fp32,
+                "miou_quantized": quantized,
+                "size_bytes": size,
+                "encoder_size_bytes": size - 80_000,
+            }
+            for subnet, nsr, fp32, quantized, size in by_size
+        ],
+        "dominating": [DOMINATING],
+        "seconds": SECONDS,
+        "seed": 7,
+    }
+    assert json.loads((workdir / "report" / "results.json").read_text()) == results
+
+
+def test_the_report_is_one_page_with_its_figures_beside_it(run, text):
+    workdir, _, _ = run
+    files = {f.name for f in (workdir / "report").iterdir()}
+    figures = {"front.svg", "architectures.svg", "classes.svg"}
+    assert files == {*figures, "index.html", "results.json", "samples.png"}
+    for name in figures:
+        drawn = (workdir / "report" / name).read_text()
+        assert drawn.startswith("<svg")
+        assert drawn in text
+    parsed = Page(text)
+    assert parsed.tags.count("svg") == 3
+    assert not {"link", "script"} & set(parsed.tags)
+    loads = {load for load in parsed.loads if not load.startswith("#")}
+    assert all(load.startswith("data:image/png;base64,") for load in loads)
+    picture = (workdir / "report" / "samples.png").read_bytes()
+    assert f"data:image/png;base64,{base64.b64encode(picture).decode()}" in loads
+    assert Image.open(io.BytesIO(picture)).format == "PNG"
+
+
+def test_the_table_has_a_row_for_each_network_and_marks_those_that_dominate(text):
+    parsed = Page(text)
+    header, teacher, *subnets = zip(parsed.rows[:5], parsed.marked[:5], strict=True)
+    assert header[0][0] == "network"
+    assert teacher == (
+        ["teacher", "200.0", "100.0 %", "120.0", "100.0 %", "61.50", "60.00", TEACHER["subnet"]],
+        False,
+    )
+    names = ["subnet 1", "subnet 2", "subnet 3"]
+    assert [cells[0] for cells, _ in subnets] == names
+    assert [marked for _, marked in subnets] == [False, True, False]
+    assert subnets[1][0] == [
+        *("subnet 2", "1.5000", "150.0", "75.0 %", "70.0", "58.3 %", "62.00", "60.00", DOMINATING),
+    ]
+
+
+def test_the_page_tells_what_was_run(text):
+    assert "<h1>&lt;run&gt; &amp; co</h1>" in text
+    assert "streets, 1024 x 2048; bitwidths w8a8, w4a8; seed 7; 3 subnets on the front" in text
+    assert "1 of 3 retrained subnets dominate the quantized teacher." in text
+    assert "<tr><td>teacher</td><td>3m20s</td></tr><tr><td>lut</td><td>2h05m</td></tr>" in text
+    assert not re.search(r"\$\w", text), "a place of the template was left empty"
+
+
+def test_predictions_are_those_of_the_teacher_and_of_the_most_accurate_subnet(run):
+    pictures, maps = run[2]
+    assert pictures.shape == (PICTURES, HEIGHT, WIDTH, 3)
+    # The most accurate subnet was written first, and is the third by size.
+    assert [(name, np.unique(values).tolist()) for name, values in maps] == [
+        ("labels", [18]),
+        ("teacher", [0]),
+        ("subnet 3", [1]),
+    ]
+
+
+def test_results_as_text_are_a_line_for_each_network(run):
+    header, teacher, *subnets, legend = page.as_text(run[1]).splitlines()
+    assert header.split("  ")[-1] == "network"
+    assert teacher.split() == ["200.0", "120.0", "61.50", "60.00", "teacher"]
+    by_size = sorted(SUBNETS, key=lambda subnet: subnet[-1])
+    for line, (subnet, _, fp32, quantized, size) in zip(subnets, by_size, strict=True):
+        cells = [f"{size / 1e3:.1f}", f"{size / 1e3 - 80:.1f}", f"{fp32:.2f}", f"{quantized:.2f}"]
+        assert line.removeprefix("*").split() == [*cells, subnet]
+        assert line.startswith("*") == (subnet == DOMINATING)
+    assert len({line.index(line.split()[-1]) for line in (teacher, *subnets)}) == 1, "columns"
+    assert legend == "* dominates the quantized teacher"
+
+
+def test_a_subnet_dominates_if_nothing_is_worse_and_something_better():
+    teacher = {"size_bytes": 100, "miou_quantized": 60.0}
+    found = {
+        (size, miou): page.dominates({"size_bytes": size, "miou_quantized": miou}, teacher)
+        for size, miou in itertools.product((99, 100, 101), (59.9, 60.0, 60.1))
+    }
+    assert {pair for pair, better in found.items() if better} == {
+        (99, 60.0), (99, 60.1), (100, 60.1),
+    }  # fmt: skip

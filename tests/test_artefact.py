@@ -1,0 +1,139 @@
+import dataclasses
+import hashlib
+import json
+
+import pytest
+
+from qnas_jax import artefact
+from qnas_jax.artefact import Stage
+from qnas_jax.errors import InputError
+
+
+@dataclasses.dataclass(slots=True)
+class Inner:
+    rates: tuple[int, ...] = (1, 2)
+
+
+@dataclasses.dataclass(frozen=True)
+class Outer:
+    inner: Inner
+    name: str = "a"
+
+
+def files(folder):
+    return {f.name: f.read_bytes() for f in folder.iterdir() if not f.name.startswith(".")}
+
+
+def test_dataclasses_and_tuples_become_plain_all_the_way_down():
+    value = {"x": [Outer(Inner())], 3: (None, (True, 1.5))}
+    plain = {"x": [{"inner": {"rates": [1, 2]}, "name": "a"}], "3": [None, [True, 1.5]]}
+    assert artefact.plain(value) == plain
+    assert json.loads(json.dumps(artefact.plain(value))) == plain
+
+
+def test_a_digest_is_the_hash_of_sorted_json():
+    text = '{"a": [1, 2], "b": {"rates": [1, 2]}}'
+    expected = hashlib.sha256(text.encode()).hexdigest()[:12]
+    assert artefact.digest({"b": Inner(), "a": (1, 2)}) == expected
+    assert artefact.digest({"a": [1, 2], "b": {"rates": [1, 2]}}) == expected
+    others = [{"a": [1, 2], "b": Inner((1, 3))}, {"a": [1, 2]}, {"a": [1, 2], "b": {"rates": "12"}}]
+    assert len({expected, *map(artefact.digest, others)}) == 4
+
+
+def test_a_file_appears_under_its_name_only_when_it_is_complete(tmp_path):
+    path = tmp_path / "new" / "file.bin"
+    with artefact.writing(path) as file:
+        file.write(b"half")
+        file.flush()
+        assert not path.exists()
+        file.write(b" and half")
+    assert path.read_bytes() == b"half and half"
+    assert [f.name for f in path.parent.iterdir()] == ["file.bin"]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_writing_that_fails_leaves_the_old_file(tmp_path, error):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    with pytest.raises(error), artefact.writing(path) as file:
+        file.write(b"new, but not")
+        raise error
+    assert files(tmp_path) == {"file": b"old"}
+    with artefact.writing(path) as file:
+        file.write(b"new")
+    assert files(tmp_path) == {"file": b"new"}
+
+
+def test_json_holds_dataclasses_as_they_are_written(tmp_path):
+    artefact.write_json(tmp_path / "a.json", Outer(Inner((4,))))
+    text = (tmp_path / "a.json").read_text()
+    assert json.loads(text) == {"inner": {"rates": [4]}, "name": "a"}
+    assert text.endswith("}\n")
+
+
+MADE_FROM = {"images": 8, "lut": {"bits": (4, 8), "seed": 0}, "teacher": "0a1b"}
+
+
+def test_a_stage_is_resumed_until_it_is_finished_and_then_skipped(tmp_path):
+    folder = tmp_path / "lut"
+    first = Stage(folder, MADE_FROM)
+    assert not first.done
+    assert not Stage(folder, MADE_FROM).done, "it was stopped before its end"
+    resumed = Stage(folder, {**MADE_FROM, "lut": {"seed": 0, "bits": [4, 8]}})
+    assert resumed.hash == first.hash == artefact.digest(MADE_FROM)
+    resumed.finish()
+    assert resumed.done
+    again = Stage(folder, MADE_FROM)
+    assert again.done
+    assert again.seconds == pytest.approx(resumed.seconds, abs=1e-3)
+    before = files(folder)
+    again.finish()
+    assert files(folder) == before
+
+
+def test_a_stage_tells_how_long_its_last_run_took(tmp_path, monkeypatch):
+    now = iter([100.0, 107.25])
+    monkeypatch.setattr(artefact.time, "monotonic", lambda: next(now))
+    stage = Stage(tmp_path, MADE_FROM)
+    stage.finish()
+    monkeypatch.undo()
+    assert stage.seconds == Stage(tmp_path, MADE_FROM).seconds == 7.25
+
+
+@pytest.mark.parametrize(
+    ("change", "difference"),
+    [
+        ({"images": 4}, "images: 8, now 4"),
+        ({"lut": {"bits": (4, 6), "seed": 0}}, "lut.bits: [4, 8], now [4, 6]"),
+        ({"lut": {"bits": (4, 8), "seed": 1}}, "lut.seed: 0, now 1"),
+        ({"teacher": "ffff"}, "teacher: 0a1b, now ffff"),
+        ({"later": 3}, "later: None, now 3"),
+        ({"lut": {"bits": (4, 8)}}, "lut.seed: 0, now None"),
+    ],
+)
+def test_a_stage_made_from_something_else_is_refused_and_stays_as_it_is(
+    tmp_path, change, difference
+):
+    folder = tmp_path / "lut"
+    Stage(folder, MADE_FROM).finish()
+    (folder / "lut.npz").write_bytes(b"hours of work")
+    before = files(folder)
+    with pytest.raises(InputError) as error:
+        Stage(folder, {**MADE_FROM, **change})
+    assert str(error.value) == (
+        f"{folder} was made from other settings ({difference}); "
+        f"take another --workdir, or delete {folder}"
+    )
+    assert files(folder) == before
+    assert Stage(folder, MADE_FROM).done
+
+
+@pytest.mark.parametrize("content", ["", '{"hash":', "no json"])
+def test_a_damaged_mark_is_named_in_one_line(tmp_path, content):
+    (tmp_path / "made_from.json").write_text(content)
+    with pytest.raises(InputError) as error:
+        Stage(tmp_path, MADE_FROM)
+    message = str(error.value)
+    assert message.startswith(f"{tmp_path / 'made_from.json'}: is damaged (")
+    assert message.endswith(f"; delete {tmp_path}")
+    assert "\n" not in message

@@ -1,0 +1,151 @@
+"""Who may import whom. A room is a module or a folder of `qnas_jax`."""
+
+import ast
+import pathlib
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+PACKAGE = ROOT / "qnas_jax"
+MOST_LINES = 330
+
+# A room imports from the lines above its own and from itself, never from beside or below.
+LAYERS = (
+    {"errors"},
+    {"config", "space", "metrics", "runlog", "artefact", "checkpoint", "platform", "parallel"},
+    {"quant", "hardware", "data"},
+    {"table"},
+    {"search"},
+    {"nn"},
+    {"node"},
+    {"tree", "distill", "segment", "train"},
+    {"lut", "measure", "export", "report"},
+    {"setting", "cli"},
+    {"pipeline"},
+)
+
+# The only rooms that see a whole config; all others are given values.
+READ_CONFIG = {"setting", "pipeline", "cli"}
+
+# What rooms may import from outside besides Python's own library.
+ARRAYS = {"jax", "numpy", "jaxtyping", "optax"}
+OUTSIDE = {
+    **{room: set() for room in ("errors", "config", "platform")},
+    **{room: {"numpy"} for room in ("space", "hardware", "table", "search")},
+    **{room: set() for room in ("artefact", "runlog")},
+    "nn": ARRAYS | {"flax"},
+    "data": {"numpy", "PIL"},
+    "report": {"numpy", "matplotlib"},
+    "cli": {"absl"},
+}
+# Imported inside of functions, because they take seconds or must wait for their moment.
+LATE = {"checkpoint": {"orbax"}, "runlog": {"tensorboardX"}, "platform": {"jax"}}
+
+
+def modules(package=PACKAGE):
+    """(room, file) of every module; the package's own face is no room."""
+    for file in sorted(package.rglob("*.py")):
+        first = file.relative_to(package).parts[0].removesuffix(".py")
+        if first != "__init__":
+            yield first, file
+
+
+def imports(file, late=True):
+    """Whole names of what a file imports; without `late`, of what it imports at once."""
+    tree = ast.parse(file.read_text())
+    inside = {
+        node
+        for function in ast.walk(tree)
+        if isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef))
+        for node in ast.walk(function)
+    }
+    for node in ast.walk(tree):
+        if node in inside and not late:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{file}: imports are written in full"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def rooms_of(names):
+    """The rooms among imported names."""
+    return {name.split(".")[1] for name in names if name.startswith("qnas_jax.")}
+
+
+def packages_of(names):
+    """The packages from outside among imported names."""
+    return {name.split(".")[0] for name in names} - {"qnas_jax", *sys.stdlib_module_names}
+
+
+def wrong_directions(package):
+    places = {room: place for place, layer in enumerate(LAYERS) for room in layer}
+    return [
+        f"{file.relative_to(package)} imports {other}"
+        for room, file in modules(package)
+        for other in sorted(rooms_of(imports(file)) - {room})
+        if places[other] >= places[room]
+    ]
+
+
+def config_readers(package):
+    return {room for room, file in modules(package) if "config" in rooms_of(imports(file))}
+
+
+def strangers(package):
+    found = []
+    for room, file in modules(package):
+        allowed = OUTSIDE.get(room, ARRAYS)
+        at_once, ever = packages_of(imports(file, late=False)), packages_of(imports(file))
+        wrong = (at_once - allowed) | (ever - allowed - LATE.get(room, set()))
+        found += [f"{file.relative_to(package)} imports {name}" for name in sorted(wrong)]
+    return found
+
+
+def test_every_room_has_a_place():
+    places = [room for layer in LAYERS for room in layer]
+    assert len(places) == len(set(places))
+    assert {room for room, _ in modules()} <= set(places)
+
+
+def test_rooms_import_only_from_above():
+    assert not wrong_directions(PACKAGE)
+
+
+def test_only_those_who_lay_out_a_run_read_its_config():
+    assert config_readers(PACKAGE) <= READ_CONFIG
+
+
+def test_rooms_import_only_their_packages():
+    assert not strangers(PACKAGE)
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "configs").glob("*.py")), ids=lambda f: f.name)
+def test_a_config_needs_nothing_but_its_settings(file):
+    names = list(imports(file))
+    assert rooms_of(names) == {"config"}
+    assert not packages_of(names)
+
+
+def test_modules_stay_short():
+    lengths = {file.name: len(file.read_text().splitlines()) for _, file in modules()}
+    assert not {name: lines for name, lines in lengths.items() if lines >= MOST_LINES}
+
+
+BROKEN = """
+import jax
+from qnas_jax import config, space
+def late():
+    import flax.linen as nn
+    from qnas_jax.nn.conv import ConvBnAct
+"""
+
+
+def test_these_rules_find_what_breaks_them(tmp_path):
+    (tmp_path / "search").mkdir()
+    (tmp_path / "search" / "broken.py").write_text(BROKEN)
+    assert wrong_directions(tmp_path) == ["search/broken.py imports nn"]
+    assert config_readers(tmp_path) == {"search"}
+    assert strangers(tmp_path) == [f"search/broken.py imports {name}" for name in ("flax", "jax")]
