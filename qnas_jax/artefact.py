@@ -41,7 +41,7 @@ def plain(value: Any) -> Any:
 def writing(path: pathlib.Path) -> Iterator[BinaryIO]:
     """A file that appears under its name only when it is complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = path.with_name(f".{path.name}.part")
     with part.open("wb") as file:
         yield file
         file.flush()
@@ -81,19 +81,22 @@ class Stage:
         self._mark = {"hash": self.hash, "made_from": plain(made_from)}
         self._begin = time.monotonic()
         try:
-            found = json.loads((folder / _MARK).read_text())
+            found = json.loads((folder / _MARK).read_bytes())
+            found_hash, made_from = found["hash"], found["made_from"]
+            self.done, self.seconds = found["done"], found["seconds"]
         except FileNotFoundError:
             self._write()
             return
-        except json.JSONDecodeError as error:
+        except NotADirectoryError:
+            raise InputError(f"{folder}: is a file, must be a folder") from None
+        except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{folder / _MARK}: is damaged ({error}); delete {folder}") from None
-        if found["hash"] != self.hash:
-            changes = _difference(found["made_from"], self._mark["made_from"])
+        if found_hash != self.hash:
+            changes = _difference(made_from, self._mark["made_from"])
             raise InputError(
                 f"{folder} was made from other settings ({changes}); "
                 f"take another --workdir, or delete {folder}"
             )
-        self.done, self.seconds = found["done"], found["seconds"]
 
     def finish(self) -> None:
         """Marks the stage as finished; does nothing if it is."""

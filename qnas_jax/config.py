@@ -8,9 +8,8 @@ Lu et al., 2023 (https://arxiv.org/abs/2401.12350), or where it says nothing, as
 
 import dataclasses
 import difflib
-from collections.abc import Callable
-from typing import Any
 
+from qnas_jax import checks
 from qnas_jax.errors import InputError
 
 BLOCKS = 6  # that MobileNetV2 is cut into, behind the stem and the first group
@@ -31,16 +30,16 @@ class Data:
 
     def check(self) -> None:
         """Raises InputError for the first value that cannot be used."""
-        _one_of("data.source", self.source, ("streets", "cityscapes"))
+        checks.one_of("data.source", self.source, ("streets", "cityscapes"))
         if self.source == "cityscapes" and not self.root:
             raise InputError("data.root='': must be the folder with leftImg8bit/ and gtFine/")
-        _at_least("data.height", self.height, 32)
-        _at_least("data.width", self.width, 32)
+        checks.at_least("data.height", self.height, 32)
+        checks.at_least("data.width", self.width, 32)
         images = 1 if self.source == "streets" else 0
-        _at_least("data.train_images", self.train_images, images)
-        _at_least("data.val_images", self.val_images, images)
-        _at_least("data.seed", self.seed, 0)
-        _at_least("data.threads", self.threads, 1)
+        checks.at_least("data.train_images", self.train_images, images)
+        checks.at_least("data.val_images", self.val_images, images)
+        checks.at_least("data.seed", self.seed, 0)
+        checks.at_least("data.threads", self.threads, 1)
 
 
 @dataclasses.dataclass(slots=True)
@@ -56,14 +55,14 @@ class Network:
 
     def check(self) -> None:
         """Raises InputError for the first value that cannot be used."""
-        _within("network.width", self.width, 0.1, 4.0)
+        checks.within("network.width", self.width, 0.1, 4.0)
         for name in ("strides", "dilations"):
-            _length(f"network.{name}", getattr(self, name), BLOCKS + 1)
-        _all("network.strides", self.strides, lambda s: s in (1, 2), "strides are 1 or 2")
-        _all("network.dilations", self.dilations, lambda d: d >= 1, "at least 1")
-        _at_least("network.head_channels", self.head_channels, 8)
-        _all("network.rates", self.rates, lambda r: r >= 1, "at least 1")
-        _within("network.dropout", self.dropout, 0.0, 0.9)
+            checks.length(f"network.{name}", getattr(self, name), BLOCKS + 1)
+        checks.all_of("network.strides", self.strides, lambda s: s in (1, 2), "strides are 1 or 2")
+        checks.all_of("network.dilations", self.dilations, lambda d: d >= 1, "at least 1")
+        checks.at_least("network.head_channels", self.head_channels, 8)
+        checks.all_of("network.rates", self.rates, lambda r: r >= 1, "at least 1")
+        checks.within("network.dropout", self.dropout, 0.0, 0.9)
 
 
 @dataclasses.dataclass(slots=True)
@@ -82,10 +81,10 @@ class Train:
     def check(self) -> None:
         """Raises InputError for the first value that cannot be used."""
         _check_sgd("train", self)
-        _above_zero("train.lr", self.lr)
-        _length("train.crop", self.crop, 2)
-        _all("train.crop", self.crop, lambda c: c >= 32, "at least 32 pixels")
-        _length("train.scale", self.scale, 2)
+        checks.above_zero("train.lr", self.lr)
+        checks.length("train.crop", self.crop, 2)
+        checks.all_of("train.crop", self.crop, lambda c: c >= 32, "at least 32 pixels")
+        checks.length("train.scale", self.scale, 2)
         if not 0 < self.scale[0] <= self.scale[1]:
             raise InputError(f"train.scale={self.scale}: smallest, then largest, above 0")
 
@@ -115,22 +114,22 @@ class Space:
 
     def check(self) -> None:
         """Raises InputError for the first value that cannot be used."""
-        _all("space.kernels", self.kernels, lambda k: k % 2 == 1 and k >= 3, "odd, from 3")
-        _all("space.expansions", self.expansions, lambda e: e >= 2, "at least 2")
+        checks.all_of("space.kernels", self.kernels, lambda k: k % 2 == 1 and k >= 3, "odd, from 3")
+        checks.all_of("space.expansions", self.expansions, lambda e: e >= 2, "at least 2")
         for name in ("kernels", "expansions"):
-            _distinct(f"space.{name}", getattr(self, name))
-        _length("space.depths", self.depths, BLOCKS)
-        _all("space.depths", self.depths, lambda d: 1 <= d <= 6, "depths lie in [1, 6]")
+            checks.distinct(f"space.{name}", getattr(self, name))
+        checks.length("space.depths", self.depths, BLOCKS)
+        checks.all_of("space.depths", self.depths, lambda d: 1 <= d <= 6, "depths lie in [1, 6]")
         for name in ("w_bits", "a_bits"):
             bits = getattr(self, name)
-            _all(f"space.{name}", bits, lambda b: 2 <= b <= 8, "bitwidths lie in [2, 8]")
+            checks.all_of(f"space.{name}", bits, lambda b: 2 <= b <= 8, "bitwidths lie in [2, 8]")
         if len(self.w_bits) != len(self.a_bits):
             raise InputError(
                 f"space.w_bits={self.w_bits}, space.a_bits={self.a_bits}: as many of the "
                 "one as of the other; the first of both is the first choice, and so on"
             )
-        _one_of("space.bits_per", self.bits_per, ("block", "layer"))
-        _distinct(
+        checks.one_of("space.bits_per", self.bits_per, ("block", "layer"))
+        checks.distinct(
             "space.w_bits with space.a_bits", tuple(zip(self.w_bits, self.a_bits, strict=True))
         )
 
@@ -150,9 +149,9 @@ class Supernet:
     def check(self) -> None:
         """Raises InputError for the first value that cannot be used."""
         _check_sgd("supernet", self)
-        _length("supernet.lr", self.lr, BLOCKS)
-        _all("supernet.lr", self.lr, lambda lr: lr > 0, "above 0")
-        _one_of("supernet.sampling", self.sampling, ("fair", "uniform"))
+        checks.length("supernet.lr", self.lr, BLOCKS)
+        checks.all_of("supernet.lr", self.lr, lambda lr: lr > 0, "above 0")
+        checks.one_of("supernet.sampling", self.sampling, ("fair", "uniform"))
 
 
 @dataclasses.dataclass(slots=True)
@@ -170,11 +169,11 @@ class Lut:
     def check(self) -> None:
         """Raises InputError for the first value that cannot be used."""
         for name in ("calibration_images", "images", "images_per_pass"):
-            _at_least(f"lut.{name}", getattr(self, name), 1)
-        _at_least("lut.nodes_per_pass", self.nodes_per_pass, 0)
-        _one_of("lut.ranges", self.ranges, ("min_max", "percentile", "mse"))
-        _one_of("lut.a_ranges_per", self.a_ranges_per, ("tensor", "channel"))
-        _at_least("lut.time_budget_s", self.time_budget_s, 0)
+            checks.at_least(f"lut.{name}", getattr(self, name), 1)
+        checks.at_least("lut.nodes_per_pass", self.nodes_per_pass, 0)
+        checks.one_of("lut.ranges", self.ranges, ("min_max", "percentile", "mse"))
+        checks.one_of("lut.a_ranges_per", self.a_ranges_per, ("tensor", "channel"))
+        checks.at_least("lut.time_budget_s", self.time_budget_s, 0)
 
 
 @dataclasses.dataclass(slots=True)
@@ -187,7 +186,7 @@ class Quantize:
     def check(self) -> None:
         """Raises InputError for the first value that cannot be used."""
         for name in self.__slots__:
-            _at_least(f"quantize.{name}", getattr(self, name), 1)
+            checks.at_least(f"quantize.{name}", getattr(self, name), 1)
 
 
 @dataclasses.dataclass(slots=True)
@@ -198,7 +197,7 @@ class Search:
 
     def check(self) -> None:
         """Raises InputError for the first value that cannot be used."""
-        _at_least("search.budget_bytes", self.budget_bytes, 0)
+        checks.at_least("search.budget_bytes", self.budget_bytes, 0)
 
 
 @dataclasses.dataclass(slots=True)
@@ -210,8 +209,8 @@ class Retrain:
 
     def check(self) -> None:
         """Raises InputError for the first value that cannot be used."""
-        _at_least("retrain.subnets", self.subnets, 1)
-        _one_of("retrain.init", self.init, ("supernet", "scratch"))
+        checks.at_least("retrain.subnets", self.subnets, 1)
+        checks.one_of("retrain.init", self.init, ("supernet", "scratch"))
 
 
 @dataclasses.dataclass(slots=True)
@@ -225,7 +224,7 @@ class Run:
     def check(self) -> None:
         """Raises InputError for the first value that cannot be used."""
         for name in self.__slots__:
-            _at_least(f"run.{name}", getattr(self, name), 1)
+            checks.at_least(f"run.{name}", getattr(self, name), 1)
 
 
 @dataclasses.dataclass(slots=True)
@@ -247,19 +246,24 @@ class Config:
 
     def check(self) -> None:
         """Raises InputError for the first value that cannot be used."""
-        _at_least("seed", self.seed, 0)
+        checks.same_types("", self, Config())
+        checks.at_least("seed", self.seed, 0)
         for field in dataclasses.fields(self):
             check = getattr(getattr(self, field.name), "check", None)
             if check:
                 check()
-        known = self.data.train_images
+        if self.data.train_images:
+            self.check_images(self.data.train_images)
+
+    def check_images(self, known: int) -> None:
+        """Raises InputError for a setting that asks for more training pictures."""
         for name, wanted in (
             ("lut.calibration_images", self.lut.calibration_images),
             ("lut.images", self.lut.images),
             ("quantize.images", self.quantize.images),
         ):
-            if known and wanted > known:
-                raise InputError(f"{name}={wanted}: data.train_images is only {known}")
+            if wanted > known:
+                raise InputError(f"{name}={wanted}: there are {known} training pictures")
 
 
 def _keys() -> list[str]:
@@ -285,44 +289,9 @@ def unknown_key(key: str) -> InputError:
     return InputError(f"config.{key}: no such setting{hint}")
 
 
-def _at_least(name: str, value: int | float, least: int | float) -> None:
-    if not value >= least:
-        raise InputError(f"{name}={value}: must be at least {least}")
-
-
-def _above_zero(name: str, value: float) -> None:
-    if not value > 0:
-        raise InputError(f"{name}={value}: must be above 0")
-
-
-def _within(name: str, value: float, least: float, most: float) -> None:
-    if not least <= value <= most:
-        raise InputError(f"{name}={value}: must lie in [{least}, {most}]")
-
-
-def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise InputError(f"{name}={value!r}: must be {' or '.join(map(repr, allowed))}")
-
-
-def _length(name: str, values: tuple, length: int) -> None:
-    if len(values) != length:
-        raise InputError(f"{name}={values}: must be {length} numbers")
-
-
-def _all(name: str, values: tuple, good: Callable[[Any], bool], rule: str) -> None:
-    if not values or not all(good(value) for value in values):
-        raise InputError(f"{name}={values}: {rule}")
-
-
-def _distinct(name: str, values: tuple) -> None:
-    if len(set(values)) < len(values):
-        raise InputError(f"{name}={values}: each only once")
-
-
 def _check_sgd(name: str, section: Train | Supernet) -> None:
-    _at_least(f"{name}.steps", section.steps, 1)
-    _at_least(f"{name}.batch", section.batch, 1)
-    _within(f"{name}.momentum", section.momentum, 0.0, 0.999)
-    _above_zero(f"{name}.power", section.power)
-    _at_least(f"{name}.weight_decay", section.weight_decay, 0.0)
+    checks.at_least(f"{name}.steps", section.steps, 1)
+    checks.at_least(f"{name}.batch", section.batch, 1)
+    checks.within(f"{name}.momentum", section.momentum, 0.0, 0.999)
+    checks.above_zero(f"{name}.power", section.power)
+    checks.at_least(f"{name}.weight_decay", section.weight_decay, 0.0)

@@ -82,6 +82,11 @@ class Job:
     method: Method
     folder: pathlib.Path
 
+    @property
+    def target_file(self) -> pathlib.Path:
+        """The targets' variances."""
+        return self.folder / "target.npz"
+
     def calibration_file(self, part: int) -> pathlib.Path:
         """What calibration found for a part."""
         return self.folder / f"calibration-{part:03d}.npz"
@@ -123,7 +128,10 @@ def populate(job: Job, time_budget_s: float = 0) -> Scores:
     total = sum(gflop[i] for i in uncalibrated) * len(job.calibration)
     total += sum(gflop[i] * len(job.chunks[c]) for c, i in left)
     progress = Progress("lut GFLOP", total)
-    worker = _Worker(job, works, _target_statistics(job))
+    if parallel.is_first():
+        _write_target_statistics(job)
+    parallel.wait_for_all("targets")
+    worker = _Worker(job, works, _read_target_statistics(job))
 
     def calibrate(part: int, device: Device) -> None:
         worker.calibrate(part, device)
@@ -237,25 +245,28 @@ def _announce(job: Job, works: Sequence[tree.Work]) -> None:
     )
 
 
-def _target_statistics(job: Job) -> list[Array]:
+def _write_target_statistics(job: Job) -> None:
     """Variance of each block's target per channel, over all chunks."""
 
     @jax.jit
     def moments(maps):
         return [(jnp.mean(m, (0, 1, 2)), jnp.var(m, (0, 1, 2))) for m in maps[1:]]
 
-    file = job.folder / "target.npz"
-    if not file.exists():
-        means, squares = [], []
-        for chunk in job.chunks:
-            found = [np.asarray(m, np.float64) for m in moments(job.features(chunk))]
-            means.append([len(chunk) * m for m, _ in found])
-            squares.append([len(chunk) * (v + m**2) for m, v in found])
-        images = sum(map(len, job.chunks))
-        variances = []
-        for mean, square in zip(zip(*means, strict=True), zip(*squares, strict=True), strict=True):
-            variances.append(np.maximum(sum(square) / images - (sum(mean) / images) ** 2, 0))
-        with artefact.writing(file) as out:
-            np.savez(out, *variances)
-    with np.load(file) as found:
+    if job.target_file.exists():
+        return
+    means, squares = [], []
+    for chunk in job.chunks:
+        found = [np.asarray(m, np.float64) for m in moments(job.features(chunk))]
+        means.append([len(chunk) * m for m, _ in found])
+        squares.append([len(chunk) * (v + m**2) for m, v in found])
+    images = sum(map(len, job.chunks))
+    variances = []
+    for mean, square in zip(zip(*means, strict=True), zip(*squares, strict=True), strict=True):
+        variances.append(np.maximum(sum(square) / images - (sum(mean) / images) ** 2, 0))
+    with artefact.writing(job.target_file) as out:
+        np.savez(out, *variances)
+
+
+def _read_target_statistics(job: Job) -> list[Array]:
+    with np.load(job.target_file) as found:
         return [jnp.asarray(found[f"arr_{i}"], jnp.float32) for i in range(len(found.files))]

@@ -74,7 +74,8 @@ class Metrics:
         if self._events is None:
             from tensorboardX import SummaryWriter  # takes seconds to import
 
-            self._events = SummaryWriter(str(self._workdir), flush_secs=30)
+            suffix = "." + self._stage.replace("/", ".")  # files are named by the second
+            self._events = SummaryWriter(str(self._workdir), flush_secs=30, filename_suffix=suffix)
         self._file.write(json.dumps({"stage": self._stage, "step": step, **values}) + "\n")
         for name, value in values.items():
             self._events.add_scalar(f"{self._stage}/{name}", value, step)

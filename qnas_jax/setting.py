@@ -105,10 +105,12 @@ def prepare(config: Config, workdir: pathlib.Path) -> Setting:
         for block, depth in zip(groups[1:], chosen.depths, strict=True)
     )
     ops = tuple(space.Op(k, e) for k in chosen.kernels for e in chosen.expansions)
+    train_data = _pictures(config, "train", config.data.train_images)
+    config.check_images(len(train_data))
     return Setting(
         config=config,
         workdir=workdir,
-        train_data=_pictures(config, "train", config.data.train_images),
+        train_data=train_data,
         val_data=_pictures(config, "val", config.data.val_images),
         first=groups[0],
         teacher_blocks=groups[1:],

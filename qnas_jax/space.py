@@ -135,14 +135,6 @@ def mobilenet_v2_blocks(
     )
 
 
-def row_of_path(path: tuple[int, ...], ops: int) -> int:
-    """Row of a path given as op indices."""
-    row = 0
-    for op in path:
-        row = row * ops + op
-    return row
-
-
 def paths(depth: int, ops: int) -> np.ndarray:
     """All paths of a block in row order, int8[ops**depth, depth] of op indices."""
     rows = np.arange(ops**depth)

@@ -6,6 +6,7 @@ Search, reports and tools read tables; nothing here knows a network.
 import dataclasses
 import logging
 import pathlib
+import zipfile
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -163,10 +164,10 @@ def load(path: pathlib.Path) -> Table:
       InputError: There is none, or it is damaged.
     """
     try:
-        with np.load(path) as file:
+        with path.open("rb") as content, np.load(content) as file:
             columns = dict(file)
         ops = tuple(space.Op(*map(int, op)) for op in columns.pop("ops"))
         costs = {name: columns.pop(name) for name in COSTS if name in columns}
         return Table(ops=ops, costs=costs, **columns)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise InputError(f"{path}: is no table ({error})") from None

@@ -128,9 +128,9 @@ def test_a_stage_made_from_something_else_is_refused_and_stays_as_it_is(
     assert Stage(folder, MADE_FROM).done
 
 
-@pytest.mark.parametrize("content", ["", '{"hash":', "no json"])
+@pytest.mark.parametrize("content", ["", '{"hash":', "no json", "{}", "[]", "null", "\udcff"])
 def test_a_damaged_mark_is_named_in_one_line(tmp_path, content):
-    (tmp_path / "made_from.json").write_text(content)
+    (tmp_path / "made_from.json").write_bytes(content.encode(errors="surrogateescape"))
     with pytest.raises(InputError) as error:
         Stage(tmp_path, MADE_FROM)
     message = str(error.value)

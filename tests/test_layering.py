@@ -13,6 +13,7 @@ MOST_LINES = 330
 # A room imports from the lines above its own and from itself, never from beside or below.
 LAYERS = (
     {"errors"},
+    {"checks"},
     {"config", "space", "metrics", "runlog", "artefact", "checkpoint", "platform", "parallel"},
     {"quant", "hardware", "data"},
     {"table"},
@@ -31,7 +32,7 @@ READ_CONFIG = {"setting", "pipeline", "cli"}
 # What rooms may import from outside besides Python's own library.
 ARRAYS = {"jax", "numpy", "jaxtyping", "optax"}
 OUTSIDE = {
-    **{room: set() for room in ("errors", "config", "platform")},
+    **{room: set() for room in ("errors", "checks", "config", "platform")},
     **{room: {"numpy"} for room in ("space", "hardware", "table", "search")},
     **{room: set() for room in ("artefact", "runlog")},
     "nn": ARRAYS | {"flax"},

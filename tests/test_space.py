@@ -67,11 +67,10 @@ def test_text_that_is_no_subnet_is_refused_by_the_part_that_is_wrong(text, messa
 
 
 @pytest.mark.parametrize(("depth", "ops"), [(1, 1), (1, 6), (3, 2), (4, 6)])
-def test_rows_count_up_like_digits_and_back(depth, ops):
+def test_rows_count_up_like_digits(depth, ops):
     rows = space.paths(depth, ops)
     assert rows.dtype == np.int8
     assert list(map(tuple, rows.tolist())) == list(itertools.product(range(ops), repeat=depth))
-    assert [space.row_of_path(tuple(row), ops) for row in rows.tolist()] == list(range(ops**depth))
 
 
 def test_table_1_of_the_paper_has_3246_rows_for_each_bitwidth():

@@ -110,7 +110,7 @@ def test_paths_without_a_finite_nsr_are_named_but_not_all_of_very_many(caplog):
     assert lines[-1] == f"and {len(nsr) - table.LOGGED_ROWS} more rows"
 
 
-@pytest.mark.parametrize("content", [None, b"no table", "columns", "array"])
+@pytest.mark.parametrize("content", [None, b"", b"no table", b"PK\x03\x04cut", "columns", "array"])
 def test_what_is_no_table_is_named_in_one_line(tmp_path, content):
     file = tmp_path / "lut.npz"
     if content == "columns":

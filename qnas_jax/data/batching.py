@@ -1,7 +1,7 @@
 """From a data set to training batches: a pure function of the step, read ahead by threads.
 
 A batch depends on the seed and the step alone, so a resumed run sees the batches that it
-would have seen. Pictures become floats in [-1, 1): ``byte / 128 - 1``, exactly.
+would have seen.
 """
 
 import collections
@@ -38,11 +38,6 @@ class Augmentation(NamedTuple):
 
     crop: tuple[int, int]  # height, width
     scale: tuple[float, float]  # smallest and largest random scale
-
-
-def normalize(images):
-    """Bytes as floats in [-1, 1), in steps of 1/128."""
-    return images.astype(np.float32) / 128 - 1
 
 
 def sample_indices(seed: int, step: int, batch: int, count: int) -> np.ndarray:
@@ -86,12 +81,12 @@ def _cut(array, box, size, resampling, fill):
     rate = [size[i] / (box[i + 2] - box[i]) for i in (0, 1)]
     # Where the part that lies inside goes, in pixels of the result.
     place = [round((inner[i] - box[i % 2]) * rate[i % 2]) for i in range(4)]
-    part_size = (place[2] - place[0], place[3] - place[1])
+    part_size = (max(place[2] - place[0], 1), max(place[3] - place[1], 1))
     part = Image.fromarray(array).resize(part_size, resampling, box=(left, top, right, bottom))
     if part_size == tuple(size):
         return np.asarray(part)
     result = np.full((size[1], size[0], *array.shape[2:]), fill, array.dtype)
-    result[place[1] : place[3], place[0] : place[2]] = np.asarray(part)
+    result[place[1] :, place[0] :][: part_size[1], : part_size[0]] = np.asarray(part)
     return result
 
 

@@ -90,8 +90,8 @@ class Cityscapes:
 
 def _open(file: pathlib.Path, modes: tuple[str, ...]) -> Image.Image:
     try:
-        image = Image.open(file)
-        image.load()
+        with Image.open(file) as image:
+            image.load()
     except (OSError, SyntaxError, ValueError) as error:
         raise InputError(f"{file}: cannot be read ({error})") from None
     if image.mode not in modes:

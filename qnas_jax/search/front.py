@@ -89,7 +89,7 @@ def read(path: pathlib.Path) -> list[Point]:
     """
     try:
         with path.open() as file:
-            return [
+            points = [
                 Point(
                     int(line["rank"]),
                     float(line["nsr"]),
@@ -99,5 +99,8 @@ def read(path: pathlib.Path) -> list[Point]:
                 )
                 for line in csv.DictReader(file)
             ]
+        if not points:
+            raise ValueError("no line")
+        return points
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: cannot be read as a front ({error})") from None

@@ -32,12 +32,6 @@ def varied(how, seeds, label="columns"):
         yield batching.augment(*pair, how, np.random.default_rng(seed))
 
 
-def test_bytes_become_floats_from_minus_one_up_to_one_exactly():
-    found = batching.normalize(np.arange(256, dtype=np.uint8))
-    assert found.dtype == np.float32
-    assert found.tolist() == [(byte - 128) / 128 for byte in range(256)]
-
-
 @pytest.mark.parametrize(("batch", "count"), [(4, 10), (7, 3), (5, 5), (1, 4)])
 def test_every_epoch_shows_every_picture_once_in_another_order(batch, count):
     steps = 8 * count

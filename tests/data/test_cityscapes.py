@@ -126,7 +126,6 @@ def test_a_picture_without_labels_is_told_when_the_data_set_is_opened(root):
     assert refusal(lambda: opened(root)) == expected
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # left open
 @pytest.mark.parametrize("file", [PICTURE, LABEL])
 @pytest.mark.parametrize("damage", ["empty", "cut", "text", "bytes"])
 def test_a_damaged_file_is_named_when_it_is_read(root, file, damage):

@@ -1,0 +1,214 @@
+"""The table's engine against one subnet after another in JAX, and torch both ways.
+
+Table I's blocks at full width, on the features of pictures of 128 x 256 (a CPU) or 512 x 1024
+(an accelerator); random weights and features, which take as long as trained ones. The loops
+run a sample of each block's rows; the engine and torch's tree run all of them.
+"""
+
+import argparse
+import dataclasses
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from bench import machine
+from bench.lut_loops import Torch, jax_loop
+
+from qnas_jax import metrics, space, tree
+from qnas_jax.nn import supernet
+from qnas_jax.quant import calibrate
+
+OPS = tuple(space.Op(k, e) for k in (3, 5, 7) for e in (3, 6))
+DEPTHS = (3, 3, 4, 4, 3, 1)
+STRIDES, DILATIONS = (1, 2, 2, 1, 1, 1, 1), (1, 1, 1, 2, 2, 4, 4)
+PAIRS = ((8, 8), (6, 6), (4, 4))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of this subject."""
+    parser.add_argument("--blocks", default="1,2,3,4,5,6", help="which blocks, from 1")
+    parser.add_argument("--images", type=int, default=4)
+    parser.add_argument(
+        "--images-per-pass", type=int, default=0, help="of the engine; 0: 1 on a CPU"
+    )
+    parser.add_argument("--nodes-per-pass", type=int, default=1, help="of the engine")
+    parser.add_argument("--sample", type=int, default=30, help="rows that the loops run")
+    parser.add_argument("--no-torch", action="store_true")
+
+
+def run(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Measures block by block; prints a table; returns the figures."""
+    on_cpu = jax.default_backend() == "cpu"
+    height, width = (128, 256) if on_cpu else (512, 1024)
+    per_pass = arguments.images_per_pass or (1 if on_cpu else arguments.images)
+    blocks = space.mobilenet_v2_blocks(1.0, STRIDES, DILATIONS)
+    shape = [height // 2, width // 2]  # behind the stem
+    numbers = {int(n) for n in arguments.blocks.split(",")}
+    peak, stream = machine.matmul_flops(), machine.stream_bytes()
+    print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}, {height} x {width}, ", end="")
+    print(
+        f"{arguments.images} images; peak {peak / 1e9:.0f} GFLOP/s, stream {stream / 1e9:.1f} GB/s"
+    )
+    print("block   rows  engine s   rows/s  jax loop  torch loop  torch tree  of peak  of stream")
+    found = []
+    for number, group in enumerate(blocks[1:], 1):
+        block = dataclasses.replace(group, depth=DEPTHS[number - 1])
+        if number in numbers:
+            one = _Case(block, tuple(shape), arguments, per_pass).measure()
+            found.append(one)
+            share = 2 * one["macs"] / one["engine_s"] / peak
+            moved = one["bytes"] / one["engine_s"] / stream
+            rates = [_rate(one, name) for name in ("jax_loop_s", "torch_loop_s", "torch_tree_s")]
+            ratios = "  ".join(f"{r:9.1f}x" if r else "         -" for r in rates)
+            print(
+                f"{number:5d} {one['rows']:6d} {one['engine_s']:9.2f} "
+                f"{one['rows'] / one['engine_s']:8.1f} {ratios} {share:8.0%} {moved:10.0%}",
+                flush=True,
+            )
+        shape = [-(-s // block.stride) for s in shape]
+    total = {
+        name: sum(one[name] for one in found)
+        for name in found[0]
+        if name != "max_rel_diff" and found[0][name] is not None
+    }
+    figures = {
+        "device": jax.devices()[0].device_kind,
+        "jax": jax.__version__,
+        "image": [height, width],
+        "images": arguments.images,
+        "rows": total["rows"],
+        "rows_per_s": total["rows"] / total["engine_s"],
+        "engine_s": total["engine_s"],
+        "compile_s": total["compile_s"],
+        "calibrate_s": total["calibrate_s"],
+        "compilations": tree.compilations(),
+        "peak_share": 2 * total["macs"] / total["engine_s"] / peak,
+        "stream_share": total["bytes"] / total["engine_s"] / stream,
+        "three_bitwidths_ratio": total["three_s"] / total["engine_s"],
+        "per_layer_ratio": total["per_layer_s"] / total["per_layer_predicted_s"],
+        "max_rel_diff": max(one["max_rel_diff"] for one in found),
+        "peak_memory_mb": machine.peak_memory_mb(),
+        "matmul_flops": peak,
+        "stream_bytes_per_s": stream,
+        "blocks": found,
+    }
+    for name in ("jax_loop", "torch_loop", "torch_tree"):
+        figures[f"ratio_{name}"] = _rate(total, f"{name}_s")
+    for name in ("rows_per_s", "ratio_jax_loop", "ratio_torch_loop", "ratio_torch_tree",
+                 "peak_share", "stream_share", "max_rel_diff", "three_bitwidths_ratio",
+                 "per_layer_ratio", "compilations", "compile_s", "calibrate_s",
+                 "peak_memory_mb"):  # fmt: skip
+        if figures[name] is not None:
+            print(f"{name:22s} {figures[name]:.4g}")
+    return figures
+
+
+def _rate(one: dict[str, Any], name: str) -> float | None:
+    return one[name] / one["engine_s"] if one.get(name) is not None else None
+
+
+class _Case:
+    """One block: its weights, features and calibration, and what is timed on them."""
+
+    def __init__(self, block, shape, arguments, per_pass):
+        rng = np.random.default_rng(0)
+        self.block, self.arguments = block, arguments
+        self.params = supernet.init_block(jax.random.key(0), block, OPS)
+        out = [-(-s // block.stride) for s in shape]
+        images = arguments.images
+        self.x = jnp.asarray(rng.normal(size=(images, *shape, block.in_channels)), jnp.float32)
+        self.target = jnp.asarray(rng.normal(size=(images, *out, block.channels)), jnp.float32)
+        self.variance = metrics.channel_variance(self.target)
+        self.chunks = [slice(i, i + per_pass) for i in range(0, images, per_pass)]
+        self.shape = shape
+
+    def build(self, bits):
+        return tree.build(self.params, self.block, OPS, bits, calibrate.min_max)
+
+    def noise(self, built, found):
+        nodes = self.arguments.nodes_per_pass
+        parts = [
+            tree.noise(built, found, self.x[c], self.target[c], self.variance, nodes)
+            for c in self.chunks
+        ]
+        return sum(parts) / (self.target.size // self.target.shape[-1])
+
+    def measure(self) -> dict[str, Any]:
+        depth, rows = self.block.depth, len(OPS) ** self.block.depth
+        nodes = self.arguments.nodes_per_pass
+        built = self.build([[PAIRS[0]]] * depth)
+        begin = time.perf_counter()
+        found = tree.calibrate(built, self.x, nodes)
+        self.noise(built, found)
+        first = time.perf_counter() - begin
+        calibrate_s = _once(lambda: tree.calibrate(built, self.x, nodes))
+        engine_s = machine.seconds(lambda: self.noise(built, found), 2)
+        scores = self.noise(built, found)
+        work = tree.work(self.block, OPS, [[PAIRS[0]]] * depth, self.shape)
+        result = {
+            "rows": rows,
+            "engine_s": engine_s,
+            "calibrate_s": calibrate_s,
+            "compile_s": max(first - calibrate_s - engine_s, 0.0),
+            "macs": work.macs * self.arguments.images,
+            "bytes": work.bytes * self.arguments.images,
+            **self._more_bitwidths(engine_s, work),
+        }
+        return {**result, **self._peers(built, found, scores)}
+
+    def _more_bitwidths(self, engine_s, work):
+        """Three bitwidths, and a bitwidth per layer on the last two layers' worth of tree."""
+        nodes = self.arguments.nodes_per_pass
+        three = [self.build([[pair]] * self.block.depth) for pair in PAIRS]
+        founds = [tree.calibrate(one, self.x, nodes) for one in three]
+        three_s = _once(lambda: [self.noise(*both) for both in zip(three, founds, strict=True)])
+        layers = [PAIRS[:1], *[PAIRS[:2]] * (self.block.depth - 1)]
+        mixed = self.build(layers)
+        found = tree.calibrate(mixed, self.x, nodes)
+        per_layer_s = _once(lambda: self.noise(mixed, found))
+        predicted = engine_s * tree.work(self.block, OPS, layers, self.shape).macs / work.macs
+        return {
+            "three_s": three_s,
+            "per_layer_s": per_layer_s,
+            "per_layer_predicted_s": predicted,
+        }
+
+    def _peers(self, built, found, scores):
+        rows = len(scores)
+        rng = np.random.default_rng(1)
+        sample = rng.choice(rows, min(self.arguments.sample, rows), replace=False)
+        paths = space.paths(self.block.depth, len(OPS))[sample].tolist()
+        bits = PAIRS[0]
+        loop = jax_loop(self.params, self.block, built, found, OPS, bits)
+        data = (self.x, self.target, self.variance)
+        for path in paths:  # compiles every op
+            loop(path, *data)
+        begin = time.perf_counter()
+        found_by = {"jax": [loop(path, *data) for path in paths]}
+        result = {"jax_loop_s": (time.perf_counter() - begin) * rows / len(sample)}
+        if not self.arguments.no_torch:
+            peer = Torch(self.params, self.block, built, found, OPS, bits)
+            tensors = (peer.tensor(self.x), peer.tensor(self.target), _torch_vector(self.variance))
+            peer.loop(paths[0], *tensors)
+            begin = time.perf_counter()
+            found_by["loop"] = [peer.loop(path, *tensors) for path in paths]
+            result["torch_loop_s"] = (time.perf_counter() - begin) * rows / len(sample)
+            begin = time.perf_counter()
+            found_by["tree"] = np.array(peer.tree(*tensors))[sample].tolist()
+            result["torch_tree_s"] = time.perf_counter() - begin
+        worst = max(np.abs(np.array(v) / scores[sample] - 1).max() for v in found_by.values())
+        return {**result, "max_rel_diff": float(worst)}
+
+
+def _once(function) -> float:
+    begin = time.perf_counter()
+    jax.block_until_ready(function())
+    return time.perf_counter() - begin
+
+
+def _torch_vector(x):
+    import torch
+
+    return torch.from_numpy(np.array(x))

@@ -1,0 +1,162 @@
+"""The peers of the table's engine: one subnet after another in JAX, and torch both ways.
+
+All use the weights, statistics and ranges that the engine's calibration found, so all four
+compute the same scores.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from qnas_jax import metrics, node, space, tree
+from qnas_jax.nn import kernels, mbconv
+
+
+class OpFound(NamedTuple):
+    """What calibration found for one op at one node: factor, offset and range of each part."""
+
+    parts: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]
+    add: np.ndarray | None
+
+
+def op_found(built: tree.Tree, found: tree.Calibration, layer: int, at: int, op: int) -> OpFound:
+    """Picks an op's part out of a node's."""
+    groups = node.kernel_groups(built.layers[layer].ops)
+    g = next(i for i, members in enumerate(groups) if op in members)
+    place = groups[g].index(op)
+    widths = built.weights[layer][0][g].widths
+    hidden = slice(sum(widths[:place]), sum(widths[: place + 1]))
+    one: Any = jax.tree.map(lambda leaf: leaf[at], found.nodes[layer][0][g])
+
+    def cut(step):
+        return step.factor[hidden], step.offset[hidden], step.range_[:, hidden][:, 0]
+
+    last = one.project[place]
+    parts = {
+        "expand": cut(one.expand),
+        "depthwise": cut(one.depthwise),
+        "project": (last.factor, last.offset, last.range_[:, 0]),
+    }
+    return OpFound(parts, one.add[place][:, 0] if one.add else None)
+
+
+def jax_loop(params, block: space.Block, built, found, ops, bits) -> Callable[..., float]:
+    """A function (path, x, target, variance) -> NSR: the module of each op, compiled once."""
+
+    def applied(layer, op):
+        module = mbconv.layer_module(block, layer, ops[op])
+        return jax.jit(lambda variables, x: module.apply(variables, x))
+
+    compiled = {(i, o): applied(i, o) for i in range(block.depth) for o in range(len(ops))}
+    quantize = jax.jit(node.affine.fake_quant)
+    score = jax.jit(metrics.nsr)
+
+    def run(path, x, target, variance):
+        x, at = quantize(x, jnp.asarray(found.input_range), jnp.int32(tree.INPUT_BITS)), 0
+        for layer, op in enumerate(path):
+            one = op_found(built, found, layer, at, op)
+            x = compiled[layer, op](_variables(params, layer, ops[op], one, bits), x)
+            at = at * len(ops) + op
+        return float(score(x, target, variance))
+
+    return run
+
+
+def _variables(params, layer, op, one: OpFound, bits) -> dict[str, Any]:
+    """An op's variables: its norms made to multiply by the factor and add the offset."""
+    w_bits, a_bits = map(jnp.int32, bits)
+    collections: dict[str, Any] = {"params": {}, "batch_stats": {}, "quant": {}}
+    for part, (factor, offset, range_) in one.parts.items():
+        kernel = params[f"layer{layer}"][str(op)][part]["kernel"]
+        norm = {"scale": factor, "bias": offset}
+        collections["params"][part] = {"kernel": kernel, "norm": norm}
+        unit = np.full_like(factor, 1 - kernels.NORM_EPSILON)
+        collections["batch_stats"][part] = {"norm": {"mean": np.zeros_like(factor), "var": unit}}
+        out = {"a_bits": a_bits, "range": range_}
+        collections["quant"][part] = {"w_bits": w_bits, "out": out}
+    if one.add is not None:
+        collections["quant"]["add"] = {"a_bits": a_bits, "range": one.add}
+    return collections
+
+
+class Torch:
+    """A block in torch: channels_last, weights quantized beforehand, norms folded in."""
+
+    def __init__(self, params, block: space.Block, built, found, ops, bits):
+        """Takes over the weights, on their grid."""
+        import torch
+
+        self._torch, self._block, self._ops = torch, block, ops
+        self._built, self._found, self._a_bits = built, found, bits[1]
+        self._weights = {}
+        for layer in range(block.depth):
+            for o, op in enumerate(ops):
+                for part, leaf in params[f"layer{layer}"][str(op)].items():
+                    w = node.affine.fake_quant_weight(leaf["kernel"], jnp.int32(bits[0]))
+                    w = torch.from_numpy(np.array(w).transpose(3, 2, 0, 1))
+                    self._weights[layer, o, part] = w.contiguous(memory_format=torch.channels_last)
+
+    def tensor(self, x) -> Any:
+        """Features [n, h, w, c] as torch has them."""
+        x = self._torch.from_numpy(np.array(x)).permute(0, 3, 1, 2)
+        return x.contiguous(memory_format=self._torch.channels_last)
+
+    def root(self, x) -> Any:
+        """The block's input, quantized."""
+        return self._quantize(x, self._found.input_range, tree.INPUT_BITS)
+
+    def loop(self, path: Sequence[int], x, target, variance) -> float:
+        """One path by itself."""
+        x, at = self.root(x), 0
+        for layer, op in enumerate(path):
+            x = self._op(layer, at, op, x)
+            at = at * len(self._ops) + op
+        return self._nsr(x, target, variance)
+
+    def tree(self, x, target, variance) -> list[float]:
+        """All paths, prefixes shared."""
+
+        def walk(layer, at, x):
+            for op in range(len(self._ops)):
+                y = self._op(layer, at, op, x)
+                if layer + 1 < self._block.depth:
+                    yield from walk(layer + 1, at * len(self._ops) + op, y)
+                else:
+                    yield self._nsr(y, target, variance)
+
+        with self._torch.inference_mode():
+            return list(walk(0, 0, self.root(x)))
+
+    def _op(self, layer, at, op, x):
+        functional = self._torch.nn.functional
+        one = op_found(self._built, self._found, layer, at, op)
+        y = x
+        for part, (factor, offset, range_) in one.parts.items():
+            factor, offset = map(
+                self._torch.from_numpy, map(np.ascontiguousarray, (factor, offset))
+            )
+            w = self._weights[layer, op, part] * factor[:, None, None, None]
+            if part == "depthwise":
+                dilation = self._block.dilation
+                stride = self._block.layer_shape(layer)[1]
+                pad = dilation * (w.shape[-1] - 1) // 2
+                y = functional.conv2d(y, w, offset, stride, pad, dilation, groups=y.shape[1])
+            else:
+                y = functional.conv2d(y, w, offset)
+            if part != "project":
+                y = y.clamp_(0, 6)
+            y = self._quantize(y, range_, self._a_bits)
+        return y if one.add is None else self._quantize(x + y, one.add, self._a_bits)
+
+    def _quantize(self, x, range_, bits):
+        low, high = min(float(range_[0]), 0.0), max(float(range_[1]), 0.0)
+        scale = (high - low) / (2**bits - 1) or 1.0
+        zero_point = round(-low / scale)
+        return self._torch.fake_quantize_per_tensor_affine(x, scale, zero_point, 0, 2**bits - 1)
+
+    def _nsr(self, y, target, variance):
+        noise = (y - target).square().mean((0, 2, 3))
+        return float((noise / (variance + metrics.NSR_EPSILON)).mean())

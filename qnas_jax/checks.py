@@ -1,0 +1,76 @@
+"""Rules that settings keep to; each raises InputError with the value and the rule."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+from qnas_jax.errors import InputError
+
+
+def same_types(prefix: str, given: Any, default: Any) -> None:
+    """Every value of a dataclass has the type that its default has, and is finite."""
+    for field in dataclasses.fields(default):
+        name = f"{prefix}{field.name}"
+        value, like = getattr(given, field.name), getattr(default, field.name)
+        if dataclasses.is_dataclass(like):
+            same_types(f"{name}.", value, like)
+            continue
+        many = isinstance(like, tuple)
+        kind = type(like[0] if many else like)
+        if many and not isinstance(value, (tuple, list)):
+            raise InputError(f"{name}={value!r}: must be a tuple, like {like}")
+        for one in value if many else (value,):
+            if not _is(one, kind):
+                raise InputError(f"{name}={value!r}: must be {_NAMES[kind]}")
+
+
+_NAMES = {int: "whole numbers", float: "finite numbers", str: "a text", bool: "True or False"}
+
+
+def _is(value: Any, kind: type) -> bool:
+    if kind is float:
+        return type(value) in (int, float) and math.isfinite(value)
+    return type(value) is kind
+
+
+def at_least(name: str, value: int | float, least: int | float) -> None:
+    """The value is no smaller than the least."""
+    if not value >= least:
+        raise InputError(f"{name}={value}: must be at least {least}")
+
+
+def above_zero(name: str, value: float) -> None:
+    """The value is above zero."""
+    if not value > 0:
+        raise InputError(f"{name}={value}: must be above 0")
+
+
+def within(name: str, value: float, least: float, most: float) -> None:
+    """The value lies between two others, or is one of them."""
+    if not least <= value <= most:
+        raise InputError(f"{name}={value}: must lie in [{least}, {most}]")
+
+
+def one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    """The value is one of a few."""
+    if value not in allowed:
+        raise InputError(f"{name}={value!r}: must be {' or '.join(map(repr, allowed))}")
+
+
+def length(name: str, values: tuple, length: int) -> None:
+    """There are so many values."""
+    if len(values) != length:
+        raise InputError(f"{name}={values}: must be {length} numbers")
+
+
+def all_of(name: str, values: tuple, good: Callable[[Any], bool], rule: str) -> None:
+    """There are values, and all are good."""
+    if not values or not all(good(value) for value in values):
+        raise InputError(f"{name}={values}: {rule}")
+
+
+def distinct(name: str, values: tuple) -> None:
+    """No value comes twice."""
+    if len(set(values)) < len(values):
+        raise InputError(f"{name}={values}: each only once")
