@@ -39,7 +39,11 @@ def restore(manager: Any, like: Tree) -> tuple[int, Tree]:
         return 0, like
     saved = manager.item_metadata(step)
     _check_match(manager.directory, getattr(saved, "tree", saved), like)
-    return step, manager.restore(step, args=ocp.args.StandardRestore(like))
+    try:
+        return step, manager.restore(step, args=ocp.args.StandardRestore(like))
+    except ValueError as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{manager.directory}: cannot be read ({reason})") from None
 
 
 def load(folder: pathlib.Path, like: Tree) -> Tree:

@@ -58,12 +58,22 @@ class Group(NamedTuple):
         return [kernel.values.shape[-2] for kernel in self.project]
 
 
+class Grid(NamedTuple):
+    """Where values may lie; worked out once, for it is used by every pass over the pixels."""
+
+    inverse: Array  # [c], as are all: one over the scale
+    scale: Array  # of a value of one: the grid's, or one where values are codes
+    low: Array  # the least value, and
+    high: Array  # the greatest
+    unit: Array  # what a value of one stands for: one, or the grid's scale for codes
+
+
 class Step(NamedTuple):
-    """Norm and clipping range behind a convolution: ``real = sum * factor + offset``."""
+    """Norm and grid behind a convolution: ``real = sum * factor + offset``."""
 
     factor: Array  # [c]
     offset: Array  # [c]
-    range_: Array  # [2, c]
+    grid: Grid
 
 
 class Found(NamedTuple):
@@ -72,7 +82,7 @@ class Found(NamedTuple):
     expand: Step
     depthwise: Step
     project: tuple[Step, ...]  # of each candidate
-    add: tuple[Array, ...]  # range [2, c] of each sum; none where the input is not added
+    add: tuple[Grid, ...]  # of each sum; none where the input is not added
 
 
 Node = tuple[Found, ...]  # by kernel size
@@ -151,34 +161,32 @@ def run_node(
 def _run_group(layer, group, x, unit, a_bits, found):
     """The outputs of the candidates of one kernel size, and what calibration found."""
     settle = functools.partial(_settle, layer, a_bits)
-    on_grid = functools.partial(_on_grid, layer, a_bits)
 
     sums, real = _contract(layer, x, unit, group.expand)
-    expand = found.expand if found else settle(sums, real, group.expand, RELU6, group.widths)
-    h, h_unit = on_grid(_normed(sums, expand, RELU6), expand.range_)
+    step = expand = found.expand if found else settle(sums, real, group.expand, RELU6, group.widths)
+    h = _on_grid(_normed(sums, step), step.grid)
 
     sums = kernels.depthwise(h, group.depthwise.values, layer.stride, layer.dilation)
-    real = group.depthwise.unit * h_unit
-    depthwise = (
-        found.depthwise if found else settle(sums, real, group.depthwise, RELU6, group.widths)
-    )
-    h, h_unit = on_grid(_normed(sums, depthwise, RELU6), depthwise.range_)
+    real = group.depthwise.unit * step.grid.unit
+    step = found.depthwise if found else settle(sums, real, group.depthwise, RELU6, group.widths)
+    h = _on_grid(_normed(sums, step), step.grid)
 
     outputs, project, add = [], [], []
     ends = np.cumsum(group.widths)[:-1]
-    parts = zip(jnp.split(h, ends, -1), jnp.split(h_unit, ends), group.project, strict=True)
+    parts = zip(jnp.split(h, ends, -1), jnp.split(step.grid.unit, ends), group.project, strict=True)
     for i, (part, part_unit, kernel) in enumerate(parts):
         sums, real = _contract(layer, part, part_unit, kernel)
-        step = found.project[i] if found else settle(sums, real, kernel, LINEAR)
-        y, y_unit = on_grid(_normed(sums, step, LINEAR), step.range_)
-        project.append(step)
+        last = found.project[i] if found else settle(sums, real, kernel, LINEAR)
+        grid = last.grid
+        y = _on_grid(_normed(sums, last), grid)
+        project.append(last)
         if layer.residual:
-            total = x * unit + y * y_unit if layer.codes else x + y
-            range_ = found.add[i] if found else _range(layer, a_bits, total)
-            y, y_unit = on_grid(total, range_)
-            add.append(range_)
-        outputs.append((y, y_unit))
-    return outputs, Found(expand, depthwise, tuple(project), tuple(add))
+            total = x * unit + y * grid.unit if layer.codes else x + y
+            grid = found.add[i] if found else _grid(layer, a_bits, total)
+            y = _on_grid(total, grid)
+            add.append(grid)
+        outputs.append((y, grid.unit))
+    return outputs, Found(expand, step, tuple(project), tuple(add))
 
 
 def _contract(layer, x, unit, kernel):
@@ -188,34 +196,46 @@ def _contract(layer, x, unit, kernel):
     return kernels.pointwise(x, kernel.values), kernel.unit
 
 
-def _normed(sums, step, bounds):
-    return jnp.clip(sums * step.factor + step.offset, *bounds)
+def _normed(sums, step):
+    return sums * step.factor + step.offset
 
 
-def _on_grid(layer, a_bits, y, range_):
-    """Real values as the nearest on their grid, and what the result stands for."""
-    if not layer.codes:
-        return affine.fake_quant(y, range_, a_bits), jnp.ones(y.shape[-1])
-    scale, zero_point, q_max = affine.asymmetric_grid(range_, a_bits)
-    return jnp.clip(jnp.round(y * (1 / scale)), -zero_point, q_max - zero_point), scale
+def _on_grid(y, grid):
+    """Real values as the nearest on their grid.
+
+    What exceeds the bounds of an activation is clipped here: the grid lies within them.
+    """
+    return affine.nearest(y, grid.inverse, grid.scale, grid.low, grid.high)
 
 
 def _settle(layer, a_bits, sums, real, kernel, bounds, widths=None):
-    """The step behind a convolution: a norm by these very sums, and a range."""
+    """The step behind a convolution: a norm by these very sums, and a grid."""
     mean, var = kernels.pixel_moments(sums)
     factor = kernel.norm_scale * lax.rsqrt(var * real**2 + kernels.NORM_EPSILON) * real
-    step = Step(factor, kernel.norm_bias - mean * factor, factor)
-    return step._replace(range_=_range(layer, a_bits, _normed(sums, step, bounds), widths))
+    offset = kernel.norm_bias - mean * factor
+    y = jnp.clip(sums * factor + offset, *bounds)
+    return Step(factor, offset, _grid(layer, a_bits, y, widths))
 
 
-def _range(layer, a_bits, y, widths=None):
-    """A clipping range for each channel of real values, the same for all of a width."""
+def _grid(layer, a_bits, y, widths=None):
+    """The grid of each channel of real values, the same for all of a width."""
     if layer.per_channel:
-        return jax.vmap(layer.find_range, (-1, None), out_axes=-1)(y, a_bits)
-    widths = widths or [y.shape[-1]]
-    parts = jnp.split(y, np.cumsum(widths)[:-1], axis=-1)
-    ranges = jnp.stack([layer.find_range(part, a_bits) for part in parts], axis=-1)
-    return jnp.repeat(ranges, np.array(widths), axis=-1, total_repeat_length=sum(widths))
+        range_ = jax.vmap(layer.find_range, (-1, None), out_axes=-1)(y, a_bits)
+    else:
+        widths = widths or [y.shape[-1]]
+        parts = jnp.split(y, np.cumsum(widths)[:-1], axis=-1)
+        ranges = jnp.stack([layer.find_range(part, a_bits) for part in parts], axis=-1)
+        range_ = jnp.repeat(ranges, np.array(widths), axis=-1, total_repeat_length=sum(widths))
+    return _grid_of(layer, a_bits, range_)
+
+
+def _grid_of(layer, a_bits, range_):
+    scale, zero_point, q_max = affine.asymmetric_grid(range_, a_bits)
+    low, high = 0 - zero_point, q_max - zero_point
+    one = jnp.ones_like(scale)
+    if layer.codes:
+        return Grid(1 / scale, one, low, high, unit=scale)
+    return Grid(1 / scale, scale, scale * low, scale * high, unit=one)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -242,5 +262,5 @@ def root(layer, x, a_bits, range_):
     The bitwidth is an argument, for a constant would be compiled to other roundings.
     """
     per_channel = jnp.broadcast_to(range_[:, None], (2, x.shape[-1]))
-    x, unit = _on_grid(layer, a_bits, x, per_channel)
-    return x[None], unit[None]
+    grid = _grid_of(layer, a_bits, per_channel)
+    return _on_grid(x, grid)[None], grid.unit[None]

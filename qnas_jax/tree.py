@@ -25,6 +25,7 @@ from qnas_jax import artefact, space
 from qnas_jax.nn import kernels, supernet
 from qnas_jax.node import (
     Found,
+    Grid,
     Group,
     Layer,
     Node,
@@ -201,11 +202,12 @@ def save_calibration(file: pathlib.Path, calibration: Calibration) -> None:
 def load_calibration(file: pathlib.Path, tree: Tree) -> Calibration:
     """Reads what was found in that tree."""
     leaf: Any = 0  # only the structure counts
-    step = Step(leaf, leaf, leaf)
+    grid = Grid(leaf, leaf, leaf, leaf, leaf)
+    step = Step(leaf, leaf, grid)
     nodes = []
     for layer, choices in zip(tree.layers, tree.a_bits, strict=True):
         founds = tuple(
-            Found(step, step, (step,) * len(group), (leaf,) * len(group) * layer.residual)
+            Found(step, step, (step,) * len(group), (grid,) * len(group) * layer.residual)
             for group in kernel_groups(layer.ops)
         )
         nodes.append([founds] * len(choices))

@@ -80,11 +80,18 @@ def snap(x, scale, zero_point, q_min, q_max):
     The gradient is straight-through: one where `x` lies inside the range, zero where it
     is clipped; none flows to the grid.
     """
-    # dequantize(quantize(x)), but clipped in real units, which is the same to the last bit.
-    # A product at the end would be fused into a sum behind it in one program and not in
-    # another, and then be rounded differently.
     low, high = dequantize(q_min, scale, zero_point), dequantize(q_max, scale, zero_point)
-    return jnp.clip(scale * jnp.round(x * (1 / scale)), low, high)
+    return nearest(x, 1 / scale, scale, low, high)
+
+
+def nearest(x, inverse, scale, low, high):
+    """The multiple of `scale` nearest to `x`, clipped; `inverse` is ``1 / scale``.
+
+    This is `dequantize(quantize(x))` to the last bit, but clipped in real units: a product at
+    the end would be fused into a sum behind it in one program and not in another, and then
+    be rounded differently.
+    """
+    return jnp.clip(scale * jnp.round(x * inverse), low, high)
 
 
 @snap.defjvp

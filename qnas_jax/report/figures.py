@@ -1,7 +1,7 @@
 """The figures of the report, as SVG text or PNG bytes."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -143,3 +143,30 @@ def samples(pictures: np.ndarray, maps: Sequence[tuple[str, np.ndarray]]) -> byt
     out = io.BytesIO()
     figure.savefig(out, format="png", dpi=130)
     return out.getvalue()
+
+
+def fronts(by_policy: Mapping[str, Sequence[Point]]) -> str:
+    """The front of each quantization policy, NSR over size."""
+    figure = Figure(figsize=(7.5, 4.6), layout="constrained")
+    axes = _axes(figure, 1, 1, 1)
+    for name, points in by_policy.items():
+        kilobytes = [point.size_bytes / 1e3 for point in points]
+        axes.step(kilobytes, [point.nsr for point in points], where="post", label=name)
+    axes.set(xlabel="size of the quantized network (kB)", ylabel="NSR summed over blocks")
+    axes.legend(fontsize=8, frameon=False)
+    return _svg(figure)
+
+
+def enough_images(curve: Sequence[tuple[int, float, float, float]], all_images: int) -> str:
+    """Agreement of tables from few images with the one from all, over their number."""
+    figure = Figure(figsize=(6.5, 3.8), layout="constrained")
+    axes = _axes(figure, 1, 1, 1)
+    images, mean, least, share = zip(*curve, strict=True)
+    axes.plot(images, mean, "o-", color=SUBNET, label="Kendall's tau, mean of the blocks")
+    axes.plot(images, least, "o--", color=SUBNET, alpha=0.5, label="of the worst block")
+    axes.plot(images, share, "s-", color=TEACHER, label="share of the front found")
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(images, [str(n) for n in images])
+    axes.set(xlabel=f"images (compared with {all_images})", ylim=(0, 1.02))
+    axes.legend(fontsize=8, frameon=False)
+    return _svg(figure)
