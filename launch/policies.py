@@ -74,11 +74,11 @@ def _report(
     for name, points in fronts.items():
         within = [point for point in points if point.nsr <= limit]
         least = min(within, key=lambda point: point.size_bytes) if within else None
-        sizes = (least.size_bytes, least.encoder_size_bytes) if least else ("", "")
-        lines.append(
-            f'"{name}",{seconds[name]:.1f},{len(points)},{points[0].nsr:.6f},{sizes[0]},{sizes[1]}'
-        )
-        shown = f"{sizes[0] / 1e3:8.1f} {sizes[1] / 1e3:11.1f}" if least else "    none"
+        sizes = f"{least.size_bytes},{least.encoder_size_bytes}" if least else ","
+        lines.append(f'"{name}",{seconds[name]:.1f},{len(points)},{points[0].nsr:.6f},{sizes}')
+        shown = "    none"
+        if least:
+            shown = f"{least.size_bytes / 1e3:8.1f} {least.encoder_size_bytes / 1e3:11.1f}"
         print(f"{name:26s} {seconds[name]:7.1f} {len(points):6d} {points[0].nsr:10.4f} {shown}")
     with artefact.writing(folder / "fronts.csv") as file:
         file.write(("\n".join(lines) + "\n").encode())

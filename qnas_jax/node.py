@@ -12,6 +12,7 @@ import functools
 from typing import Any, NamedTuple
 
 import jax
+import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -238,18 +239,44 @@ def _grid_of(layer, a_bits, range_):
     return Grid(1 / scale, scale, scale * low, scale * high, unit=one)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def run_nodes(layer, weights, xs, units, a_bits, nodes):
-    """`run_node` over several nodes; the outputs are nodes of the next level."""
-    run = functools.partial(run_node, layer, weights)
-    ys, units, nodes = jax.vmap(run, (0, 0, None, 0))(xs, units, a_bits, nodes)
-    return ys.reshape(-1, *ys.shape[2:]), units.reshape(-1, units.shape[-1]), nodes
+def unpack(layer, weights, packed) -> Node:
+    """A node from one vector; handing over a hundred small arrays would take a millisecond."""
+
+    def step(width):
+        return Step(jnp.zeros(width), jnp.zeros(width), grid(width))
+
+    def grid(width):
+        return Grid(*[jnp.zeros(width)] * len(Grid._fields))
+
+    like = []
+    for group in weights:
+        hidden, count = group.depthwise.values.shape[-1], len(group.project)
+        features = group.project[0].values.shape[-1]
+        add = (grid(features),) * count if layer.residual else ()
+        like.append(Found(step(hidden), step(hidden), (step(features),) * count, add))
+    return jax.flatten_util.ravel_pytree(tuple(like))[1](packed)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def leaf_noise(layer, weights, xs, units, a_bits, nodes, target, variance):
+def run_nodes(layer, weights, xs, units, a_bits, packed):
+    """`run_node` over several nodes; the outputs are nodes of the next level.
+
+    What calibration found travels packed, [nodes, size].
+    """
+
+    def run(x, unit, packed):
+        node = None if packed is None else unpack(layer, weights, packed)
+        ys, units, node = run_node(layer, weights, x, unit, a_bits, node)
+        return ys, units, jax.flatten_util.ravel_pytree(node)[0]
+
+    ys, units, packed = jax.vmap(run)(xs, units, packed)
+    return ys.reshape(-1, *ys.shape[2:]), units.reshape(-1, units.shape[-1]), packed
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def leaf_noise(layer, weights, xs, units, a_bits, packed, target, variance):
     """Noise over signal behind the last layer, summed over images and pixels, [paths]."""
-    ys, units, _ = run_nodes(layer, weights, xs, units, a_bits, nodes)
+    ys, units, _ = run_nodes(layer, weights, xs, units, a_bits, packed)
     difference = ys * units[:, None, None, None] - target
     noise = jnp.sum(jnp.square(difference), axis=(1, 2, 3))
     return jnp.mean(noise / (variance + metrics.NSR_EPSILON), axis=-1)

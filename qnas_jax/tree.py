@@ -23,19 +23,7 @@ from jaxtyping import Array, Float, Int
 
 from qnas_jax import artefact, space
 from qnas_jax.nn import kernels, supernet
-from qnas_jax.node import (
-    Found,
-    Grid,
-    Group,
-    Layer,
-    Node,
-    Step,
-    gather_weights,
-    kernel_groups,
-    leaf_noise,
-    root,
-    run_nodes,
-)
+from qnas_jax.node import Group, Layer, gather_weights, leaf_noise, root, run_nodes
 from qnas_jax.quant.calibrate import FindRange
 
 INPUT_BITS = 8  # of a block's input, which is another block's output
@@ -69,11 +57,11 @@ class Calibration(NamedTuple):
 
     Attributes:
       input_range: Clipping range of the block's input, which has 8 bits.
-      nodes: By layer and bitwidth, leaves [nodes of the layer, ...].
+      nodes: By layer and bitwidth, packed, [nodes of the layer, size].
     """
 
     input_range: np.ndarray
-    nodes: list[list[Node]]
+    nodes: list[list[np.ndarray]]
 
 
 _gather = jax.jit(gather_weights, static_argnums=(1, 2))
@@ -136,14 +124,8 @@ def calibrate(tree: Tree, x: Float[Array, "n h w i"], nodes_per_pass: int = 1) -
         weights, a_bits = tree.weights[layer][choice], tree.a_bits[layer][choice]
         ys, units, found = run_nodes(tree.layers[layer], weights, xs, units, a_bits, None)
         if nodes[layer][choice] is None:
-            count = tree.nodes(layer)
-            nodes[layer][choice] = jax.tree.map(
-                lambda leaf: np.empty((count, *leaf.shape[1:]), np.float32), found
-            )
-        for all_nodes, leaf in zip(
-            *map(jax.tree.leaves, (nodes[layer][choice], found)), strict=True
-        ):
-            all_nodes[ids] = leaf  # waits, so that passes do not queue up in memory
+            nodes[layer][choice] = np.empty((tree.nodes(layer), found.shape[1]), np.float32)
+        nodes[layer][choice][ids] = found  # waits, so that passes do not queue up in memory
         return ys, units
 
     for _ in _leaves(
@@ -169,9 +151,9 @@ def noise(
     last = len(tree.layers) - 1
 
     def run(layer, choice, ids, xs, units):
-        node = jax.tree.map(lambda leaf: leaf[ids], calibration.nodes[layer][choice])
+        packed = calibration.nodes[layer][choice][ids]
         weights, a_bits = tree.weights[layer][choice], tree.a_bits[layer][choice]
-        arguments = (tree.layers[layer], weights, xs, units, a_bits, node)
+        arguments = (tree.layers[layer], weights, xs, units, a_bits, packed)
         if layer == last:
             return leaf_noise(*arguments, target, variance)
         return run_nodes(*arguments)[:2]
@@ -201,19 +183,10 @@ def save_calibration(file: pathlib.Path, calibration: Calibration) -> None:
 
 def load_calibration(file: pathlib.Path, tree: Tree) -> Calibration:
     """Reads what was found in that tree."""
-    leaf: Any = 0  # only the structure counts
-    grid = Grid(leaf, leaf, leaf, leaf, leaf)
-    step = Step(leaf, leaf, grid)
-    nodes = []
-    for layer, choices in zip(tree.layers, tree.a_bits, strict=True):
-        founds = tuple(
-            Found(step, step, (step,) * len(group), (grid,) * len(group) * layer.residual)
-            for group in kernel_groups(layer.ops)
-        )
-        nodes.append([founds] * len(choices))
-    like = jax.tree.structure(Calibration(np.empty(2), nodes))
+    like = jax.tree.structure((0, [[0] * len(choices) for choices in tree.a_bits]))
     with np.load(file) as found:
-        return jax.tree.unflatten(like, [found[f"arr_{i}"] for i in range(like.num_leaves)])
+        leaves = [found[f"arr_{i}"] for i in range(like.num_leaves)]
+    return Calibration(*jax.tree.unflatten(like, leaves))
 
 
 def _leaves(

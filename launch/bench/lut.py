@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from bench import machine
-from bench.lut_loops import Torch, jax_loop
+from bench.lut_loops import Torch, all_found, jax_loop
 
 from qnas_jax import metrics, space, tree
 from qnas_jax.nn import supernet
@@ -124,8 +124,8 @@ class _Case:
         self.chunks = [slice(i, i + per_pass) for i in range(0, images, per_pass)]
         self.shape = shape
 
-    def build(self, bits):
-        return tree.build(self.params, self.block, OPS, bits, calibrate.min_max)
+    def build(self, bits, codes=None):
+        return tree.build(self.params, self.block, OPS, bits, calibrate.min_max, codes=codes)
 
     def noise(self, built, found):
         nodes = self.arguments.nodes_per_pass
@@ -176,12 +176,16 @@ class _Case:
         }
 
     def _peers(self, built, found, scores):
+        if built.layers[0].codes:  # the peers compute with real values
+            built = self.build([[PAIRS[0]]] * self.block.depth, codes=False)
+            found = tree.calibrate(built, self.x, self.arguments.nodes_per_pass)
+        by_op = all_found(built, found)
         rows = len(scores)
         rng = np.random.default_rng(1)
         sample = rng.choice(rows, min(self.arguments.sample, rows), replace=False)
         paths = space.paths(self.block.depth, len(OPS))[sample].tolist()
         bits = PAIRS[0]
-        loop = jax_loop(self.params, self.block, built, found, OPS, bits)
+        loop = jax_loop(self.params, self.block, by_op, found.input_range, OPS, bits)
         data = (self.x, self.target, self.variance)
         for path in paths:  # compiles every op
             loop(path, *data)
@@ -189,7 +193,7 @@ class _Case:
         found_by = {"jax": [loop(path, *data) for path in paths]}
         result = {"jax_loop_s": (time.perf_counter() - begin) * rows / len(sample)}
         if not self.arguments.no_torch:
-            peer = Torch(self.params, self.block, built, found, OPS, bits)
+            peer = Torch(self.params, self.block, by_op, found.input_range, OPS, bits)
             tensors = (peer.tensor(self.x), peer.tensor(self.target), _torch_vector(self.variance))
             peer.loop(paths[0], *tensors)
             begin = time.perf_counter()

@@ -4,6 +4,7 @@ All use the weights, statistics and ranges that the engine's calibration found, 
 compute the same scores.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -16,34 +17,58 @@ from qnas_jax.nn import kernels, mbconv
 
 
 class OpFound(NamedTuple):
-    """What calibration found for one op at one node: factor, offset and range of each part."""
+    """What calibration found for one op at one node.
 
-    parts: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]
-    add: np.ndarray | None
+    Attributes:
+      parts: Factor, offset and range of each convolution.
+      add: Range of the sum with the input, if it is added.
+    """
+
+    parts: dict[str, tuple[np.ndarray, np.ndarray, tuple[float, float]]]
+    add: tuple[float, float] | None
 
 
-def op_found(built: tree.Tree, found: tree.Calibration, layer: int, at: int, op: int) -> OpFound:
-    """Picks an op's part out of a node's."""
-    groups = node.kernel_groups(built.layers[layer].ops)
-    g = next(i for i, members in enumerate(groups) if op in members)
-    place = groups[g].index(op)
-    widths = built.weights[layer][0][g].widths
-    hidden = slice(sum(widths[:place]), sum(widths[: place + 1]))
-    one: Any = jax.tree.map(lambda leaf: leaf[at], found.nodes[layer][0][g])
+# By layer, node and op; laid out before anything is timed.
+AllFound = dict[tuple[int, int, int], OpFound]
 
-    def cut(step):
-        return step.factor[hidden], step.offset[hidden], step.range_[:, hidden][:, 0]
 
-    last = one.project[place]
+def all_found(built: tree.Tree, found: tree.Calibration) -> AllFound:
+    """Calibration of a tree of real values, op by op."""
+    result: AllFound = {}
+    for number, layer in enumerate(built.layers):
+        weights = built.weights[number][0]
+        unpack = jax.vmap(functools.partial(node.unpack, layer, weights))
+        nodes: Any = jax.tree.map(np.asarray, unpack(found.nodes[number][0]))
+        groups = zip(nodes, weights, node.kernel_groups(layer.ops), strict=True)
+        for of_group, group, members in groups:
+            ends = np.cumsum([0, *group.widths])
+            for place, op in enumerate(members):
+                hidden = slice(ends[place], ends[place + 1])
+                for at in range(built.nodes(number)):
+                    result[number, at, op] = _op_found(of_group, place, at, hidden)
+    return result
+
+
+def _op_found(group, place, at, hidden) -> OpFound:
+    def part(step, channels):
+        return step.factor[at, channels], step.offset[at, channels], bounds(step.grid, channels)
+
+    def bounds(grid, channels):
+        first = channels.start or 0
+        return float(grid.low[at, first]), float(grid.high[at, first])
+
+    every = slice(None)
     parts = {
-        "expand": cut(one.expand),
-        "depthwise": cut(one.depthwise),
-        "project": (last.factor, last.offset, last.range_[:, 0]),
+        "expand": part(group.expand, hidden),
+        "depthwise": part(group.depthwise, hidden),
+        "project": part(group.project[place], every),
     }
-    return OpFound(parts, one.add[place][:, 0] if one.add else None)
+    return OpFound(parts, bounds(group.add[place], every) if group.add else None)
 
 
-def jax_loop(params, block: space.Block, built, found, ops, bits) -> Callable[..., float]:
+def jax_loop(
+    params, block: space.Block, found: AllFound, input_range, ops, bits
+) -> Callable[..., float]:
     """A function (path, x, target, variance) -> NSR: the module of each op, compiled once."""
 
     def applied(layer, op):
@@ -55,10 +80,10 @@ def jax_loop(params, block: space.Block, built, found, ops, bits) -> Callable[..
     score = jax.jit(metrics.nsr)
 
     def run(path, x, target, variance):
-        x, at = quantize(x, jnp.asarray(found.input_range), jnp.int32(tree.INPUT_BITS)), 0
+        x, at = quantize(x, jnp.asarray(input_range), jnp.int32(tree.INPUT_BITS)), 0
         for layer, op in enumerate(path):
-            one = op_found(built, found, layer, at, op)
-            x = compiled[layer, op](_variables(params, layer, ops[op], one, bits), x)
+            variables = _variables(params, layer, ops[op], found[layer, at, op], bits)
+            x = compiled[layer, op](variables, x)
             at = at * len(ops) + op
         return float(score(x, target, variance))
 
@@ -75,22 +100,22 @@ def _variables(params, layer, op, one: OpFound, bits) -> dict[str, Any]:
         collections["params"][part] = {"kernel": kernel, "norm": norm}
         unit = np.full_like(factor, 1 - kernels.NORM_EPSILON)
         collections["batch_stats"][part] = {"norm": {"mean": np.zeros_like(factor), "var": unit}}
-        out = {"a_bits": a_bits, "range": range_}
+        out = {"a_bits": a_bits, "range": np.array(range_, np.float32)}
         collections["quant"][part] = {"w_bits": w_bits, "out": out}
     if one.add is not None:
-        collections["quant"]["add"] = {"a_bits": a_bits, "range": one.add}
+        collections["quant"]["add"] = {"a_bits": a_bits, "range": np.array(one.add, np.float32)}
     return collections
 
 
 class Torch:
     """A block in torch: channels_last, weights quantized beforehand, norms folded in."""
 
-    def __init__(self, params, block: space.Block, built, found, ops, bits):
+    def __init__(self, params, block: space.Block, found: AllFound, input_range, ops, bits):
         """Takes over the weights, on their grid."""
         import torch
 
         self._torch, self._block, self._ops = torch, block, ops
-        self._built, self._found, self._a_bits = built, found, bits[1]
+        self._found, self._input_range, self._a_bits = found, input_range, bits[1]
         self._weights = {}
         for layer in range(block.depth):
             for o, op in enumerate(ops):
@@ -106,7 +131,7 @@ class Torch:
 
     def root(self, x) -> Any:
         """The block's input, quantized."""
-        return self._quantize(x, self._found.input_range, tree.INPUT_BITS)
+        return self._quantize(x, self._input_range, tree.INPUT_BITS)
 
     def loop(self, path: Sequence[int], x, target, variance) -> float:
         """One path by itself."""
@@ -132,12 +157,10 @@ class Torch:
 
     def _op(self, layer, at, op, x):
         functional = self._torch.nn.functional
-        one = op_found(self._built, self._found, layer, at, op)
+        one = self._found[layer, at, op]
         y = x
         for part, (factor, offset, range_) in one.parts.items():
-            factor, offset = map(
-                self._torch.from_numpy, map(np.ascontiguousarray, (factor, offset))
-            )
+            factor, offset = (self._torch.from_numpy(np.array(v)) for v in (factor, offset))
             w = self._weights[layer, op, part] * factor[:, None, None, None]
             if part == "depthwise":
                 dilation = self._block.dilation
