@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import pathlib
+import shutil
 import time
 from collections.abc import Iterator
 from typing import Any, BinaryIO
@@ -49,10 +50,28 @@ def writing(path: pathlib.Path) -> Iterator[BinaryIO]:
     part.rename(path)
 
 
+@contextlib.contextmanager
+def writing_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A folder that appears under its name only when it is complete."""
+    part = path.with_name(f".{path.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    yield part
+    os.replace(part, path)
+
+
 def write_json(path: pathlib.Path, value: Any) -> None:
     """Plain data or dataclasses as JSON."""
     with writing(path) as file:
         file.write(json.dumps(plain(value), indent=2).encode() + b"\n")
+
+
+def is_finished(folder: pathlib.Path) -> bool:
+    """Whether a folder holds a stage that is finished, whatever it was made from."""
+    try:
+        return json.loads((folder / _MARK).read_bytes())["done"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 class Stage:

@@ -87,9 +87,9 @@ class Job:
         """The targets' variances."""
         return self.folder / "target.npz"
 
-    def calibration_file(self, part: int) -> pathlib.Path:
+    def calibration_folder(self, part: int) -> pathlib.Path:
         """What calibration found for a part."""
-        return self.folder / f"calibration-{part:03d}.npz"
+        return self.folder / f"calibration-{part:03d}"
 
     def noise_file(self, chunk: int, part: int) -> pathlib.Path:
         """What a unit gave."""
@@ -119,7 +119,7 @@ def populate(job: Job, time_budget_s: float = 0) -> Scores:
     begin = time.monotonic()
     works = job.works()
     _announce(job, works)
-    uncalibrated = [i for i in range(len(job.parts)) if not job.calibration_file(i).exists()]
+    uncalibrated = [i for i in range(len(job.parts)) if not job.calibration_folder(i).exists()]
     units = [(c, i) for c in range(len(job.chunks)) for i in range(len(job.parts))]
     left = [unit for unit in units if not job.noise_file(*unit).exists()]
     if len(left) < len(units):
@@ -163,12 +163,12 @@ class _Worker:
     def calibrate(self, part, device):
         x = self._maps(self._job.calibration, device)[self._job.parts[part].block]
         nodes = self._nodes_per_pass(part, len(x), device)
-        found = tree.calibrate(self._tree(part, device), x, nodes)
-        tree.save_calibration(self._job.calibration_file(part), found)
+        with artefact.writing_folder(self._job.calibration_folder(part)) as folder:
+            tree.calibrate(self._tree(part, device), x, nodes, folder)
 
     def score(self, chunk, part, device):
         block, built = self._job.parts[part].block, self._tree(part, device)
-        calibration = tree.load_calibration(self._job.calibration_file(part), built)
+        calibration = tree.load_calibration(self._job.calibration_folder(part), built)
         x, target = self._maps(self._job.chunks[chunk], device)[block : block + 2]
         nodes = self._nodes_per_pass(part, len(x), device)
         noise = tree.noise(built, calibration, x, target, self._variances[block], nodes)

@@ -1,8 +1,9 @@
 """The only room that names devices and processes."""
 
 import concurrent.futures
+import contextlib
 import queue
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 import jax
@@ -53,6 +54,16 @@ def wait_for_all(name: str) -> None:
 def is_first() -> bool:
     """Whether this is the process that writes what is written once."""
     return jax.process_index() == 0
+
+
+@contextlib.contextmanager
+def first_goes_first(name: str) -> Iterator[None]:
+    """The first process runs the body before all others do."""
+    if not is_first():
+        wait_for_all(name)
+    yield
+    if is_first():
+        wait_for_all(name)
 
 
 def free_bytes(device: Device) -> int | None:

@@ -15,7 +15,18 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from qnas_jax import artefact, checkpoint, distill, lut, measure, segment, space, table, train
+from qnas_jax import (
+    artefact,
+    checkpoint,
+    distill,
+    lut,
+    measure,
+    parallel,
+    segment,
+    space,
+    table,
+    train,
+)
 from qnas_jax.artefact import Stage
 from qnas_jax.config import Config
 from qnas_jax.data.batching import stacked
@@ -134,7 +145,8 @@ def populate_table(
         "ranges": how.ranges,
         "a_ranges_per": how.a_ranges_per,
     }
-    stage = Stage(setting.workdir / "lut", made_from)
+    with parallel.first_goes_first("lut"):
+        stage = Stage(setting.workdir / "lut", made_from)
     if stage.done:
         return stage, table.load(stage.folder / "lut.npz")
     compute = jax.jit(segment.features(setting.teacher()))
@@ -151,6 +163,14 @@ def populate_table(
     )
     found = lut.populate(job, how.time_budget_s)
     rows = table.build(found.nsr, setting.searched, job.parts)
+    if parallel.is_first():
+        _finish_table(setting, stage, made_from, job, found, rows)
+    parallel.wait_for_all("table")
+    return stage, rows
+
+
+def _finish_table(setting, stage, made_from, job, found, rows) -> None:
+    """Writes the table and how it came about; what is only half of it is deleted."""
     table.save(stage.folder / "lut.npz", rows)
     with artefact.writing(stage.folder / "by_chunk.npy") as file:
         np.save(file, found.by_chunk)
@@ -167,7 +187,6 @@ def populate_table(
     }
     artefact.write_json(stage.folder / "lut.json", description)
     shutil.rmtree(job.folder)
-    return stage, rows
 
 
 def search_front(

@@ -44,7 +44,7 @@ class Progress:
         if now - self._shown < LINE_SECONDS and done < self._total:
             return
         self._shown = now
-        share = 100 * done / max(self._total, 1)
+        share = 100 * done / (self._total or 1)
         eta = duration((self._total - done) / rate) if rate else "?"
         logger.info(
             "%s %.6g/%.6g (%.0f%%) %.3g/s ETA %s %s",

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from qnas_jax import artefact, space
+from qnas_jax import space
 from qnas_jax.nn import kernels, supernet
 from qnas_jax.node import Group, Layer, gather_weights, leaf_noise, root, run_nodes
 from qnas_jax.quant.calibrate import FindRange
@@ -109,13 +109,19 @@ def _layer(block, number, ops, find_range, per_channel, codes):
     return Layer(ops, stride, block.dilation, residual, find_range, per_channel, codes)
 
 
-def calibrate(tree: Tree, x: Float[Array, "n h w i"], nodes_per_pass: int = 1) -> Calibration:
+def calibrate(
+    tree: Tree,
+    x: Float[Array, "n h w i"],
+    nodes_per_pass: int = 1,
+    folder: pathlib.Path | None = None,
+) -> Calibration:
     """Statistics and ranges at every node.
 
     Args:
       tree: The block's.
       x: The block's input on the calibration images.
       nodes_per_pass: Nodes that are run at once.
+      folder: Where to write what is found, as it may exceed the memory.
     """
     input_range = np.asarray(tree.layers[0].find_range(x, jnp.int32(INPUT_BITS)))
     nodes: list[list[Any]] = [[None] * len(choices) for choices in tree.a_bits]
@@ -124,7 +130,16 @@ def calibrate(tree: Tree, x: Float[Array, "n h w i"], nodes_per_pass: int = 1) -
         weights, a_bits = tree.weights[layer][choice], tree.a_bits[layer][choice]
         ys, units, found = run_nodes(tree.layers[layer], weights, xs, units, a_bits, None)
         if nodes[layer][choice] is None:
-            nodes[layer][choice] = np.empty((tree.nodes(layer), found.shape[1]), np.float32)
+            shape = (tree.nodes(layer), found.shape[1])
+            nodes[layer][choice] = (
+                np.empty(shape, np.float32)
+                if folder is None
+                else (
+                    np.lib.format.open_memmap(
+                        folder / _nodes_file(layer, choice), "w+", "f4", shape
+                    )
+                )
+            )
         nodes[layer][choice][ids] = found  # waits, so that passes do not queue up in memory
         return ys, units
 
@@ -132,6 +147,8 @@ def calibrate(tree: Tree, x: Float[Array, "n h w i"], nodes_per_pass: int = 1) -
         tree, root(tree.layers[0], x, jnp.int32(INPUT_BITS), input_range), run, nodes_per_pass
     ):
         pass
+    if folder is not None:
+        np.save(folder / _RANGE_FILE, input_range)
     return Calibration(input_range, nodes)
 
 
@@ -175,18 +192,20 @@ def noise(
     return result
 
 
-def save_calibration(file: pathlib.Path, calibration: Calibration) -> None:
-    """Writes what was found."""
-    with artefact.writing(file) as out:
-        np.savez(out, *jax.tree.leaves(calibration))
+def load_calibration(folder: pathlib.Path, tree: Tree) -> Calibration:
+    """Reads what was found in that tree and written into a folder, page by page as needed."""
+    nodes = [
+        [np.load(folder / _nodes_file(layer, choice), mmap_mode="r") for choice in range(len(bits))]
+        for layer, bits in enumerate(tree.a_bits)
+    ]
+    return Calibration(np.load(folder / _RANGE_FILE), nodes)
 
 
-def load_calibration(file: pathlib.Path, tree: Tree) -> Calibration:
-    """Reads what was found in that tree."""
-    like = jax.tree.structure((0, [[0] * len(choices) for choices in tree.a_bits]))
-    with np.load(file) as found:
-        leaves = [found[f"arr_{i}"] for i in range(like.num_leaves)]
-    return Calibration(*jax.tree.unflatten(like, leaves))
+_RANGE_FILE = "input_range.npy"
+
+
+def _nodes_file(layer: int, choice: int) -> str:
+    return f"nodes-{layer}-{choice}.npy"
 
 
 def _leaves(
