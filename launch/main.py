@@ -15,7 +15,7 @@ import pathlib
 from absl import flags
 from ml_collections import config_flags
 
-from qnas_jax import cli, pipeline
+from qnas_jax import artefact, cli, pipeline
 from qnas_jax.report import page
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/.", lock_config=True)
@@ -29,7 +29,9 @@ def main() -> None:
     platform.use_compilation_cache()
     config = cli.checked_config(_CONFIG.value, path)
     workdir = pathlib.Path(_WORKDIR.value or f"runs/{pathlib.Path(path).stem}")
-    results = pipeline.run(config, workdir)
+    config.check()
+    with artefact.only_one(workdir):
+        results = pipeline.run(config, workdir)
     print(page.as_text(results))
     print(f"report: {workdir / 'report' / 'index.html'}")
 

@@ -9,10 +9,11 @@ import concurrent.futures
 import functools
 import multiprocessing
 import os
+import pathlib
 
 from absl import flags
 
-from qnas_jax import cli
+from qnas_jax import artefact, cli
 from qnas_jax.data import cityscapes
 from qnas_jax.data.streets import render
 from qnas_jax.runlog import Progress
@@ -36,6 +37,8 @@ def write_one(out: str, seed: int, size: tuple[int, int], item: tuple[str, int])
 def main() -> None:
     """Writes both splits, on all cores."""
     items = [("train", i) for i in range(_TRAIN.value)] + [("val", i) for i in range(_VAL.value)]
+    made_from = {"seed": _SEED.value, "height": _HEIGHT.value, "width": _WIDTH.value}
+    artefact.Stage(pathlib.Path(_OUT.value), made_from)  # refuses a folder of other pictures
     write = functools.partial(write_one, _OUT.value, _SEED.value, (_HEIGHT.value, _WIDTH.value))
     progress = Progress(f"writing {_OUT.value}", len(items))
     context = multiprocessing.get_context("spawn")

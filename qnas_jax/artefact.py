@@ -7,8 +7,10 @@ made from something else is refused and stays as it is.
 
 import contextlib
 import dataclasses
+import fcntl
 import hashlib
 import json
+import math
 import os
 import pathlib
 import shutil
@@ -28,13 +30,15 @@ def digest(value: Any) -> str:
 
 
 def plain(value: Any) -> Any:
-    """Dataclasses as dicts and tuples as lists, all the way down."""
+    """Dataclasses as dicts, tuples as lists, what is not finite as None: plain JSON."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
     if isinstance(value, dict):
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
     return value
 
 
@@ -66,6 +70,22 @@ def write_json(path: pathlib.Path, value: Any) -> None:
         file.write(json.dumps(plain(value), indent=2).encode() + b"\n")
 
 
+@contextlib.contextmanager
+def only_one(folder: pathlib.Path) -> Iterator[None]:
+    """Holds the folder for this process alone.
+
+    Raises:
+      InputError: Another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"{folder}: another process is at work in it") from None
+        yield
+
+
 def is_finished(folder: pathlib.Path) -> bool:
     """Whether a folder holds a stage that is finished, whatever it was made from."""
     try:
@@ -81,7 +101,7 @@ class Stage:
       folder: Where its artefacts lie.
       hash: Of all that it is made from; goes into the stages behind it.
       done: Whether it is finished already.
-      seconds: How long its last run took.
+      seconds: How long it took, stops left out.
     """
 
     def __init__(self, folder: pathlib.Path, made_from: dict[str, Any]):
@@ -97,12 +117,12 @@ class Stage:
         self.folder = folder
         self.hash = digest(made_from)
         self.done, self.seconds = False, 0.0
-        self._mark = {"hash": self.hash, "made_from": plain(made_from)}
-        self._begin = time.monotonic()
+        self._mark = {"hash": self.hash, "made_from": plain(made_from), "began": time.time()}
         try:
             found = json.loads((folder / _MARK).read_bytes())
             found_hash, made_from = found["hash"], found["made_from"]
             self.done, self.seconds = found["done"], found["seconds"]
+            began = found["began"]
         except FileNotFoundError:
             self._write()
             return
@@ -110,18 +130,26 @@ class Stage:
             raise InputError(f"{folder}: is a file, must be a folder") from None
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{folder / _MARK}: is damaged ({error}); delete {folder}") from None
-        if found_hash != self.hash:
+        files = [p for p in folder.rglob("*") if p.is_file() and p.name != _MARK]
+        if not files:  # nothing came of it: it may be made from anything
+            self.done, self.seconds = False, 0.0
+            self._write()
+        elif found_hash != self.hash:
             changes = _difference(made_from, self._mark["made_from"])
             raise InputError(
                 f"{folder} was made from other settings ({changes}); "
                 f"take another --workdir, or delete {folder}"
             )
+        elif not self.done:  # what the run that was stopped has taken, up to its last file
+            latest = max(p.stat().st_mtime for p in files)
+            self.seconds += max(latest - began, 0.0)
+            self._write()
 
     def finish(self) -> None:
         """Marks the stage as finished; does nothing if it is."""
         if not self.done:
             self.done = True
-            self.seconds = time.monotonic() - self._begin
+            self.seconds += time.time() - self._mark["began"]
             self._write()
 
     def _write(self) -> None:

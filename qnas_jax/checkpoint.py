@@ -37,13 +37,19 @@ def restore(manager: Any, like: Tree) -> tuple[int, Tree]:
     step = manager.latest_step()
     if step is None:
         return 0, like
-    saved = manager.item_metadata(step)
-    _check_match(manager.directory, getattr(saved, "tree", saved), like)
     try:
+        saved = manager.item_metadata(step)
+        saved = getattr(saved, "tree", saved)
+        if not saved:
+            raise ValueError("its description is missing")
+        _check_match(manager.directory, saved, like)
         return step, manager.restore(step, args=ocp.args.StandardRestore(like))
-    except ValueError as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{manager.directory}: cannot be read ({reason})") from None
+    except InputError:
+        raise
+    except Exception as error:  # Orbax has no error of its own for damaged files
+        reason = str(error).splitlines()[0][:200]
+        damaged = manager.directory / str(step)
+        raise InputError(f"{damaged}: cannot be read ({reason}); delete it") from None
 
 
 def load(folder: pathlib.Path, like: Tree) -> Tree:

@@ -25,13 +25,18 @@ def same_types(prefix: str, given: Any, default: Any) -> None:
                 raise InputError(f"{name}={value!r}: must be {_NAMES[kind]}")
 
 
-_NAMES = {int: "whole numbers", float: "finite numbers", str: "a text", bool: "True or False"}
+_NAMES = {
+    int: "whole numbers below 2**31",
+    float: "finite numbers",
+    str: "a text",
+    bool: "True or False",
+}
 
 
 def _is(value: Any, kind: type) -> bool:
     if kind is float:
         return type(value) in (int, float) and math.isfinite(value)
-    return type(value) is kind
+    return type(value) is kind and (kind is not int or abs(value) < 2**31)
 
 
 def at_least(name: str, value: int | float, least: int | float) -> None:

@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import os
 import pathlib
 import sys
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from qnas_jax.errors import InputError
 from qnas_jax.train import Diverged
 
 INPUT_ERROR, DIVERGED, INTERRUPTED = 2, 3, 130  # exit codes
-_FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
+_FULL_DISK = os.strerror(errno.ENOSPC)
 
 
 def start(main: Callable[[], None]) -> None:
@@ -43,7 +44,7 @@ def checked_config(value: object, path: str) -> config.Config:
 
 
 def _guarded(main: Callable[[], None]) -> None:
-    absl_logging.set_verbosity(absl_logging.WARNING)  # Orbax tells a lot
+    absl_logging.set_verbosity(absl_logging.FATAL)  # what Orbax has to say is raised, too
     try:
         main()
     except InputError as error:
@@ -52,21 +53,25 @@ def _guarded(main: Callable[[], None]) -> None:
         _leave(f"{error}; a lower learning rate may help", DIVERGED)
     except KeyboardInterrupt:
         _leave("stopped; the same command goes on from here", INTERRUPTED)
-    except OSError as error:
-        if error.errno not in _FULL_DISK:
+    except Exception as error:
+        if _FULL_DISK in str(error):  # told by the system, or by Orbax in other words around it
+            _leave(f"{_FULL_DISK}; make room, then the same command goes on", INPUT_ERROR)
+        if not isinstance(error, OSError):
             raise
-        _leave(f"{error.filename or 'disk'}: {error.strerror}; make room, then go on", INPUT_ERROR)
+        _leave(f"{error.filename or 'a file'}: {error.strerror or error}", INPUT_ERROR)
 
 
 def _leave(message: str, code: int) -> None:
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
-    sys.exit(code)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # what libraries do at a regular exit may fail for the same reason, at length
 
 
 def _parse(argv: list[str]) -> list[str]:
     try:
         rest = flags.FLAGS(argv)
-    except (flags.Error, KeyError, TypeError, ValueError) as error:
+    except (flags.Error, AttributeError, KeyError, SyntaxError, TypeError, ValueError) as error:
         for argument in argv[1:]:
             key = argument.lstrip("-").partition("=")[0]
             if key.startswith("config.") and not config.knows(key[7:]):

@@ -62,6 +62,7 @@ class Network:
         checks.all_of("network.dilations", self.dilations, lambda d: d >= 1, "at least 1")
         checks.at_least("network.head_channels", self.head_channels, 8)
         checks.all_of("network.rates", self.rates, lambda r: r >= 1, "at least 1")
+        checks.distinct("network.rates", self.rates)
         checks.within("network.dropout", self.dropout, 0.0, 0.9)
 
 

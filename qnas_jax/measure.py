@@ -7,6 +7,7 @@ from jaxtyping import PyTree
 
 from qnas_jax import metrics, segment
 from qnas_jax.data.batching import Dataset
+from qnas_jax.errors import InputError
 from qnas_jax.hardware import size
 from qnas_jax.nn import layers
 from qnas_jax.nn.deeplab import DeepLabV3
@@ -37,6 +38,8 @@ def accuracy(
         for labels, maps in segment.predictions(predict, collections, data, batch):
             matrix += metrics.confusion(labels, maps, classes)
             kept += list(maps[: SAMPLES - len(kept)])
+        if not matrix.any():
+            raise InputError("no pixel of the validation split has a label that counts")
         found[f"miou_{name}"] = round(metrics.mean_iou(matrix), 4)
         found[f"class_iou_{name}"] = [
             None if np.isnan(iou) else round(100 * float(iou), 2)

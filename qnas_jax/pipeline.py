@@ -30,7 +30,7 @@ from qnas_jax import (
 from qnas_jax.artefact import Stage
 from qnas_jax.config import Config
 from qnas_jax.data.batching import stacked
-from qnas_jax.hardware import size
+from qnas_jax.errors import InputError
 from qnas_jax.nn import init, layers, supernet
 from qnas_jax.nn.deeplab import DeepLabV3
 from qnas_jax.quant.calibrate import RANGES
@@ -41,8 +41,6 @@ from qnas_jax.setting import CLASSES, Setting, prepare
 
 logger = logging.getLogger(__name__)
 
-FIXED_BITS = 8  # of all that is not searched: the stem, the first group, the head
-
 # What keys are drawn for; each purpose has its own.
 (TEACHER_INIT, TEACHER_TRAIN, SUPERNET_INIT, SUPERNET_TRAIN, RETRAIN_INIT, RETRAIN_TRAIN) = range(6)
 
@@ -50,12 +48,17 @@ FIXED_BITS = 8  # of all that is not searched: the stem, the first group, the he
 def run(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
     """Runs every stage that is not finished; returns what `report/results.json` holds.
 
+    Only one process at a time may do that in a folder.
+
     Raises:
       InputError: A setting, a picture or an artefact cannot be used.
       Diverged: A loss is no longer finite.
     """
     config.check()
     setting = prepare(config, workdir)
+    if 0 < config.search.budget_bytes < setting.least_bytes():
+        least = f"the smallest subnet has {setting.least_bytes()}"
+        raise InputError(f"search.budget_bytes={config.search.budget_bytes}: {least}")
     if not (workdir / "config.json").exists():
         artefact.write_json(workdir / "config.json", config)
     teacher, variables = train_teacher(setting)
@@ -144,6 +147,7 @@ def populate_table(
         "images_per_pass": how.images_per_pass,
         "ranges": how.ranges,
         "a_ranges_per": how.a_ranges_per,
+        "time_budget_s": how.time_budget_s,
     }
     with parallel.first_goes_first("lut"):
         stage = Stage(setting.workdir / "lut", made_from)
@@ -181,7 +185,7 @@ def _finish_table(setting, stage, made_from, job, found, rows) -> None:
         "agreement": lut.agreement(found, rows),
         "ops": [str(op) for op in rows.ops],
         "blocks": setting.searched.blocks,
-        "fixed_size_bytes": _fixed_bytes(setting),
+        "fixed_size_bytes": setting.fixed_bytes(),
         "device": jax.devices()[0].device_kind,
         "seconds": round(stage.seconds, 1),
     }
@@ -196,7 +200,7 @@ def search_front(
     stage = Stage(setting.workdir / "search", {"lut": populated.hash})
     file = stage.folder / "front.csv"
     if not stage.done:
-        fixed = _fixed_bytes(setting)
+        fixed = setting.fixed_bytes()
         points = front.search(rows, fixed["stem"], fixed["head"])
         front.write(file, points)
         stage.finish()
@@ -224,9 +228,11 @@ def retrain(
     """Trains a subnet to the end and measures it, in float and quantized."""
     config = setting.config
     stage = Stage(
-        setting.workdir / "retrain" / point.subnet,
+        setting.workdir / "retrain" / _folder_name(point.subnet),
         {"supernet": distilled.hash, "subnet": point.subnet, "init": config.retrain.init},
     )
+    if stage.done:
+        return stage
     subnet = space.parse_subnet(point.subnet)
     model = setting.student(subnet)
     fresh = init.initialize(model, setting.key(RETRAIN_INIT), (1, *config.train.crop, 3))
@@ -238,8 +244,13 @@ def retrain(
         }
         fresh = supernet.with_blocks(fresh, teacher, blocks)
     variables = _train_network(setting, stage, model, fresh, RETRAIN_TRAIN, title)
-    _measure(setting, stage, model, variables, quant, {"subnet": point.subnet, "nsr": point.nsr})
+    _measure(setting, stage, model, variables, quant, {"subnet": point.subnet})
     return stage
+
+
+def _folder_name(subnet: str) -> str:
+    """The subnet, or its beginning and a hash where file systems would refuse its length."""
+    return subnet if len(subnet) <= 200 else f"{subnet[:180]}-{artefact.digest(subnet)}"
 
 
 def write_report(setting: Setting, stages: list[Stage], retrained: list[Stage]) -> dict[str, Any]:
@@ -307,15 +318,3 @@ def _measure(setting: Setting, stage: Stage, model: DeepLabV3, variables, quant,
         found["miou_quantized"],
         sizes["size_bytes"] / 1e3,
     )
-
-
-def _fixed_bytes(setting: Setting) -> dict[str, int]:
-    """Bytes of what is in no searched block: `stem` within the encoder, `head` behind it."""
-    height, width = setting.config.train.crop
-    convs = layers.convs(setting.teacher(), (height, width, 3))
-    stem = [c for c in convs if c.name.startswith(("encoder/stem", "encoder/block0"))]
-    head = [c for c in convs if not c.name.startswith("encoder")]
-    return {
-        "stem": size.network_bytes(stem, FIXED_BITS),
-        "head": size.network_bytes(head, FIXED_BITS),
-    }

@@ -58,7 +58,10 @@ class Metrics:
     def __init__(self, workdir: pathlib.Path, stage: str):
         """Appends to the run's files; `stage` stands before each metric's name."""
         self._stage, self._workdir = stage, workdir
-        self._file = (workdir / "metrics.jsonl").open("a", buffering=1)
+        path = workdir / "metrics.jsonl"
+        torn = path.exists() and not path.read_bytes().endswith(b"\n")  # by a kill
+        self._file = path.open("a", buffering=1)
+        self._file.write("\n" * torn)
         self._events: Any = None
 
     def __enter__(self) -> "Metrics":

@@ -8,16 +8,18 @@ import jax
 import numpy as np
 from jaxtyping import Array, Key
 
-from qnas_jax import artefact, space
+from qnas_jax import artefact, space, table
 from qnas_jax.config import Config
 from qnas_jax.data import labels
 from qnas_jax.data.batching import Augmentation, Batch, Dataset, stacked, training_batch
 from qnas_jax.data.cityscapes import Cityscapes
 from qnas_jax.data.streets import Streets
-from qnas_jax.nn import mobilenet
+from qnas_jax.hardware import size
+from qnas_jax.nn import layers, mobilenet
 from qnas_jax.nn.deeplab import DeepLabV3
 
 CLASSES = len(labels.NAMES)
+FIXED_BITS = 8  # of all that is not searched: the stem, the first group, the head
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +86,23 @@ class Setting:
         )
         top, left = (images.shape[1] - height) // 2, (images.shape[2] - width) // 2
         return images[:, top : top + height, left : left + width]
+
+    def fixed_bytes(self) -> dict[str, int]:
+        """Bytes of what is in no searched block: `stem` within the encoder, `head` behind it."""
+        convs = layers.convs(self.teacher(), (*self.config.train.crop, 3))
+        stem = [c for c in convs if c.name.startswith(("encoder/stem", "encoder/block0"))]
+        head = [c for c in convs if not c.name.startswith("encoder")]
+        return {
+            "stem": size.network_bytes(stem, FIXED_BITS),
+            "head": size.network_bytes(head, FIXED_BITS),
+        }
+
+    def least_bytes(self) -> int:
+        """Bytes of the smallest subnet there is."""
+        parts = table.parts_of(self.searched, self.bits, per_layer=False)
+        rows = table.build(np.zeros(sum(part.rows for part in parts)), self.searched, parts)
+        blocks = [rows.costs["size_bytes"][rows.rows_of(b)].min() for b in range(rows.blocks)]
+        return int(sum(blocks)) + sum(self.fixed_bytes().values())
 
     def data_mark(self) -> dict[str, Any]:
         """What the pictures are, for the hash of what is made from them."""

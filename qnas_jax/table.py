@@ -170,4 +170,4 @@ def load(path: pathlib.Path) -> Table:
         costs = {name: columns.pop(name) for name in COSTS if name in columns}
         return Table(ops=ops, costs=costs, **columns)
     except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: is no table ({error})") from None
+        raise InputError(f"{path}: is no table ({error}); delete {path.parent}") from None

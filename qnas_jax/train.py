@@ -61,7 +61,7 @@ def fit(
     manager = checkpoint.open_folder(folder)
     try:
         start, state = checkpoint.restore(manager, state)
-        if start:
+        if 0 < start < steps:
             logger.info("%s: resumed at step %d of %d", title, start, steps)
         progress = Progress(title, steps, start)
         batches = prefetch(make_batch, start, steps, threads)

@@ -1,6 +1,7 @@
 import dataclasses
 import hashlib
 import json
+import os
 
 import pytest
 
@@ -77,6 +78,7 @@ MADE_FROM = {"images": 8, "lut": {"bits": (4, 8), "seed": 0}, "teacher": "0a1b"}
 def test_a_stage_is_resumed_until_it_is_finished_and_then_skipped(tmp_path):
     folder = tmp_path / "lut"
     first = Stage(folder, MADE_FROM)
+    (folder / "lut.npz").write_text("rows")
     assert not first.done
     assert not Stage(folder, MADE_FROM).done, "it was stopped before its end"
     resumed = Stage(folder, {**MADE_FROM, "lut": {"seed": 0, "bits": [4, 8]}})
@@ -91,13 +93,37 @@ def test_a_stage_is_resumed_until_it_is_finished_and_then_skipped(tmp_path):
     assert files(folder) == before
 
 
-def test_a_stage_tells_how_long_its_last_run_took(tmp_path, monkeypatch):
-    now = iter([100.0, 107.25])
-    monkeypatch.setattr(artefact.time, "monotonic", lambda: next(now))
-    stage = Stage(tmp_path, MADE_FROM)
-    stage.finish()
-    monkeypatch.undo()
-    assert stage.seconds == Stage(tmp_path, MADE_FROM).seconds == 7.25
+def test_the_seconds_of_a_stage_leave_out_its_stops(tmp_path, monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr(artefact.time, "time", lambda: now[0])
+    Stage(tmp_path, MADE_FROM)
+    (tmp_path / "half").write_text("rows")
+    os.utime(tmp_path / "half", (1004.0, 1004.0))  # then it was killed
+    now[0] = 2000.0
+    resumed = Stage(tmp_path, MADE_FROM)
+    now[0] = 2003.25
+    resumed.finish()
+    assert resumed.seconds == Stage(tmp_path, MADE_FROM).seconds == 7.25
+
+
+def test_a_stage_of_which_nothing_came_may_be_made_from_anything(tmp_path):
+    Stage(tmp_path, MADE_FROM)
+    (tmp_path / "checkpoint").mkdir()
+    changed = Stage(tmp_path, {**MADE_FROM, "images": 4})
+    assert not changed.done
+    (tmp_path / "lut.npz").write_text("rows")
+    changed.finish()
+    with pytest.raises(InputError, match="images: 4, now 8"):
+        Stage(tmp_path, MADE_FROM)
+
+
+def test_a_folder_is_for_one_process_at_a_time(tmp_path):
+    with artefact.only_one(tmp_path):
+        with pytest.raises(InputError, match="another process is at work in it"):
+            with artefact.only_one(tmp_path):
+                pass
+    with artefact.only_one(tmp_path):
+        pass
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,10 @@ class Cityscapes:
         image = _open(picture, ("RGB",))
         label = _open(label_file, ("L", "P"))
         if image.size != label.size:
-            raise InputError(f"{label_file}: {label.size}, but its picture {image.size}")
+            raise InputError(
+                f"{label_file}: is {label.width} x {label.height} pixels, "
+                f"its picture {image.width} x {image.height}"
+            )
         if image.size != self._size:
             image = image.resize(self._size, Image.Resampling.BILINEAR)
             label = label.resize(self._size, Image.Resampling.NEAREST)

@@ -4,6 +4,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -28,7 +29,8 @@ def _axes(figure: Figure, *place):
 
 def _svg(figure: Figure) -> str:
     out = io.StringIO()
-    figure.savefig(out, format="svg", bbox_inches="tight", metadata={"Date": None})
+    with matplotlib.rc_context({"svg.hashsalt": "qnas_jax"}):  # the same ids in every run
+        figure.savefig(out, format="svg", bbox_inches="tight", metadata={"Date": None})
     return out.getvalue()[out.getvalue().index("<svg") :]
 
 

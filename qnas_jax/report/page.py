@@ -5,6 +5,7 @@ import html
 import json
 import pathlib
 import string
+import zipfile
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 
 from qnas_jax import artefact, space
 from qnas_jax.data.batching import Batch
+from qnas_jax.errors import InputError
 from qnas_jax.report import figures
 from qnas_jax.runlog import duration
 from qnas_jax.search import front
@@ -79,9 +81,11 @@ def write(
     """
     config = json.loads((workdir / "config.json").read_text())
     teacher = _metrics(workdir / "teacher")
-    subnets = [_metrics(folder) for folder in retrained]
-    subnets.sort(key=lambda subnet: subnet["size_bytes"])
     points = front.read(workdir / "search" / "front.csv")
+    nsr = {point.subnet: point.nsr for point in points}
+    folders = {_metrics(folder)["subnet"]: folder for folder in retrained}
+    subnets = [{**_metrics(folder), "nsr": nsr[subnet]} for subnet, folder in folders.items()]
+    subnets.sort(key=lambda subnet: subnet["size_bytes"])
     results = {
         "teacher": {name: teacher[name] for name in _FIGURES},
         "subnets": [{name: s[name] for name in ("subnet", "nsr", *_FIGURES)} for s in subnets],
@@ -93,7 +97,7 @@ def write(
     maps = [
         ("labels", samples.labels),
         ("teacher", _prediction(workdir / "teacher")),
-        (f"subnet {subnets.index(best) + 1}", _prediction(workdir / "retrain" / best["subnet"])),
+        (f"subnet {subnets.index(best) + 1}", _prediction(folders[best["subnet"]])),
     ]
     names = ["teacher", *(f"subnet {i}" for i in range(1, len(subnets) + 1))]
     drawn = {
@@ -146,12 +150,22 @@ def dominates(subnet: dict[str, Any], teacher: dict[str, Any]) -> bool:
 
 
 def _metrics(folder: pathlib.Path) -> dict[str, Any]:
-    return json.loads((folder / "metrics.json").read_text())
+    try:
+        return json.loads((folder / "metrics.json").read_bytes())
+    except (OSError, ValueError) as error:
+        raise _damaged(folder, error) from None
 
 
 def _prediction(folder: pathlib.Path) -> np.ndarray:
-    with np.load(folder / "samples.npz") as file:
-        return file["quantized"]
+    try:
+        with (folder / "samples.npz").open("rb") as content, np.load(content) as file:
+            return file["quantized"]
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise _damaged(folder, error) from None
+
+
+def _damaged(folder: pathlib.Path, error: Exception) -> InputError:
+    return InputError(f"{folder}: is damaged ({error}); delete {folder / 'made_from.json'}")
 
 
 def _write(path: pathlib.Path, content: bytes) -> None:

@@ -101,6 +101,9 @@ def read(path: pathlib.Path) -> list[Point]:
             ]
         if not points:
             raise ValueError("no line")
+        for point in points:
+            space.parse_subnet(point.subnet)
         return points
     except (OSError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as a front ({error})") from None
+        reason = f"cannot be read as a front ({error}); delete {path.parent}"
+        raise InputError(f"{path}: {reason}") from None

@@ -168,5 +168,5 @@ def test_labels_of_another_size_than_their_picture_are_told(root):
     Image.fromarray(np.zeros((HEIGHT, WIDTH + 1), np.uint8)).save(root / LABEL)
     message = refusal(lambda: opened(root)[1])
     assert re.fullmatch(
-        re.escape(f"{root / LABEL}: ") + r"\(11, 6\), but its picture \(10, 6\)", message
+        re.escape(f"{root / LABEL}: ") + "is 11 x 6 pixels, its picture 10 x 6", message
     )
