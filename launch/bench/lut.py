@@ -23,6 +23,8 @@ from qnas_jax.quant import calibrate
 OPS = tuple(space.Op(k, e) for k in (3, 5, 7) for e in (3, 6))
 DEPTHS = (3, 3, 4, 4, 3, 1)
 STRIDES, DILATIONS = (1, 2, 2, 1, 1, 1, 1), (1, 1, 1, 2, 2, 4, 4)
+PEERS = ("jax_loop", "torch_loop", "torch_tree")
+MIXED_DEPTH = 3  # deeper trees of mixed bitwidths take minutes
 PAIRS = ((8, 8), (6, 6), (4, 4))
 
 
@@ -60,7 +62,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
             found.append(one)
             share = 2 * one["macs"] / one["engine_s"] / peak
             moved = one["bytes"] / one["engine_s"] / stream
-            rates = [_rate(one, name) for name in ("jax_loop_s", "torch_loop_s", "torch_tree_s")]
+            rates = [_ratio(one, f"{peer}_s", "engine_s") for peer in PEERS]
             ratios = "  ".join(f"{r:9.1f}x" if r else "         -" for r in rates)
             print(
                 f"{number:5d} {one['rows']:6d} {one['engine_s']:9.2f} "
@@ -68,11 +70,8 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
                 flush=True,
             )
         shape = [-(-s // block.stride) for s in shape]
-    total = {
-        name: sum(one[name] for one in found)
-        for name in found[0]
-        if name != "max_rel_diff" and found[0][name] is not None
-    }
+    names = {name for one in found for name in one} - {"max_rel_diff"}
+    total = {name: sum(one.get(name, 0.0) for one in found) for name in names}
     figures = {
         "device": jax.devices()[0].device_kind,
         "jax": jax.__version__,
@@ -86,16 +85,16 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         "compilations": tree.compilations(),
         "peak_share": 2 * total["macs"] / total["engine_s"] / peak,
         "stream_share": total["bytes"] / total["engine_s"] / stream,
-        "three_bitwidths_ratio": total["three_s"] / total["engine_s"],
-        "per_layer_ratio": total["per_layer_s"] / total["per_layer_predicted_s"],
+        "three_bitwidths_ratio": _ratio(total, "three_s", "one_s"),
+        "per_layer_ratio": _ratio(total, "per_layer_s", "per_layer_predicted_s"),
         "max_rel_diff": max(one["max_rel_diff"] for one in found),
         "peak_memory_mb": machine.peak_memory_mb(),
         "matmul_flops": peak,
         "stream_bytes_per_s": stream,
         "blocks": found,
     }
-    for name in ("jax_loop", "torch_loop", "torch_tree"):
-        figures[f"ratio_{name}"] = _rate(total, f"{name}_s")
+    for name in PEERS:
+        figures[f"ratio_{name}"] = _ratio(total, f"{name}_s", "engine_s")
     for name in ("rows_per_s", "ratio_jax_loop", "ratio_torch_loop", "ratio_torch_tree",
                  "peak_share", "stream_share", "max_rel_diff", "three_bitwidths_ratio",
                  "per_layer_ratio", "compilations", "compile_s", "calibrate_s",
@@ -105,8 +104,8 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     return figures
 
 
-def _rate(one: dict[str, Any], name: str) -> float | None:
-    return one[name] / one["engine_s"] if one.get(name) is not None else None
+def _ratio(one: dict[str, Any], name: str, to: str) -> float | None:
+    return one[name] / one[to] if name in one else None
 
 
 class _Case:
@@ -141,11 +140,10 @@ class _Case:
         built = self.build([[PAIRS[0]]] * depth)
         begin = time.perf_counter()
         found = tree.calibrate(built, self.x, nodes)
-        self.noise(built, found)
+        scores = self.noise(built, found)
         first = time.perf_counter() - begin
         calibrate_s = _once(lambda: tree.calibrate(built, self.x, nodes))
-        engine_s = machine.seconds(lambda: self.noise(built, found), 2)
-        scores = self.noise(built, found)
+        engine_s = min(_once(lambda: self.noise(built, found)) for _ in range(2))
         work = tree.work(self.block, OPS, [[PAIRS[0]]] * depth, self.shape)
         result = {
             "rows": rows,
@@ -154,12 +152,13 @@ class _Case:
             "compile_s": max(first - calibrate_s - engine_s, 0.0),
             "macs": work.macs * self.arguments.images,
             "bytes": work.bytes * self.arguments.images,
-            **self._more_bitwidths(engine_s, work),
         }
+        if depth <= MIXED_DEPTH:
+            result |= self._more_bitwidths(engine_s, work)
         return {**result, **self._peers(built, found, scores)}
 
     def _more_bitwidths(self, engine_s, work):
-        """Three bitwidths, and a bitwidth per layer on the last two layers' worth of tree."""
+        """Three bitwidths one after another, and two to choose from at every layer but one."""
         nodes = self.arguments.nodes_per_pass
         three = [self.build([[pair]] * self.block.depth) for pair in PAIRS]
         founds = [tree.calibrate(one, self.x, nodes) for one in three]
@@ -170,6 +169,7 @@ class _Case:
         per_layer_s = _once(lambda: self.noise(mixed, found))
         predicted = engine_s * tree.work(self.block, OPS, layers, self.shape).macs / work.macs
         return {
+            "one_s": engine_s,
             "three_s": three_s,
             "per_layer_s": per_layer_s,
             "per_layer_predicted_s": predicted,
