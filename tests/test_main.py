@@ -105,10 +105,12 @@ def test_a_finished_run_is_not_run_again_and_another_config_is_refused(finished,
         ([SMOKE, "--config.train.steps=many"], "many"),
         ([SMOKE, "--config.space.w_bits=(1,)"], "space.w_bits=(1,): bitwidths lie in [2, 8]"),
         ([SMOKE, "--config.data.source=cityscapes", "--config.data.root=/no/data"], "/no/data"),
+        ([SMOKE, "--config.search.budget_bytes=1000"], "the smallest subnet has"),
+        ([SMOKE, "--config.network.rates=(2,2)"], "network.rates=(2, 2): each only once"),
         ([SMOKE, "train.steps=3"], "settings are given as --NAME=VALUE"),
         ([SMOKE, "--config.teacher.checkpoint=/no/teacher"], "/no/teacher: no such folder"),
     ],
-    ids=["file", "key", "type", "range", "data", "positional", "checkpoint"],
+    ids=["file", "key", "type", "range", "data", "budget", "rates", "positional", "checkpoint"],
 )  # fmt: skip
 def test_wrong_input_gets_one_line_and_leaves_nothing_behind(tmp_path, arguments, message):
     code, output = run(*arguments, f"--workdir={tmp_path / 'run'}")

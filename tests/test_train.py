@@ -97,6 +97,18 @@ def test_a_checkpoint_of_another_shape_is_refused_in_one_line(tmp_path):
         checkpoint.load(tmp_path / "checkpoint", more)
 
 
+def test_a_damaged_checkpoint_is_named_in_one_line(tmp_path):
+    _fit(tmp_path, 2)
+    for file in (tmp_path / "checkpoint" / "2").rglob("*"):
+        if file.is_file():
+            file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    with pytest.raises(
+        InputError, match=r"checkpoint/2: cannot be read \(.*\); delete it"
+    ) as error:
+        checkpoint.load(tmp_path / "checkpoint", FRESH)
+    assert "\n" not in str(error.value)
+
+
 def test_a_missing_or_empty_checkpoint_folder_is_named(tmp_path):
     with pytest.raises(InputError, match="nowhere: no such folder"):
         checkpoint.load(tmp_path / "nowhere", FRESH)
