@@ -1,6 +1,7 @@
 """Training states on disk: saved whole or not at all, found again after any kill."""
 
 import pathlib
+import shutil
 from typing import Any, TypeVar
 
 import jax
@@ -8,6 +9,8 @@ import jax
 from qnas_jax.errors import InputError
 
 Tree = TypeVar("Tree")
+
+SPARE_BYTES = 1_000_000  # for what describes a checkpoint
 
 
 def open_folder(folder: pathlib.Path) -> Any:
@@ -20,9 +23,21 @@ def open_folder(folder: pathlib.Path) -> Any:
 
 
 def save(manager: Any, step: int, state: Any) -> None:
-    """Saves the state after `step` steps, in the background."""
+    """Saves the state after `step` steps, in the background.
+
+    Raises:
+      InputError: The disk has no room for it.
+    """
     import orbax.checkpoint as ocp
 
+    # Asked beforehand: a save that fails halfway reports each of its files at length.
+    need = SPARE_BYTES + 2 * sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+    free = shutil.disk_usage(manager.directory).free
+    if free < need:
+        raise InputError(
+            f"{manager.directory}: {free / 1e6:.1f} MB left on the disk, saving takes up to "
+            f"{need / 1e6:.1f} MB; make room, then the same command goes on"
+        )
     manager.save(step, args=ocp.args.StandardSave(state))
 
 
