@@ -20,6 +20,7 @@ SMOKE = "--config=configs/smoke.py"
 
 def start(*arguments, cache):
     environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(cache)}
+    environment.pop("TF_CPP_MIN_LOG_LEVEL", None)  # set by JAX in this process; shells have none
     return subprocess.Popen(
         [sys.executable, "launch/main.py", *arguments],
         cwd=ROOT,
@@ -30,7 +31,7 @@ def start(*arguments, cache):
     )
 
 
-def run(*arguments, cache="/nonexistent"):
+def run(*arguments, cache):
     process = start(*arguments, cache=cache)
     output, _ = process.communicate(timeout=900)
     return process.returncode, output
@@ -113,7 +114,7 @@ def test_a_finished_run_is_not_run_again_and_another_config_is_refused(finished,
     ids=["file", "key", "type", "range", "data", "budget", "rates", "positional", "checkpoint"],
 )  # fmt: skip
 def test_wrong_input_gets_one_line_and_leaves_nothing_behind(tmp_path, arguments, message):
-    code, output = run(*arguments, f"--workdir={tmp_path / 'run'}")
+    code, output = run(*arguments, f"--workdir={tmp_path / 'run'}", cache=tmp_path / "cache")
     errors = [line for line in output.splitlines() if not re.match(r"\d\d:\d\d:\d\d ", line)]
     assert code == 2
     assert len(errors) == 1
