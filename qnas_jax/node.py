@@ -1,20 +1,18 @@
 """One node of a block's tree: all candidates of a layer on one input, quantized.
 
-All candidates of a kernel size share one matrix product for their expansions and one
-depthwise convolution. Values on a grid travel in one of two forms. As *real* values every
-number is the one that the module of a single path gives, bit for bit but for the order of
-sums. As *codes* (whole numbers, centred so that zero is zero) they suit accelerators: codes
-of up to 8 bits are exact in bfloat16, and sums of their products exact in float32 up to
-2**24.
+Candidates are computed one after another: joining their convolutions gains nothing on a CPU,
+and a wider matrix product adds up in another order. Values on a grid travel in one of two
+forms. As *real* values every number is the one that the module of a single path gives. As
+*codes* (whole numbers, centred so that zero is zero) they suit accelerators: codes of up to
+8 bits are exact in bfloat16, and sums of their products exact in float32 up to 2**24.
 """
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.flatten_util
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
@@ -46,17 +44,12 @@ class Kernel(NamedTuple):
     norm_bias: Array
 
 
-class Group(NamedTuple):
-    """The candidates of one kernel size side by side, hidden channels in their order."""
+class OpWeights(NamedTuple):
+    """A candidate's three convolutions."""
 
     expand: Kernel  # values [i, hidden]
     depthwise: Kernel  # values [k, k, hidden]
-    project: tuple[Kernel, ...]  # of each candidate, values [hidden of one, o]
-
-    @property
-    def widths(self) -> list[int]:
-        """Hidden channels of each candidate."""
-        return [kernel.values.shape[-2] for kernel in self.project]
+    project: Kernel  # values [hidden, o]
 
 
 class Grid(NamedTuple):
@@ -78,56 +71,39 @@ class Step(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What calibration finds at a node for the candidates of one kernel size."""
+    """What calibration finds at a node for a candidate."""
 
     expand: Step
     depthwise: Step
-    project: tuple[Step, ...]  # of each candidate
-    add: tuple[Grid, ...]  # of each sum; none where the input is not added
+    project: Step
+    add: Grid | None  # of the sum; None where the input is not added
 
 
-Node = tuple[Found, ...]  # by kernel size
-
-
-def kernel_groups(ops: tuple[space.Op, ...]) -> list[list[int]]:
-    """The candidates of each kernel size, by their numbers."""
-    sizes = dict.fromkeys(op.kernel for op in ops)
-    return [[i for i, op in enumerate(ops) if op.kernel == size] for size in sizes]
+Node = tuple[Found, ...]  # by candidate
 
 
 def gather_weights(
     params: dict, ops: tuple[space.Op, ...], codes: bool, w_bits: Int[Array, ""]
-) -> tuple[Group, ...]:
+) -> tuple[OpWeights, ...]:
     """A layer's weights from the supernet's, on the grid of a bitwidth.
 
     They do not depend on the path: this is done once for each layer and bitwidth.
     """
 
-    def kernel(member, part):
-        found = params[str(ops[member])][part]
+    def kernel(op, part):
+        found = params[str(op)][part]
         values, unit = affine.weight_codes(found["kernel"], w_bits)
         if not codes:
             values, unit = values * unit, jnp.ones_like(unit)
         values = values[:, :, 0] if part == "depthwise" else values[0, 0]
         return Kernel(values, unit, found["norm"]["scale"], found["norm"]["bias"])
 
-    def side_by_side(members, part):
-        kernels = [kernel(i, part) for i in members]
-        return jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis=-1), *kernels)
-
-    return tuple(
-        Group(
-            side_by_side(members, "expand"),
-            side_by_side(members, "depthwise"),
-            tuple(kernel(i, "project") for i in members),
-        )
-        for members in kernel_groups(ops)
-    )
+    return tuple(OpWeights(*[kernel(op, part) for part in OpWeights._fields]) for op in ops)
 
 
 def run_node(
     layer: Layer,
-    weights: tuple[Group, ...],
+    weights: tuple[OpWeights, ...],
     x: Float[Array, "n h w i"],
     unit: Float[Array, "i"],
     a_bits: Int[Array, ""],
@@ -147,47 +123,34 @@ def run_node(
     Returns:
       The candidates' outputs, what their values stand for, and what calibration found.
     """
-    groups = kernel_groups(layer.ops)
-    ys: list[Any] = [None] * len(layer.ops)
-    units: list[Any] = [None] * len(layer.ops)
-    founds = []
-    for i, (group, members) in enumerate(zip(weights, groups, strict=True)):
-        outputs, found = _run_group(layer, group, x, unit, a_bits, node and node[i])
-        founds.append(found)
-        for member, output in zip(members, outputs, strict=True):
-            ys[member], units[member] = output
-    return jnp.stack(ys), jnp.stack(units), tuple(founds)
+    results = [
+        _run_op(layer, one, x, unit, a_bits, node and node[i]) for i, one in enumerate(weights)
+    ]
+    ys, units, founds = zip(*results, strict=True)
+    return jnp.stack(ys), jnp.stack(units), founds
 
 
-def _run_group(layer, group, x, unit, a_bits, found):
-    """The outputs of the candidates of one kernel size, and what calibration found."""
+def _run_op(layer, weights, x, unit, a_bits, found):
+    """A candidate's output, what its values stand for, and what calibration found."""
     settle = functools.partial(_settle, layer, a_bits)
 
-    sums, real = _contract(layer, x, unit, group.expand)
-    step = expand = found.expand if found else settle(sums, real, group.expand, RELU6, group.widths)
-    h = _on_grid(_normed(sums, step), step.grid)
+    sums, real = _contract(layer, x, unit, weights.expand)
+    expand = found.expand if found else settle(sums, real, weights.expand, RELU6)
+    h = _on_grid(_normed(sums, expand), expand.grid)
 
-    sums = kernels.depthwise(h, group.depthwise.values, layer.stride, layer.dilation)
-    real = group.depthwise.unit * step.grid.unit
-    step = found.depthwise if found else settle(sums, real, group.depthwise, RELU6, group.widths)
-    h = _on_grid(_normed(sums, step), step.grid)
+    sums = kernels.depthwise(h, weights.depthwise.values, layer.stride, layer.dilation)
+    real = weights.depthwise.unit * expand.grid.unit
+    depthwise = found.depthwise if found else settle(sums, real, weights.depthwise, RELU6)
+    h = _on_grid(_normed(sums, depthwise), depthwise.grid)
 
-    outputs, project, add = [], [], []
-    ends = np.cumsum(group.widths)[:-1]
-    parts = zip(jnp.split(h, ends, -1), jnp.split(step.grid.unit, ends), group.project, strict=True)
-    for i, (part, part_unit, kernel) in enumerate(parts):
-        sums, real = _contract(layer, part, part_unit, kernel)
-        last = found.project[i] if found else settle(sums, real, kernel, LINEAR)
-        grid = last.grid
-        y = _on_grid(_normed(sums, last), grid)
-        project.append(last)
-        if layer.residual:
-            total = x * unit + y * grid.unit if layer.codes else x + y
-            grid = found.add[i] if found else _grid(layer, a_bits, total)
-            y = _on_grid(total, grid)
-            add.append(grid)
-        outputs.append((y, grid.unit))
-    return outputs, Found(expand, step, tuple(project), tuple(add))
+    sums, real = _contract(layer, h, depthwise.grid.unit, weights.project)
+    project = found.project if found else settle(sums, real, weights.project, LINEAR)
+    y, grid, add = _on_grid(_normed(sums, project), project.grid), project.grid, None
+    if layer.residual:
+        total = x * unit + y * grid.unit if layer.codes else x + y
+        grid = add = found.add if found else _grid(layer, a_bits, total)
+        y = _on_grid(total, grid)
+    return y, grid.unit, Found(expand, depthwise, project, add)
 
 
 def _contract(layer, x, unit, kernel):
@@ -209,24 +172,21 @@ def _on_grid(y, grid):
     return affine.nearest(y, grid.inverse, grid.scale, grid.low, grid.high)
 
 
-def _settle(layer, a_bits, sums, real, kernel, bounds, widths=None):
+def _settle(layer, a_bits, sums, real, kernel, bounds):
     """The step behind a convolution: a norm by these very sums, and a grid."""
     mean, var = kernels.pixel_moments(sums)
     factor = kernel.norm_scale * lax.rsqrt(var * real**2 + kernels.NORM_EPSILON) * real
     offset = kernel.norm_bias - mean * factor
     y = jnp.clip(sums * factor + offset, *bounds)
-    return Step(factor, offset, _grid(layer, a_bits, y, widths))
+    return Step(factor, offset, _grid(layer, a_bits, y))
 
 
-def _grid(layer, a_bits, y, widths=None):
-    """The grid of each channel of real values, the same for all of a width."""
+def _grid(layer, a_bits, y):
+    """The grid of each channel of real values; the same for all, or each its own."""
     if layer.per_channel:
         range_ = jax.vmap(layer.find_range, (-1, None), out_axes=-1)(y, a_bits)
     else:
-        widths = widths or [y.shape[-1]]
-        parts = jnp.split(y, np.cumsum(widths)[:-1], axis=-1)
-        ranges = jnp.stack([layer.find_range(part, a_bits) for part in parts], axis=-1)
-        range_ = jnp.repeat(ranges, np.array(widths), axis=-1, total_repeat_length=sum(widths))
+        range_ = jnp.broadcast_to(layer.find_range(y, a_bits)[:, None], (2, y.shape[-1]))
     return _grid_of(layer, a_bits, range_)
 
 
@@ -249,11 +209,10 @@ def unpack(layer, weights, packed) -> Node:
         return Grid(*[jnp.zeros(width)] * len(Grid._fields))
 
     like = []
-    for group in weights:
-        hidden, count = group.depthwise.values.shape[-1], len(group.project)
-        features = group.project[0].values.shape[-1]
-        add = (grid(features),) * count if layer.residual else ()
-        like.append(Found(step(hidden), step(hidden), (step(features),) * count, add))
+    for one in weights:
+        hidden, features = (k.values.shape[-1] for k in (one.depthwise, one.project))
+        add = grid(features) if layer.residual else None
+        like.append(Found(step(hidden), step(hidden), step(features), add))
     return jax.flatten_util.ravel_pytree(tuple(like))[1](packed)
 
 

@@ -23,7 +23,7 @@ from jaxtyping import Array, Float, Int
 
 from qnas_jax import space
 from qnas_jax.nn import kernels, supernet
-from qnas_jax.node import Group, Layer, gather_weights, leaf_noise, root, run_nodes
+from qnas_jax.node import Layer, OpWeights, gather_weights, leaf_noise, root, run_nodes
 from qnas_jax.quant.calibrate import FindRange
 
 INPUT_BITS = 8  # of a block's input, which is another block's output
@@ -40,7 +40,7 @@ class Tree(NamedTuple):
     """
 
     layers: tuple[Layer, ...]
-    weights: tuple[tuple[tuple[Group, ...], ...], ...]
+    weights: tuple[tuple[tuple[OpWeights, ...], ...], ...]
     a_bits: tuple[tuple[Int[Array, ""], ...], ...]
 
     def branches(self, layer: int) -> int:

@@ -36,34 +36,24 @@ def all_found(built: tree.Tree, found: tree.Calibration) -> AllFound:
     """Calibration of a tree of real values, op by op."""
     result: AllFound = {}
     for number, layer in enumerate(built.layers):
-        weights = built.weights[number][0]
-        unpack = jax.vmap(functools.partial(node.unpack, layer, weights))
-        nodes: Any = jax.tree.map(np.asarray, unpack(found.nodes[number][0]))
-        groups = zip(nodes, weights, node.kernel_groups(layer.ops), strict=True)
-        for of_group, group, members in groups:
-            ends = np.cumsum([0, *group.widths])
-            for place, op in enumerate(members):
-                hidden = slice(ends[place], ends[place + 1])
-                for at in range(built.nodes(number)):
-                    result[number, at, op] = _op_found(of_group, place, at, hidden)
+        unpack = functools.partial(node.unpack, layer, built.weights[number][0])
+        nodes: Any = jax.tree.map(np.asarray, jax.vmap(unpack)(found.nodes[number][0]))
+        for op, of_op in enumerate(nodes):
+            for at in range(built.nodes(number)):
+                result[number, at, op] = _op_found(of_op, at)
     return result
 
 
-def _op_found(group, place, at, hidden) -> OpFound:
-    def part(step, channels):
-        return step.factor[at, channels], step.offset[at, channels], bounds(step.grid, channels)
+def _op_found(found: node.Found, at: int) -> OpFound:
+    def bounds(grid):
+        return float(grid.low[at, 0]), float(grid.high[at, 0])
 
-    def bounds(grid, channels):
-        first = channels.start or 0
-        return float(grid.low[at, first]), float(grid.high[at, first])
-
-    every = slice(None)
+    steps = {part: getattr(found, part) for part in node.OpWeights._fields}
     parts = {
-        "expand": part(group.expand, hidden),
-        "depthwise": part(group.depthwise, hidden),
-        "project": part(group.project[place], every),
+        part: (np.asarray(step.factor[at]), np.asarray(step.offset[at]), bounds(step.grid))
+        for part, step in steps.items()
     }
-    return OpFound(parts, bounds(group.add[place], every) if group.add else None)
+    return OpFound(parts, bounds(found.add) if found.add else None)
 
 
 def jax_loop(
