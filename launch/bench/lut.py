@@ -213,6 +213,6 @@ def _once(function) -> float:
 
 
 def _torch_vector(x):
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]  # an extra: bench
 
     return torch.from_numpy(np.array(x))

@@ -102,7 +102,7 @@ class Torch:
 
     def __init__(self, params, block: space.Block, found: AllFound, input_range, ops, bits):
         """Takes over the weights, on their grid."""
-        import torch
+        import torch  # pyright: ignore[reportMissingImports]  # an extra: bench
 
         self._torch, self._block, self._ops = torch, block, ops
         self._found, self._input_range, self._a_bits = found, input_range, bits[1]
