@@ -8,15 +8,14 @@ import numpy as np
 
 from qnas_jax import metrics, space
 from qnas_jax.nn import init, supernet
-from qnas_jax.nn.mbconv import BlockPath
+from qnas_jax.nn.mbconv import layer_module
 from qnas_jax.quant import affine, calibrate
 
 INPUT_BITS = 8
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _calibrated(module, ops, variables, x):
-    del ops
+@functools.partial(jax.jit, static_argnums=0)
+def _calibrated(module, variables, x):
     return module.apply(variables, x, mutable=["batch_stats", "quant"])
 
 
@@ -25,8 +24,15 @@ def _applied(module, variables, x):
     return module.apply(variables, x)
 
 
+@functools.cache
+def _fresh(module, channels):
+    return init.initialize(module, jax.random.key(0), (1, 4, 4, channels))
+
+
 def path_nsr(params, block, choices, calibration, x, target):
-    """NSR of one path by itself: the module is calibrated on `calibration`, run on `x`.
+    """NSR of one path by itself: its modules are calibrated on `calibration`, run on `x`.
+
+    Layer by layer, so that a module is compiled once for all paths that have it.
 
     Args:
       params: The block's supernet.
@@ -36,21 +42,25 @@ def path_nsr(params, block, choices, calibration, x, target):
       x: The block's input on the images.
       target: What it shall give.
     """
-    ops = tuple(choice.op for choice in choices)
-    module = BlockPath(block, ops)
-    fresh = init.initialize(module, jax.random.key(0), (1, 4, 4, block.in_channels))
-    variables = {**fresh, "params": supernet.path_params(params, ops)}
-
-    def bits(place, value):
-        name, layer = place[-1].key, int(place[0].key.removeprefix("layer"))
-        return value if name == "range" else jnp.int32(getattr(choices[layer], name))
-
-    variables["quant"] = jax.tree_util.tree_map_with_path(bits, fresh["quant"])
     range_ = calibrate.min_max(calibration, jnp.int32(INPUT_BITS))
     snap = functools.partial(affine.fake_quant, range_=range_, bits=jnp.int32(INPUT_BITS))
-    _, found = _calibrated(module, ops, variables, snap(calibration))
-    output = _applied(module, {**variables, **found}, snap(x))
-    return float(metrics.nsr(output, target, metrics.channel_variance(target)))
+    calibration, x = snap(calibration), snap(x)
+    for layer, choice in enumerate(choices):
+        module = layer_module(block, layer, choice.op)
+        fresh = _fresh(module, block.layer_shape(layer)[0])
+
+        def bits(place, value, choice=choice):
+            name = place[-1].key
+            return value if name == "range" else jnp.int32(getattr(choice, name))
+
+        variables = {
+            "params": params[f"layer{layer}"][str(choice.op)],
+            "batch_stats": fresh["batch_stats"],
+            "quant": jax.tree_util.tree_map_with_path(bits, fresh["quant"]),
+        }
+        calibration, found = _calibrated(module, variables, calibration)
+        x = _applied(module, {**variables, **found}, x)
+    return float(metrics.nsr(x, target, metrics.channel_variance(target)))
 
 
 def random_block(block, ops, seed=0):
