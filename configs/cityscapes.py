@@ -22,26 +22,16 @@ What the paper leaves open, and what is taken here:
   encoder (or of a far smaller head), so the report gives both.
 """
 
-from qnas_jax.config import (
-    Config,
-    Data,
-    Lut,
-    Network,
-    Quantize,
-    Retrain,
-    Run,
-    Space,
-    Supernet,
-    Teacher,
-    Train,
-)
+from qnas_jax import config
 
 
-def get_config() -> Config:
+def get_config() -> config.Config:
     """Table I of the paper, 512 x 1024 crops, every hyperparameter that it gives."""
-    return Config(
-        data=Data(source="cityscapes", root="data/cityscapes", height=1024, width=2048, threads=8),
-        network=Network(
+    return config.Config(
+        data=config.Data(
+            source="cityscapes", root="data/cityscapes", height=1024, width=2048, threads=8
+        ),
+        network=config.Network(
             width=1.0,
             strides=(1, 2, 2, 1, 1, 1, 1),
             dilations=(1, 1, 1, 2, 2, 4, 4),
@@ -49,8 +39,8 @@ def get_config() -> Config:
             rates=(12, 24, 36),
             dropout=0.1,
         ),
-        teacher=Teacher(checkpoint=""),
-        train=Train(
+        teacher=config.Teacher(checkpoint=""),
+        train=config.Train(
             steps=80_000,
             batch=8,
             lr=0.01,
@@ -60,14 +50,14 @@ def get_config() -> Config:
             crop=(512, 1024),
             scale=(0.5, 2.0),
         ),
-        space=Space(
+        space=config.Space(
             kernels=(3, 5, 7),
             expansions=(3, 6),
             depths=(3, 3, 4, 4, 3, 1),
             w_bits=(8,),
             a_bits=(8,),
         ),
-        supernet=Supernet(
+        supernet=config.Supernet(
             steps=13_334,
             batch=8,
             lr=(0.002, 0.005, 0.005, 0.005, 0.005, 0.002),
@@ -76,8 +66,8 @@ def get_config() -> Config:
             weight_decay=1e-4,
             sampling="fair",
         ),
-        lut=Lut(calibration_images=32, images=500, images_per_pass=8),
-        quantize=Quantize(images=32, images_per_pass=8),
-        retrain=Retrain(subnets=5, init="supernet"),
-        run=Run(save_every=500, log_every=50, eval_batch=1),
+        lut=config.Lut(calibration_images=32, images=500, images_per_pass=8),
+        quantize=config.Quantize(images=32, images_per_pass=8),
+        retrain=config.Retrain(subnets=5, init="supernet"),
+        run=config.Run(save_every=500, log_every=50, eval_batch=1),
     )

@@ -13,7 +13,7 @@ import pathlib
 import numpy as np
 from absl import flags
 
-from qnas_jax import artefact, cli, lut, metrics, table
+from qnas_jax import artefact, cli, lut, table
 from qnas_jax.errors import InputError
 from qnas_jax.report import figures
 from qnas_jax.search import front
@@ -43,7 +43,7 @@ def main() -> None:
         for draw in range(DRAWS):
             picked = np.random.default_rng((draw, count)).choice(chunks, count, replace=False)
             nsr = by_chunk[picked].mean(0)
-            taus.append(_taus(rows, nsr, by_chunk.mean(0)))
+            taus.append(lut.block_taus(rows, nsr, by_chunk.mean(0)))
             shares.append(len(_subnets(rows, nsr) & whole) / len(whole))
         mean, least, share = np.mean(taus), np.min(np.mean(taus, 0)), np.mean(shares)
         images = count * per_chunk
@@ -55,16 +55,6 @@ def main() -> None:
     with artefact.writing(folder / "enough_images.svg") as file:
         file.write(figures.enough_images(curve, chunks * per_chunk).encode())
     print(f"curve: {folder / 'enough_images.svg'}")
-
-
-def _taus(rows: table.Table, nsr: np.ndarray, whole: np.ndarray) -> list[float]:
-    rng = np.random.default_rng(0)
-    taus = []
-    for block in range(rows.blocks):
-        places = rows.rows_of(block)
-        places = rng.choice(places, min(len(places), lut.RANKED_ROWS), replace=False)
-        taus.append(metrics.kendall_tau(nsr[places], whole[places]))
-    return taus
 
 
 def _subnets(rows: table.Table, nsr: np.ndarray) -> set[str]:

@@ -16,17 +16,13 @@ import copy
 import dataclasses
 import pathlib
 
-from absl import flags
-from ml_collections import config_flags
-
 from qnas_jax import artefact, cli, pipeline
+from qnas_jax.config import Config
 from qnas_jax.report import figures
 from qnas_jax.search import front
 from qnas_jax.setting import prepare
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/.", lock_config=True)
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; by default runs/CONFIG.")
-flags.mark_flag_as_required("config")
+cli.define_run_flags()
 
 APART = tuple((w, a) for w in (4, 6, 8) for a in (4, 6, 8))
 # (weights' bits, activations' bits, what chooses)
@@ -42,11 +38,13 @@ POLICIES = {
 
 def main() -> None:
     """Fills a table for each policy, searches it, and draws all fronts."""
-    path = config_flags.get_config_filename(flags.FLAGS["config"])
+    config, workdir = cli.run_flags()
     platform.use_compilation_cache()
-    config = cli.checked_config(_CONFIG.value, path)
-    workdir = pathlib.Path(_WORKDIR.value or f"runs/{pathlib.Path(path).stem}")
-    config.check()
+    with artefact.only_one(workdir):
+        _compare(config, workdir)
+
+
+def _compare(config: Config, workdir: pathlib.Path) -> None:
     setting = prepare(config, workdir)
     teacher, variables = pipeline.train_teacher(setting)
     distilled, params = pipeline.train_supernet(setting, teacher, variables)
@@ -66,10 +64,11 @@ def main() -> None:
 def _report(
     folder: pathlib.Path, fronts: dict[str, list[front.Point]], seconds: dict[str, float]
 ) -> None:
-    """Prints each policy's smallest subnet that is as good as INT8's best; draws the fronts."""
-    limit = fronts["INT8"][0].nsr
-    lines = ["policy,rows_s,front,best_nsr,size_bytes_at_int8_best,encoder_size_bytes"]
-    print(f"NSR of the best INT8 subnet: {limit:.4f}; the smallest that is no worse:")
+    """Prints each policy's smallest subnet no worse than INT8's middle one; draws the fronts."""
+    picked = front.spread(fronts["INT8"], 3)  # best, middle, smallest
+    limit = picked[len(picked) // 2].nsr
+    lines = ["policy,table_s,front,best_nsr,size_bytes_at_limit,encoder_size_bytes_at_limit"]
+    print(f"the smallest subnets of NSR at most {limit:.4f}, which is INT8's at its middle size:")
     print("policy                     table s  front   best NSR  size kB  encoder kB")
     for name, points in fronts.items():
         within = [point for point in points if point.nsr <= limit]

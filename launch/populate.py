@@ -16,32 +16,24 @@ if __name__ == "__main__":
     platform.hide_cache_warnings()  # both before all other imports
     platform.use_huge_pages()  # it may start Python again
 
-import pathlib
-
 import jax
 from absl import flags
 from jax.extend import backend
-from ml_collections import config_flags
 
 from qnas_jax import artefact, cli, pipeline
 from qnas_jax.errors import InputError
 from qnas_jax.setting import prepare
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/.", lock_config=True)
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; by default runs/CONFIG.")
+cli.define_run_flags()
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0.")
 _PROCESSES = flags.DEFINE_integer("processes", None, "How many there are.", lower_bound=1)
 _PROCESS = flags.DEFINE_integer("process", None, "Which of them this is.", lower_bound=0)
-flags.mark_flag_as_required("config")
 
 
 def main() -> None:
     """Fills the table together with the other processes."""
-    path = config_flags.get_config_filename(flags.FLAGS["config"])
+    config, workdir = cli.run_flags()
     platform.use_compilation_cache()
-    config = cli.checked_config(_CONFIG.value, path)
-    config.check()
-    workdir = pathlib.Path(_WORKDIR.value or f"runs/{pathlib.Path(path).stem}")
     setting = prepare(config, workdir)
     for name in ("teacher", "supernet"):
         if not artefact.is_finished(workdir / name):
@@ -52,7 +44,10 @@ def main() -> None:
     variables, params = jax.device_get((variables, params))
     jax.clear_caches()
     backend.clear_backends()
-    jax.distributed.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+    try:
+        jax.distributed.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+    except (RuntimeError, ValueError) as error:
+        raise InputError(f"--coordinator, --processes, --process: {error}") from None
     pipeline.populate_table(setting, distilled, variables, params)
 
 

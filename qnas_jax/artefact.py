@@ -149,8 +149,12 @@ class Stage:
         """Marks the stage as finished; does nothing if it is."""
         if not self.done:
             self.done = True
-            self.seconds += time.time() - self._mark["began"]
+            self.seconds = self.elapsed()
             self._write()
+
+    def elapsed(self) -> float:
+        """Seconds so far, stops left out, of a stage that is not finished."""
+        return self.seconds + time.time() - self._mark["began"]
 
     def _write(self) -> None:
         mark = {**self._mark, "done": self.done, "seconds": round(self.seconds, 3)}

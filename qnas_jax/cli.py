@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from absl import app, flags
 from absl import logging as absl_logging
+from ml_collections import config_flags
 
 from qnas_jax import config
 from qnas_jax.errors import InputError
@@ -29,12 +30,26 @@ def start(main: Callable[[], None]) -> None:
     app.run(lambda _: _guarded(main), flags_parser=_parse)
 
 
-def checked_config(value: object, path: str) -> config.Config:
-    """The config that the flag holds.
+def define_run_flags() -> None:
+    """The flags of every program that works on a run: --config and --workdir."""
+    config_flags.DEFINE_config_file("config", None, "A file of configs/.", lock_config=True)
+    flags.DEFINE_string("workdir", None, "Folder of the run; by default runs/CONFIG.")
+    flags.mark_flag_as_required("config")
+
+
+def run_flags() -> tuple[config.Config, pathlib.Path]:
+    """The config, checked, and the run's folder.
 
     Raises:
-      InputError: The file is missing, or is no config.
+      InputError: The config file is missing or no config, or a setting cannot be used.
     """
+    path = config_flags.get_config_filename(flags.FLAGS["config"])
+    given = _config_of(flags.FLAGS.config, path)
+    given.check()
+    return given, pathlib.Path(flags.FLAGS.workdir or f"runs/{pathlib.Path(path).stem}")
+
+
+def _config_of(value: object, path: str) -> config.Config:
     if isinstance(value, config.Config):
         return value
     reason = getattr(value, "_error", None) or f"get_config() gives a {type(value).__name__}"

@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 Features = Callable[[range], tuple[Array, ...]]
 MAX_NODES_PER_PASS = 64
 MEMORY_SHARE = 0.4  # of an accelerator's free memory, for one pass
-RANKED_ROWS = 1500
+RANKED_ROWS = 1500  # of a block, at most, when rankings are compared
 LEAST_CHUNKS = 2  # done even if time is up: two halves that can be compared
 
 
@@ -148,8 +148,9 @@ def populate(job: Job, time_budget_s: float = 0) -> Scores:
     parallel.wait_for_all("calibrated")
     parallel.spread(left, score)
     parallel.wait_for_all("scored")
-    logger.info("lut: %d programs served %d rows", tree.compilations(), len(scores(job).nsr))
-    return scores(job)
+    found = scores(job)
+    logger.info("lut: %d programs served %d rows", tree.compilations(), len(found.nsr))
+    return found
 
 
 class _Worker:
@@ -219,18 +220,26 @@ def scores(job: Job) -> Scores:
 def agreement(found: Scores, rows: table.Table) -> list[float]:
     """How far two halves of the images agree on each block's ranking: Kendall's tau.
 
-    Of large blocks, so many rows drawn at random. Empty where there is one chunk only.
+    Empty where there is one chunk only.
     """
     if len(found.by_chunk) < LEAST_CHUNKS:
         return []
+    taus = block_taus(rows, *(found.by_chunk[half::2].mean(0) for half in (0, 1)))
+    logger.info("lut: two halves of %d images agree to tau %s", found.images, taus)
+    return taus
+
+
+def block_taus(rows: table.Table, a: np.ndarray, b: np.ndarray) -> list[float]:
+    """Kendall's tau between two scores of a table's rows, for each block.
+
+    Of large blocks, so many rows drawn at random.
+    """
     rng = np.random.default_rng(0)
     taus = []
     for block in range(rows.blocks):
         places = rows.rows_of(block)
         places = rng.choice(places, min(len(places), RANKED_ROWS), replace=False)
-        halves = [found.by_chunk[half::2, places].mean(0) for half in (0, 1)]
-        taus.append(round(metrics.kendall_tau(*halves), 4))
-    logger.info("lut: two halves of %d images agree to tau %s", found.images, taus)
+        taus.append(round(metrics.kendall_tau(a[places], b[places]), 4))
     return taus
 
 

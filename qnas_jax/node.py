@@ -70,7 +70,7 @@ class Step(NamedTuple):
     grid: Grid
 
 
-class Found(NamedTuple):
+class OpCalibration(NamedTuple):
     """What calibration finds at a node for a candidate."""
 
     expand: Step
@@ -79,7 +79,7 @@ class Found(NamedTuple):
     add: Grid | None  # of the sum; None where the input is not added
 
 
-Node = tuple[Found, ...]  # by candidate
+Node = tuple[OpCalibration, ...]  # by candidate
 
 
 def gather_weights(
@@ -150,7 +150,7 @@ def _run_op(layer, weights, x, unit, a_bits, found):
         total = x * unit + y * grid.unit if layer.codes else x + y
         grid = add = found.add if found else _grid(layer, a_bits, total)
         y = _on_grid(total, grid)
-    return y, grid.unit, Found(expand, depthwise, project, add)
+    return y, grid.unit, OpCalibration(expand, depthwise, project, add)
 
 
 def _contract(layer, x, unit, kernel):
@@ -212,7 +212,7 @@ def unpack(layer, weights, packed) -> Node:
     for one in weights:
         hidden, features = (k.values.shape[-1] for k in (one.depthwise, one.project))
         add = grid(features) if layer.residual else None
-        like.append(Found(step(hidden), step(hidden), step(features), add))
+        like.append(OpCalibration(step(hidden), step(hidden), step(features), add))
     return jax.flatten_util.ravel_pytree(tuple(like))[1](packed)
 
 

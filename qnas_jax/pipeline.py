@@ -178,7 +178,6 @@ def _finish_table(setting, stage, made_from, job, found, rows) -> None:
     table.save(stage.folder / "lut.npz", rows)
     with artefact.writing(stage.folder / "by_chunk.npy") as file:
         np.save(file, found.by_chunk)
-    stage.finish()
     description = {
         **made_from,
         "images_done": found.images,
@@ -187,9 +186,10 @@ def _finish_table(setting, stage, made_from, job, found, rows) -> None:
         "blocks": setting.searched.blocks,
         "fixed_size_bytes": setting.fixed_bytes(),
         "device": jax.devices()[0].device_kind,
-        "seconds": round(stage.seconds, 1),
+        "seconds": round(stage.elapsed(), 1),
     }
     artefact.write_json(stage.folder / "lut.json", description)
+    stage.finish()
     shutil.rmtree(job.folder)
 
 

@@ -1,15 +1,11 @@
 """The search space as plain data: ops, blocks, subnets, their text form and their size.
 
-Nothing here knows a network or an array library beyond NumPy. A *row* of a block is one
-of its paths; rows are numbered like digits, the first layer being the most significant,
-so that the paths that share a prefix stand together.
+Nothing here knows a network or an array library.
 """
 
 import dataclasses
 import re
 from typing import NamedTuple
-
-import numpy as np
 
 
 class Op(NamedTuple):
@@ -133,13 +129,6 @@ def mobilenet_v2_blocks(
         Block(channels[i], channels[i + 1], strides[i], dilations[i], layers)
         for i, (_, layers) in enumerate(MOBILENET_V2)
     )
-
-
-def paths(depth: int, ops: int) -> np.ndarray:
-    """All paths of a block in row order, int8[ops**depth, depth] of op indices."""
-    rows = np.arange(ops**depth)
-    places = ops ** np.arange(depth - 1, -1, -1)
-    return (rows[:, None] // places % ops).astype(np.int8)
 
 
 def mbconv_convs(

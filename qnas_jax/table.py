@@ -74,6 +74,9 @@ class Table:
 class Part(NamedTuple):
     """A part of the table that is filled at once.
 
+    Its rows are numbered like digits, the first layer being the most significant, so that
+    paths that share a prefix stand together; a digit counts bitwidths, then ops.
+
     Attributes:
       block: Number of the block.
       bits: The bitwidths that each of its layers may take; one for the first.

@@ -131,21 +131,12 @@ def calibrate(
         ys, units, found = run_nodes(tree.layers[layer], weights, xs, units, a_bits, None)
         if nodes[layer][choice] is None:
             shape = (tree.nodes(layer), found.shape[1])
-            nodes[layer][choice] = (
-                np.empty(shape, np.float32)
-                if folder is None
-                else (
-                    np.lib.format.open_memmap(
-                        folder / _nodes_file(layer, choice), "w+", "f4", shape
-                    )
-                )
-            )
+            file = folder and folder / _nodes_file(layer, choice)
+            nodes[layer][choice] = _empty(shape, file)
         nodes[layer][choice][ids] = found  # waits, so that passes do not queue up in memory
         return ys, units
 
-    for _ in _leaves(
-        tree, root(tree.layers[0], x, jnp.int32(INPUT_BITS), input_range), run, nodes_per_pass
-    ):
+    for _ in _leaves(tree, _root(tree, x, input_range), run, nodes_per_pass):
         pass
     if folder is not None:
         np.save(folder / _RANGE_FILE, input_range)
@@ -177,12 +168,7 @@ def noise(
 
     result = np.empty(tree.nodes(last + 1))
     waiting: collections.deque[tuple[np.ndarray, Array]] = collections.deque()
-    for leaf in _leaves(
-        tree,
-        root(tree.layers[0], x, jnp.int32(INPUT_BITS), calibration.input_range),
-        run,
-        nodes_per_pass,
-    ):
+    for leaf in _leaves(tree, _root(tree, x, calibration.input_range), run, nodes_per_pass):
         waiting.append(leaf)
         if len(waiting) > QUEUE:
             rows, found = waiting.popleft()
@@ -190,6 +176,16 @@ def noise(
     for rows, found in waiting:
         result[rows] = found
     return result
+
+
+def _empty(shape: tuple[int, int], file: pathlib.Path | None) -> np.ndarray:
+    if file is None:
+        return np.empty(shape, np.float32)
+    return np.lib.format.open_memmap(file, "w+", np.float32, shape)
+
+
+def _root(tree, x, input_range):
+    return root(tree.layers[0], x, jnp.int32(INPUT_BITS), input_range)
 
 
 def load_calibration(folder: pathlib.Path, tree: Tree) -> Calibration:

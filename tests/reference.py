@@ -89,5 +89,5 @@ def random_maps(block, images, size, seed=0):
 
 def choices_of_row(block, ops, row, w_bits, a_bits):
     """A row's ops at one bitwidth."""
-    path = space.paths(block.depth, len(ops))[row]
+    path = np.unravel_index(row, (len(ops),) * block.depth)
     return tuple(space.Choice(ops[op], w_bits, a_bits) for op in path)

@@ -38,7 +38,7 @@ OUTSIDE = {
     "nn": ARRAYS | {"flax"},
     "data": {"numpy", "PIL"},
     "report": {"numpy", "matplotlib"},
-    "cli": {"absl"},
+    "cli": {"absl", "ml_collections"},
 }
 # Imported inside of functions, because they take seconds or must wait for their moment.
 LATE = {"checkpoint": {"orbax"}, "runlog": {"tensorboardX"}, "platform": {"jax"}}

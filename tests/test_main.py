@@ -4,7 +4,9 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -18,11 +20,11 @@ ROOT = pathlib.Path(__file__).parents[1]
 SMOKE = "--config=configs/smoke.py"
 
 
-def start(*arguments, cache):
+def start(*arguments, cache, program="main"):
     environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(cache)}
     environment.pop("TF_CPP_MIN_LOG_LEVEL", None)  # set by JAX in this process; shells have none
     return subprocess.Popen(
-        [sys.executable, "launch/main.py", *arguments],
+        [sys.executable, f"launch/{program}.py", *arguments],
         cwd=ROOT,
         env=environment,
         stdout=subprocess.PIPE,
@@ -31,8 +33,8 @@ def start(*arguments, cache):
     )
 
 
-def run(*arguments, cache):
-    process = start(*arguments, cache=cache)
+def run(*arguments, cache, program="main"):
+    process = start(*arguments, cache=cache, program=program)
     output, _ = process.communicate(timeout=900)
     return process.returncode, output
 
@@ -123,6 +125,14 @@ def test_wrong_input_gets_one_line_and_leaves_nothing_behind(tmp_path, arguments
     assert not (tmp_path / "run" / "report").exists()
 
 
+def test_a_process_that_finds_no_coordinator_is_told_so(finished, cache):
+    workdir, _ = finished
+    arguments = [SMOKE, f"--workdir={workdir}", "--processes=2", "--process=0"]
+    code, output = run(*arguments, cache=cache, program="populate")
+    assert code == 2
+    assert "error: --coordinator, --processes, --process: " in output
+
+
 def _last_metrics(workdir):
     """Each logged step's values; a step that was repeated counts once."""
     lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
@@ -165,3 +175,30 @@ def test_a_run_killed_in_supernet_and_table_ends_with_the_numbers_of_a_whole_one
     a, b = (json.loads((f / "report" / "results.json").read_text()) for f in (whole, parts))
     assert a["subnets"] == b["subnets"]
     assert a["teacher"] == b["teacher"]
+
+
+@pytest.mark.slow
+def test_the_tools_go_on_from_a_run(finished, tmp_path, cache):
+    workdir = tmp_path / "run"
+    shutil.copytree(finished[0], workdir)
+    before = (workdir / "lut" / "lut.npz").read_bytes()
+    for stage in ("lut", "search", "retrain", "report"):
+        shutil.rmtree(workdir / stage)
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        coordinator = f"--coordinator=localhost:{probe.getsockname()[1]}"
+    both = [SMOKE, f"--workdir={workdir}", coordinator, "--processes=2"]
+    processes = [
+        start(*both, f"--process={number}", cache=cache, program="populate") for number in (0, 1)
+    ]
+    for process in processes:
+        output, _ = process.communicate(timeout=600)
+        assert process.returncode == 0, output
+    assert (workdir / "lut" / "lut.npz").read_bytes() == before
+
+    code, output = run(f"--workdir={workdir}", cache=cache, program="enough_images")
+    assert code == 0, output
+    assert (workdir / "lut" / "enough_images.svg").exists()
+    code, output = run(SMOKE, f"--workdir={workdir}", cache=cache, program="policies")
+    assert code == 0, output
+    assert "4, 6, 8 per layer" in output

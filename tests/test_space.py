@@ -1,4 +1,3 @@
-import itertools
 import math
 import re
 
@@ -64,13 +63,6 @@ def test_text_that_is_no_subnet_is_refused_by_the_part_that_is_wrong(text, messa
     with pytest.raises(ValueError, match="^" + re.escape(message)) as error:
         space.parse_subnet(text)
     assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize(("depth", "ops"), [(1, 1), (1, 6), (3, 2), (4, 6)])
-def test_rows_count_up_like_digits(depth, ops):
-    rows = space.paths(depth, ops)
-    assert rows.dtype == np.int8
-    assert list(map(tuple, rows.tolist())) == list(itertools.product(range(ops), repeat=depth))
 
 
 def test_table_1_of_the_paper_has_3246_rows_for_each_bitwidth():

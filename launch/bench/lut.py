@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from bench import machine
-from bench.lut_loops import Torch, all_found, jax_loop
+from bench.lut_loops import Torch, jax_loop, tree_constants
 
 from qnas_jax import metrics, space, tree
 from qnas_jax.nn import supernet
@@ -179,11 +179,11 @@ class _Case:
         if built.layers[0].codes:  # the peers compute with real values
             built = self.build([[PAIRS[0]]] * self.block.depth, codes=False)
             found = tree.calibrate(built, self.x, self.arguments.nodes_per_pass)
-        by_op = all_found(built, found)
+        by_op = tree_constants(built, found)
         rows = len(scores)
         rng = np.random.default_rng(1)
         sample = rng.choice(rows, min(self.arguments.sample, rows), replace=False)
-        paths = space.paths(self.block.depth, len(OPS))[sample].tolist()
+        paths = np.stack(np.unravel_index(sample, (len(OPS),) * self.block.depth), 1).tolist()
         bits = PAIRS[0]
         loop = jax_loop(self.params, self.block, by_op, found.input_range, OPS, bits)
         data = (self.x, self.target, self.variance)

@@ -16,7 +16,7 @@ from qnas_jax import metrics, node, space, tree
 from qnas_jax.nn import kernels, mbconv
 
 
-class OpFound(NamedTuple):
+class OpConstants(NamedTuple):
     """What calibration found for one op at one node.
 
     Attributes:
@@ -29,22 +29,22 @@ class OpFound(NamedTuple):
 
 
 # By layer, node and op; laid out before anything is timed.
-AllFound = dict[tuple[int, int, int], OpFound]
+TreeConstants = dict[tuple[int, int, int], OpConstants]
 
 
-def all_found(built: tree.Tree, found: tree.Calibration) -> AllFound:
+def tree_constants(built: tree.Tree, found: tree.Calibration) -> TreeConstants:
     """Calibration of a tree of real values, op by op."""
-    result: AllFound = {}
+    result: TreeConstants = {}
     for number, layer in enumerate(built.layers):
         unpack = functools.partial(node.unpack, layer, built.weights[number][0])
         nodes: Any = jax.tree.map(np.asarray, jax.vmap(unpack)(found.nodes[number][0]))
         for op, of_op in enumerate(nodes):
             for at in range(built.nodes(number)):
-                result[number, at, op] = _op_found(of_op, at)
+                result[number, at, op] = _op_constants(of_op, at)
     return result
 
 
-def _op_found(found: node.Found, at: int) -> OpFound:
+def _op_constants(found: node.OpCalibration, at: int) -> OpConstants:
     def bounds(grid):
         return float(grid.low[at, 0]), float(grid.high[at, 0])
 
@@ -53,11 +53,11 @@ def _op_found(found: node.Found, at: int) -> OpFound:
         part: (np.asarray(step.factor[at]), np.asarray(step.offset[at]), bounds(step.grid))
         for part, step in steps.items()
     }
-    return OpFound(parts, bounds(found.add) if found.add else None)
+    return OpConstants(parts, bounds(found.add) if found.add else None)
 
 
 def jax_loop(
-    params, block: space.Block, found: AllFound, input_range, ops, bits
+    params, block: space.Block, found: TreeConstants, input_range, ops, bits
 ) -> Callable[..., float]:
     """A function (path, x, target, variance) -> NSR: the module of each op, compiled once."""
 
@@ -80,7 +80,7 @@ def jax_loop(
     return run
 
 
-def _variables(params, layer, op, one: OpFound, bits) -> dict[str, Any]:
+def _variables(params, layer, op, one: OpConstants, bits) -> dict[str, Any]:
     """An op's variables: its norms made to multiply by the factor and add the offset."""
     w_bits, a_bits = map(jnp.int32, bits)
     collections: dict[str, Any] = {"params": {}, "batch_stats": {}, "quant": {}}
@@ -100,7 +100,7 @@ def _variables(params, layer, op, one: OpFound, bits) -> dict[str, Any]:
 class Torch:
     """A block in torch: channels_last, weights quantized beforehand, norms folded in."""
 
-    def __init__(self, params, block: space.Block, found: AllFound, input_range, ops, bits):
+    def __init__(self, params, block: space.Block, found: TreeConstants, input_range, ops, bits):
         """Takes over the weights, on their grid."""
         import torch  # pyright: ignore[reportMissingImports]  # an extra: bench
 
