@@ -5,6 +5,7 @@ and a wider matrix product adds up in another order. Values on a grid travel in 
 forms. As *real* values every number is the one that the module of a single path gives. As
 *codes* (whole numbers, centred so that zero is zero) they suit accelerators: codes of up to
 8 bits are exact in bfloat16, and sums of their products exact in float32 up to 2**24.
+Between layers a code is held as a byte, counted from the least.
 """
 
 import functools
@@ -14,7 +15,7 @@ import jax
 import jax.flatten_util
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, UInt8
 
 from qnas_jax import metrics, space
 from qnas_jax.nn import kernels
@@ -104,18 +105,21 @@ def gather_weights(
 def run_node(
     layer: Layer,
     weights: tuple[OpWeights, ...],
-    x: Float[Array, "n h w i"],
-    unit: Float[Array, "i"],
+    x: Float[Array, "n h w i"] | UInt8[Array, "n h w i"],
+    unit: Float[Array, "2 i"],
     a_bits: Int[Array, ""],
     node: Node | None,
-) -> tuple[Float[Array, "ops n h2 w2 o"], Float[Array, "ops o"], Node]:
+) -> tuple[
+    Float[Array, "ops n h2 w2 o"] | UInt8[Array, "ops n h2 w2 o"], Float[Array, "ops 2 o"], Node
+]:
     """All candidates of a layer on one node's output.
 
     Args:
       layer: The candidates and the layer's shape.
       weights: Theirs.
-      x: The node's output, on its grid.
-      unit: What its values stand for: real units where they are codes, else one.
+      x: The node's output, on its grid: real values, or codes as bytes.
+      unit: What its values stand for: real units of each code, and the code of a byte of
+        zero; one and zero where values are real.
       a_bits: Bitwidth of the activations.
       node: What calibration found here. None: it is found now, each step from what the
         quantized steps before it give.
@@ -123,15 +127,29 @@ def run_node(
     Returns:
       The candidates' outputs, what their values stand for, and what calibration found.
     """
+    x = _load(layer, x, unit[1])
     results = [
-        _run_op(layer, one, x, unit, a_bits, node and node[i]) for i, one in enumerate(weights)
+        _run_op(layer, one, x, unit[0], a_bits, node and node[i]) for i, one in enumerate(weights)
     ]
-    ys, units, founds = zip(*results, strict=True)
-    return jnp.stack(ys), jnp.stack(units), founds
+    ys, grids, founds = zip(*results, strict=True)
+    ys = jnp.stack([_store(layer, *both) for both in zip(ys, grids, strict=True)])
+    return ys, jnp.stack([_unit(layer, grid) for grid in grids]), founds
+
+
+def _store(layer, y, grid):
+    return (y - grid.low).astype(jnp.uint8) if layer.codes else y
+
+
+def _load(layer, stored, low):
+    return stored.astype(low.dtype) + low if layer.codes else stored
+
+
+def _unit(layer, grid):
+    return jnp.stack([grid.unit, grid.low if layer.codes else jnp.zeros_like(grid.low)])
 
 
 def _run_op(layer, weights, x, unit, a_bits, found):
-    """A candidate's output, what its values stand for, and what calibration found."""
+    """A candidate's output, its grid, and what calibration found."""
     settle = functools.partial(_settle, layer, a_bits)
 
     sums, real = _contract(layer, x, unit, weights.expand)
@@ -150,7 +168,7 @@ def _run_op(layer, weights, x, unit, a_bits, found):
         total = x * unit + y * grid.unit if layer.codes else x + y
         grid = add = found.add if found else _grid(layer, a_bits, total)
         y = _on_grid(total, grid)
-    return y, grid.unit, OpCalibration(expand, depthwise, project, add)
+    return y, grid, OpCalibration(expand, depthwise, project, add)
 
 
 def _contract(layer, x, unit, kernel):
@@ -229,14 +247,15 @@ def run_nodes(layer, weights, xs, units, a_bits, packed):
         return ys, units, jax.flatten_util.ravel_pytree(node)[0]
 
     ys, units, packed = jax.vmap(run)(xs, units, packed)
-    return ys.reshape(-1, *ys.shape[2:]), units.reshape(-1, units.shape[-1]), packed
+    return ys.reshape(-1, *ys.shape[2:]), units.reshape(-1, *units.shape[2:]), packed
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def leaf_noise(layer, weights, xs, units, a_bits, packed, target, variance):
     """Noise over signal behind the last layer, summed over images and pixels, [paths]."""
     ys, units, _ = run_nodes(layer, weights, xs, units, a_bits, packed)
-    difference = ys * units[:, None, None, None] - target
+    unit, low = (units[:, i, None, None, None] for i in range(2))
+    difference = _load(layer, ys, low) * unit - target
     noise = jnp.sum(jnp.square(difference), axis=(1, 2, 3))
     return jnp.mean(noise / (variance + metrics.NSR_EPSILON), axis=-1)
 
@@ -249,4 +268,4 @@ def root(layer, x, a_bits, range_):
     """
     per_channel = jnp.broadcast_to(range_[:, None], (2, x.shape[-1]))
     grid = _grid_of(layer, a_bits, per_channel)
-    return _on_grid(x, grid)[None], grid.unit[None]
+    return _store(layer, _on_grid(x, grid), grid)[None], _unit(layer, grid)[None]

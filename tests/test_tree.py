@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import reference
 
-from qnas_jax import metrics, space, tree
+from qnas_jax import metrics, node, space, tree
 from qnas_jax.nn import init, supernet
 from qnas_jax.nn.mbconv import BlockPath
 from qnas_jax.quant import calibrate
@@ -100,6 +100,19 @@ def test_codes_give_what_real_values_give():
         real = _scores(_tree(params, DILATED, bits, codes=False), *data)
         codes = _scores(_tree(params, DILATED, bits, codes=True), *data)
         np.testing.assert_allclose(codes, real, rtol=2e-3)
+
+
+def test_codes_are_held_as_bytes_between_layers():
+    built = _tree(reference.random_block(NARROW, OPS), NARROW, (8, 8), codes=True)
+    x = _data(NARROW, (8, 8))[0]
+    a_bits = built.a_bits[0][0]
+    xs, units = node.root(built.layers[0], x, a_bits, jnp.array([-2.0, 3.0]))
+    ys, units, _ = node.run_nodes(built.layers[0], built.weights[0][0], xs, units, a_bits, None)
+    assert xs.dtype == ys.dtype == jnp.uint8
+    assert int(ys.max()) > 200  # in use up to the last bit
+    scale, least = np.asarray(units[0])
+    real = (np.asarray(ys[0], np.float32) + least) * scale
+    assert real.min() < 0 < real.max()
 
 
 def test_sums_of_codes_in_bfloat16_are_those_of_integers():

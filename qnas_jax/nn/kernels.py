@@ -81,7 +81,8 @@ def _lax_conv(x, w, stride, dilation, groups):
 def _taps(x, w, stride, dilation):
     """Depthwise convolution without padding, as a sum of shifted products.
 
-    XLA fuses the sum into one pass over `x`, vectorized over the channels.
+    XLA fuses the sum into one pass over `x`, vectorized over the channels. Each row of the
+    kernel has a sum of its own, so that a product need not wait for the one before it.
     """
     k = w.shape[0]
     reach = dilation * (k - 1)
@@ -89,6 +90,7 @@ def _taps(x, w, stride, dilation):
     columns = (x.shape[2] - reach - 1) // stride + 1
     total = 0.0
     for i in range(k):
+        row = 0.0
         for j in range(k):
             top, left = i * dilation, j * dilation
             window = lax.slice(
@@ -102,7 +104,8 @@ def _taps(x, w, stride, dilation):
                 ),
                 (1, stride, stride, 1),
             )
-            total = total + window * w[i, j]
+            row = row + window * w[i, j]
+        total = total + row
     return total
 
 
