@@ -12,8 +12,7 @@ import pathlib
 from qnas_jax import platform
 
 if __name__ == "__main__":
-    platform.hide_cache_warnings()
-    platform.use_huge_pages()
+    platform.prepare_process()  # before all other imports
 
 from bench import lut
 

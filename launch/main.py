@@ -7,8 +7,7 @@ and unfinished ones resumed: the same command goes on with a run that was stoppe
 from qnas_jax import platform
 
 if __name__ == "__main__":
-    platform.hide_cache_warnings()  # both before all other imports
-    platform.use_huge_pages()  # it may start Python again
+    platform.prepare_process()  # before all other imports
 
 from qnas_jax import artefact, cli, pipeline
 from qnas_jax.report import page

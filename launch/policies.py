@@ -9,8 +9,7 @@ Goes on from the teacher and supernet of a run (and makes them if they are missi
 from qnas_jax import platform
 
 if __name__ == "__main__":
-    platform.hide_cache_warnings()  # both before all other imports
-    platform.use_huge_pages()  # it may start Python again
+    platform.prepare_process()  # before all other imports
 
 import copy
 import dataclasses

@@ -13,8 +13,7 @@ whatever the number of processes; one that is killed can be started again with a
 from qnas_jax import platform
 
 if __name__ == "__main__":
-    platform.hide_cache_warnings()  # both before all other imports
-    platform.use_huge_pages()  # it may start Python again
+    platform.prepare_process()  # before all other imports
 
 import jax
 from absl import flags

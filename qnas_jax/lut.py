@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 Features = Callable[[range], tuple[Array, ...]]
 MAX_NODES_PER_PASS = 64
 MEMORY_SHARE = 0.4  # of an accelerator's free memory, for one pass
+CPU_PASS_BYTES = 48 * 2**20  # two nodes at once keep both cores busy, while caches hold them
 RANKED_ROWS = 1500  # of a block, at most, when rankings are compared
 LEAST_CHUNKS = 2  # done even if time is up: two halves that can be compared
 
@@ -198,11 +199,16 @@ class _Worker:
         return self._latest.maps
 
     def _nodes_per_pass(self, part, images, device):
-        free, wanted = parallel.free_bytes(device), self._job.method.nodes_per_pass
-        if wanted or free is None:
-            return wanted or 1
-        fit = MEMORY_SHARE * free / (self._works[part].node_bytes * images)
-        return int(min(max(fit, 1), MAX_NODES_PER_PASS))
+        wanted = self._job.method.nodes_per_pass
+        return wanted or nodes_per_pass(self._works[part].node_bytes * images, device)
+
+
+def nodes_per_pass(node_bytes: int, device: Device) -> int:
+    """Nodes of a tree to run at once, of which each holds so many bytes."""
+    free = parallel.free_bytes(device)
+    if free is None:
+        return 2 if 2 * node_bytes <= CPU_PASS_BYTES else 1
+    return int(min(max(MEMORY_SHARE * free / node_bytes, 1), MAX_NODES_PER_PASS))
 
 
 def scores(job: Job) -> Scores:

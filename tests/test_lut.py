@@ -4,6 +4,7 @@ import socket
 import subprocess
 import sys
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -207,3 +208,13 @@ def test_the_target_variance_is_that_of_all_images_not_of_a_chunk(whole, tmp_pat
     np.testing.assert_allclose(parts.nsr, at_once.nsr, rtol=1e-5)
     variance = metrics.channel_variance(jnp.asarray(MAPS[2] * scale))
     assert float(variance.mean()) > 30
+
+
+@pytest.mark.parametrize(
+    ("node_mib", "free_gib", "expected"),
+    [(20, None, 2), (24, None, 2), (25, None, 1), (100, 10, 40), (1, 10, 64), (8000, 10, 1)],
+)
+def test_as_many_nodes_run_at_once_as_memory_allows(monkeypatch, node_mib, free_gib, expected):
+    free = free_gib and free_gib * 2**30
+    monkeypatch.setattr(lut.parallel, "free_bytes", lambda _: free)
+    assert lut.nodes_per_pass(node_mib * 2**20, jax.devices()[0]) == expected

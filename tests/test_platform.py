@@ -69,6 +69,17 @@ def test_no_restart_where_the_c_library_has_no_tunables(monkeypatch):
     assert "GLIBC_TUNABLES" not in platform.os.environ
 
 
+def test_vectors_are_wide_unless_xla_flags_say_otherwise(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_dump_to=x")
+    platform.use_wide_vectors()
+    platform.use_wide_vectors()
+    given = platform.os.environ["XLA_FLAGS"]
+    assert given == "--xla_dump_to=x --xla_cpu_prefer_vector_width=512"
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_prefer_vector_width=256")
+    platform.use_wide_vectors()
+    assert platform.os.environ["XLA_FLAGS"] == "--xla_cpu_prefer_vector_width=256"
+
+
 def _cache_folder(monkeypatch, tmp_path, **environment):
     """Where programs are kept after `use_compilation_cache`, None where it set nothing."""
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)

@@ -16,7 +16,7 @@ import numpy as np
 from bench import machine
 from bench.lut_loops import Torch, jax_loop, tree_constants
 
-from qnas_jax import metrics, space, tree
+from qnas_jax import lut, metrics, space, tree
 from qnas_jax.nn import supernet
 from qnas_jax.quant import calibrate
 
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--images-per-pass", type=int, default=0, help="of the engine; 0: 1 on a CPU"
     )
-    parser.add_argument("--nodes-per-pass", type=int, default=1, help="of the engine")
+    parser.add_argument("--nodes-per-pass", type=int, default=0, help="0: as a run takes")
     parser.add_argument("--sample", type=int, default=30, help="rows that the loops run")
     parser.add_argument("--no-torch", action="store_true")
 
@@ -122,27 +122,29 @@ class _Case:
         self.variance = metrics.channel_variance(self.target)
         self.chunks = [slice(i, i + per_pass) for i in range(0, images, per_pass)]
         self.shape = shape
+        work = tree.work(block, OPS, [[PAIRS[0]]] * block.depth, shape)
+        self.nodes = arguments.nodes_per_pass or lut.nodes_per_pass(
+            work.node_bytes * per_pass, jax.devices()[0]
+        )
 
     def build(self, bits, codes=None):
         return tree.build(self.params, self.block, OPS, bits, calibrate.min_max, codes=codes)
 
     def noise(self, built, found):
-        nodes = self.arguments.nodes_per_pass
         parts = [
-            tree.noise(built, found, self.x[c], self.target[c], self.variance, nodes)
+            tree.noise(built, found, self.x[c], self.target[c], self.variance, self.nodes)
             for c in self.chunks
         ]
         return sum(parts) / (self.target.size // self.target.shape[-1])
 
     def measure(self) -> dict[str, Any]:
         depth, rows = self.block.depth, len(OPS) ** self.block.depth
-        nodes = self.arguments.nodes_per_pass
         built = self.build([[PAIRS[0]]] * depth)
         begin = time.perf_counter()
-        found = tree.calibrate(built, self.x, nodes)
+        found = tree.calibrate(built, self.x, self.nodes)
         scores = self.noise(built, found)
         first = time.perf_counter() - begin
-        calibrate_s = _once(lambda: tree.calibrate(built, self.x, nodes))
+        calibrate_s = _once(lambda: tree.calibrate(built, self.x, self.nodes))
         engine_s = min(_once(lambda: self.noise(built, found)) for _ in range(2))
         work = tree.work(self.block, OPS, [[PAIRS[0]]] * depth, self.shape)
         result = {
@@ -159,13 +161,12 @@ class _Case:
 
     def _more_bitwidths(self, engine_s, work):
         """Three bitwidths one after another, and two to choose from at every layer but one."""
-        nodes = self.arguments.nodes_per_pass
         three = [self.build([[pair]] * self.block.depth) for pair in PAIRS]
-        founds = [tree.calibrate(one, self.x, nodes) for one in three]
+        founds = [tree.calibrate(one, self.x, self.nodes) for one in three]
         three_s = _once(lambda: [self.noise(*both) for both in zip(three, founds, strict=True)])
         layers = [PAIRS[:1], *[PAIRS[:2]] * (self.block.depth - 1)]
         mixed = self.build(layers)
-        found = tree.calibrate(mixed, self.x, nodes)
+        found = tree.calibrate(mixed, self.x, self.nodes)
         per_layer_s = _once(lambda: self.noise(mixed, found))
         predicted = engine_s * tree.work(self.block, OPS, layers, self.shape).macs / work.macs
         return {
@@ -178,7 +179,7 @@ class _Case:
     def _peers(self, built, found, scores):
         if built.layers[0].codes:  # the peers compute with real values
             built = self.build([[PAIRS[0]]] * self.block.depth, codes=False)
-            found = tree.calibrate(built, self.x, self.arguments.nodes_per_pass)
+            found = tree.calibrate(built, self.x, self.nodes)
         by_op = tree_constants(built, found)
         rows = len(scores)
         rng = np.random.default_rng(1)
