@@ -15,11 +15,12 @@ import copy
 import dataclasses
 import pathlib
 
-from qnas_jax import artefact, cli, pipeline
+from qnas_jax import artefact, cli
 from qnas_jax.config import Config
 from qnas_jax.report import figures
 from qnas_jax.search import front
 from qnas_jax.setting import prepare
+from qnas_jax.stages import distillation, networks, population, selection
 
 cli.define_run_flags()
 
@@ -45,8 +46,8 @@ def main() -> None:
 
 def _compare(config: Config, workdir: pathlib.Path) -> None:
     setting = prepare(config, workdir)
-    teacher, variables = pipeline.train_teacher(setting)
-    distilled, params = pipeline.train_supernet(setting, teacher, variables)
+    teacher, variables = networks.train_teacher(setting)
+    distilled, params = distillation.train_supernet(setting, teacher, variables)
     fronts, seconds = {}, {}
     for name, (w_bits, a_bits, bits_per) in POLICIES.items():
         changed = copy.deepcopy(config)
@@ -54,8 +55,8 @@ def _compare(config: Config, workdir: pathlib.Path) -> None:
         changed.space.bits_per = bits_per
         folder = workdir / "policies" / name.replace(", ", "-").replace(" ", "_")
         one = dataclasses.replace(setting, config=changed, workdir=folder)
-        populated, rows = pipeline.populate_table(one, distilled, variables, params)
-        _, fronts[name] = pipeline.search_front(one, populated, rows)
+        populated, rows = population.populate_table(one, distilled, variables, params)
+        _, fronts[name] = selection.search_front(one, populated, rows)
         seconds[name] = populated.seconds
     _report(workdir / "policies", fronts, seconds)
 

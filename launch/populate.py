@@ -19,9 +19,10 @@ import jax
 from absl import flags
 from jax.extend import backend
 
-from qnas_jax import artefact, cli, pipeline
+from qnas_jax import artefact, cli
 from qnas_jax.errors import InputError
 from qnas_jax.setting import prepare
+from qnas_jax.stages import distillation, networks, population
 
 cli.define_run_flags()
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0.")
@@ -38,8 +39,8 @@ def main() -> None:
         if not artefact.is_finished(workdir / name):
             raise InputError(f"{workdir / name}: not finished; train it with launch/main.py first")
     # Read by each process for itself, before they know of each other.
-    teacher, variables = pipeline.train_teacher(setting)
-    distilled, params = pipeline.train_supernet(setting, teacher, variables)
+    teacher, variables = networks.train_teacher(setting)
+    distilled, params = distillation.train_supernet(setting, teacher, variables)
     variables, params = jax.device_get((variables, params))
     jax.clear_caches()
     backend.clear_backends()
@@ -47,7 +48,7 @@ def main() -> None:
         jax.distributed.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     except (RuntimeError, ValueError) as error:
         raise InputError(f"--coordinator, --processes, --process: {error}") from None
-    pipeline.populate_table(setting, distilled, variables, params)
+    population.populate_table(setting, distilled, variables, params)
 
 
 if __name__ == "__main__":

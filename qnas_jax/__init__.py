@@ -1,6 +1,6 @@
 """qnas_jax: finds, for a device and a task, the network and its bitwidths together.
 
-The way through a run is `pipeline.py`; the rooms it passes:
+The way through a run is `pipeline.py`, and each step of it in `stages/`; the rooms it passes:
 
     config, setting      what a run is told, and what that amounts to
     data/                pictures: rendered streets, Cityscapes, training batches

@@ -1,6 +1,7 @@
 """What a config amounts to: pictures, networks and the search space."""
 
 import dataclasses
+import enum
 import pathlib
 from typing import Any
 
@@ -20,6 +21,17 @@ from qnas_jax.nn.deeplab import DeepLabV3
 
 CLASSES = len(labels.NAMES)
 FIXED_BITS = 8  # of all that is not searched: the stem, the first group, the head
+
+
+class Purpose(enum.IntEnum):
+    """What random keys are drawn for; each purpose has its own."""
+
+    TEACHER_INIT = 0
+    TEACHER_TRAIN = 1
+    SUPERNET_INIT = 2
+    SUPERNET_TRAIN = 3
+    RETRAIN_INIT = 4
+    RETRAIN_TRAIN = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +81,7 @@ class Setting:
         """The bitwidths of weights and activations that a block may take."""
         return tuple(zip(self.config.space.w_bits, self.config.space.a_bits, strict=True))
 
-    def key(self, purpose: int) -> Key[Array, ""]:
+    def key(self, purpose: Purpose) -> Key[Array, ""]:
         """The key from which one of the run's purposes draws."""
         return jax.random.fold_in(jax.random.key(self.config.seed), purpose)
 

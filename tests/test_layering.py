@@ -23,11 +23,12 @@ LAYERS = (
     {"tree", "distill", "segment", "train"},
     {"lut", "measure", "export", "report"},
     {"setting", "cli"},
+    {"stages"},
     {"pipeline"},
 )
 
 # The only rooms that see a whole config; all others are given values.
-READ_CONFIG = {"setting", "pipeline", "cli"}
+READ_CONFIG = {"setting", "stages", "pipeline", "cli"}
 
 # What rooms may import from outside besides Python's own library.
 ARRAYS = {"jax", "numpy", "jaxtyping", "optax"}

@@ -1,0 +1,37 @@
+"""What the stages that train have in common."""
+
+from typing import TypeVar
+
+from qnas_jax import train
+from qnas_jax.artefact import Stage
+from qnas_jax.runlog import Metrics
+from qnas_jax.setting import Setting
+
+State = TypeVar("State")
+
+
+def fit(
+    setting: Setting,
+    stage: Stage,
+    step: train.StepFunction,
+    state: State,
+    steps: int,
+    batch: int,
+    title: str,
+) -> State:
+    """Runs a stage's training steps as the run's settings say; see `train.fit`."""
+    config = setting.config
+    name = stage.folder.relative_to(setting.workdir).as_posix()
+    with Metrics(setting.workdir, name) as metrics:
+        return train.fit(
+            step,
+            state,
+            lambda number: setting.training_batch(number, batch),
+            steps=steps,
+            folder=stage.folder / "checkpoint",
+            save_every=config.run.save_every,
+            title=title,
+            metrics=metrics,
+            log_every=config.run.log_every,
+            threads=config.data.threads,
+        )

@@ -1,0 +1,121 @@
+"""Whole networks, trained and measured: the teacher and the chosen subnets."""
+
+import logging
+import pathlib
+
+import numpy as np
+from jaxtyping import PyTree
+
+from qnas_jax import artefact, checkpoint, measure, segment, space
+from qnas_jax.artefact import Stage
+from qnas_jax.config import Config
+from qnas_jax.nn import init, layers, supernet
+from qnas_jax.nn.deeplab import DeepLabV3
+from qnas_jax.search import front
+from qnas_jax.setting import CLASSES, Purpose, Setting
+from qnas_jax.stages.fitting import fit
+
+logger = logging.getLogger(__name__)
+
+
+def train_teacher(setting: Setting) -> tuple[Stage, PyTree]:
+    """Trains the teacher, or takes the one that the config names; measures it."""
+    config = setting.config
+    stage = Stage(
+        setting.workdir / "teacher",
+        {
+            "data": setting.data_mark(),
+            "network": config.network,
+            "train": config.train,
+            "teacher": config.teacher,
+            "quantize": config.quantize,
+            "seed": config.seed,
+        },
+    )
+    model = setting.teacher()
+    fresh = init.initialize(model, setting.key(Purpose.TEACHER_INIT), (1, *config.train.crop, 3))
+    if config.teacher.checkpoint and not stage.done:
+        given = pathlib.Path(config.teacher.checkpoint)
+        state = checkpoint.load(given, segment.fresh_state(fresh, _optimizer(config)))
+        checkpoint.adopt(stage.folder / "checkpoint", config.train.steps, state)
+        logger.info("teacher: taken from %s", given)
+    variables = _train_network(setting, stage, model, fresh, Purpose.TEACHER_TRAIN, "teacher")
+    subnet = space.format_subnet(setting.teacher_subnet())
+    _measure(setting, stage, model, variables, fresh["quant"], {"subnet": subnet})
+    return stage, variables
+
+
+def retrain(
+    setting: Setting,
+    distilled: Stage,
+    teacher: PyTree,
+    params: list[supernet.Params],
+    point: front.Point,
+    title: str,
+) -> Stage:
+    """Trains a subnet to the end and measures it, in float and quantized."""
+    config = setting.config
+    stage = Stage(
+        setting.workdir / "retrain" / _folder_name(point.subnet),
+        {"supernet": distilled.hash, "subnet": point.subnet, "init": config.retrain.init},
+    )
+    if stage.done:
+        return stage
+    subnet = space.parse_subnet(point.subnet)
+    model = setting.student(subnet)
+    fresh = init.initialize(model, setting.key(Purpose.RETRAIN_INIT), (1, *config.train.crop, 3))
+    quant = layers.with_bits(fresh["quant"], subnet)
+    if config.retrain.init == "supernet":
+        paths = [tuple(choice.op for choice in block) for block in subnet]
+        blocks = {
+            f"block{i + 1}": supernet.path_params(params[i], path) for i, path in enumerate(paths)
+        }
+        fresh = supernet.with_blocks(fresh, teacher, blocks)
+    variables = _train_network(setting, stage, model, fresh, Purpose.RETRAIN_TRAIN, title)
+    _measure(setting, stage, model, variables, quant, {"subnet": point.subnet})
+    return stage
+
+
+def _folder_name(subnet: str) -> str:
+    """The subnet, or its beginning and a hash where file systems would refuse its length."""
+    return subnet if len(subnet) <= 200 else f"{subnet[:180]}-{artefact.digest(subnet)}"
+
+
+def _train_network(setting, stage, model, fresh, purpose, title) -> PyTree:
+    """Trains a network as `config.train` says; returns its variables."""
+    how = setting.config.train
+    optimizer = _optimizer(setting.config)
+    step = segment.train_step(model, optimizer, setting.key(purpose))
+    state = segment.fresh_state(fresh, optimizer)
+    return fit(setting, stage, step, state, how.steps, how.batch, title).variables()
+
+
+def _optimizer(config: Config):
+    how = config.train
+    return segment.sgd(how.lr, how.steps, how.power, how.momentum, how.weight_decay)
+
+
+def _measure(setting: Setting, stage: Stage, model: DeepLabV3, variables, quant, extra) -> None:
+    """Writes `metrics.json` and some predictions; finishes the stage."""
+    if stage.done:
+        return
+    how = setting.config.quantize
+    starts = range(0, how.images, how.images_per_pass)
+    chunks = (range(s, min(s + how.images_per_pass, how.images)) for s in starts)
+    batches = (setting.training_crops(chunk) for chunk in chunks)
+    quant = segment.calibrated(model, variables, quant, batches)
+    found, samples = measure.accuracy(
+        model, variables, quant, setting.val_data, setting.config.run.eval_batch, CLASSES
+    )
+    sizes = measure.sizes(model, quant, setting.val_data[0][0].shape)
+    with artefact.writing(stage.folder / "samples.npz") as file:
+        np.savez_compressed(file, allow_pickle=False, **samples)
+    artefact.write_json(stage.folder / "metrics.json", {**extra, **found, **sizes})
+    stage.finish()
+    logger.info(
+        "%s: mIoU %.2f %% in float, %.2f %% quantized, %.1f kB",
+        stage.folder.name,  # "teacher", or the subnet
+        found["miou_fp32"],
+        found["miou_quantized"],
+        sizes["size_bytes"] / 1e3,
+    )

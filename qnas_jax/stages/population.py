@@ -1,0 +1,73 @@
+"""The table: every path of every block, scored."""
+
+import shutil
+
+import jax
+import numpy as np
+from jaxtyping import PyTree
+
+from qnas_jax import artefact, lut, parallel, segment, table
+from qnas_jax.artefact import Stage
+from qnas_jax.nn import supernet
+from qnas_jax.quant.calibrate import RANGES
+from qnas_jax.setting import Setting
+
+
+def populate_table(
+    setting: Setting, distilled: Stage, variables: PyTree, params: list[supernet.Params]
+) -> tuple[Stage, table.Table]:
+    """Scores every path of every block, quantized; adds the sizes."""
+    how = setting.config.lut
+    made_from = {
+        "supernet": distilled.hash,
+        "bits": setting.bits,
+        "bits_per": setting.config.space.bits_per,
+        "calibration_images": how.calibration_images,
+        "images": how.images,
+        "images_per_pass": how.images_per_pass,
+        "ranges": how.ranges,
+        "a_ranges_per": how.a_ranges_per,
+        "time_budget_s": how.time_budget_s,
+    }
+    with parallel.first_goes_first("lut"):
+        stage = Stage(setting.workdir / "lut", made_from)
+    if stage.done:
+        return stage, table.load(stage.folder / "lut.npz")
+    compute = jax.jit(segment.features(setting.teacher()))
+    starts = range(0, how.images, how.images_per_pass)
+    job = lut.Job(
+        lambda indices: compute(variables, setting.training_crops(indices)),
+        params,
+        setting.searched,
+        table.parts_of(setting.searched, setting.bits, setting.config.space.bits_per == "layer"),
+        calibration=range(how.calibration_images),
+        chunks=[range(s, min(s + how.images_per_pass, how.images)) for s in starts],
+        method=lut.Method(RANGES[how.ranges], how.a_ranges_per == "channel", how.nodes_per_pass),
+        folder=stage.folder / "partial",
+    )
+    found = lut.populate(job, how.time_budget_s)
+    rows = table.build(found.nsr, setting.searched, job.parts)
+    if parallel.is_first():
+        _finish_table(setting, stage, made_from, job, found, rows)
+    parallel.wait_for_all("table")
+    return stage, rows
+
+
+def _finish_table(setting, stage, made_from, job, found, rows) -> None:
+    """Writes the table and how it came about; what is only half of it is deleted."""
+    table.save(stage.folder / "lut.npz", rows)
+    with artefact.writing(stage.folder / "by_chunk.npy") as file:
+        np.save(file, found.by_chunk)
+    description = {
+        **made_from,
+        "images_done": found.images,
+        "agreement": lut.agreement(found, rows),
+        "ops": [str(op) for op in rows.ops],
+        "blocks": setting.searched.blocks,
+        "fixed_size_bytes": setting.fixed_bytes(),
+        "device": jax.devices()[0].device_kind,
+        "seconds": round(stage.elapsed(), 1),
+    }
+    artefact.write_json(stage.folder / "lut.json", description)
+    stage.finish()
+    shutil.rmtree(job.folder)
