@@ -9,10 +9,13 @@ from qnas_jax import platform
 if __name__ == "__main__":
     platform.prepare_process()  # before all other imports
 
+from absl import flags
+
 from qnas_jax import artefact, cli, pipeline
 from qnas_jax.report import page
 
 cli.define_run_flags()
+_UNTIL = flags.DEFINE_enum("until", "report", ["teacher", "report"], "The last stage to run.")
 
 
 def main() -> None:
@@ -20,6 +23,9 @@ def main() -> None:
     config, workdir = cli.run_flags()
     platform.use_compilation_cache()
     with artefact.only_one(workdir):
+        if _UNTIL.value == "teacher":
+            pipeline.begin(config, workdir)
+            return
         results = pipeline.run(config, workdir)
     print(page.as_text(results))
     print(f"report: {workdir / 'report' / 'index.html'}")

@@ -1,5 +1,6 @@
 """Training states on disk: saved whole or not at all, found again after any kill."""
 
+import dataclasses
 import pathlib
 import shutil
 from typing import Any, TypeVar
@@ -18,6 +19,14 @@ def open_folder(folder: pathlib.Path) -> Any:
     import orbax.checkpoint as ocp
 
     options = ocp.CheckpointManagerOptions(max_to_keep=1, create=True)
+    if jax.process_count() > 1:  # each process for itself: none waits for the others here
+        folder.mkdir(parents=True, exist_ok=True)
+        alone = ocp.options.MultiprocessingOptions(
+            primary_host=jax.process_index(),
+            active_processes={jax.process_index()},
+            barrier_sync_key_prefix=f"process{jax.process_index()}",
+        )
+        options = dataclasses.replace(options, create=False, multiprocessing_options=alone)
     handler = ocp.StandardCheckpointHandler()
     return ocp.CheckpointManager(folder.absolute(), item_handlers=handler, options=options)
 

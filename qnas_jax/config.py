@@ -146,10 +146,16 @@ class Supernet:
     power: float = 0.9
     weight_decay: float = 1e-4
     sampling: str = "fair"  # or "uniform"; a fair step trains every op once
+    parts: int = 1  # of a batch, each normed by itself: so many devices can share a block
 
     def check(self) -> None:
         """Raises InputError for the first value that cannot be used."""
         _check_sgd("supernet", self)
+        checks.at_least("supernet.parts", self.parts, 1)
+        if self.batch % self.parts:
+            raise InputError(
+                f"supernet.parts={self.parts}: must divide supernet.batch={self.batch}"
+            )
         checks.length("supernet.lr", self.lr, BLOCKS)
         checks.all_of("supernet.lr", self.lr, lambda lr: lr > 0, "above 0")
         checks.one_of("supernet.sampling", self.sampling, ("fair", "uniform"))

@@ -44,9 +44,11 @@ def fresh_state(
     return tuple(state)
 
 
-# (params, block, ops, input, target, variance, key)
-#   -> mean NSR, gradients, op sampled at each layer or None for all
-Gradients = Callable[..., tuple[Array, PyTree, Array | None]]
+def uniform_path(
+    key: Key[Array, ""], block: space.Block, ops: tuple[space.Op, ...]
+) -> Int[Array, "depth"]:
+    """An op for each layer of a block, drawn uniformly."""
+    return jax.random.randint(key, (block.depth,), 0, len(ops))
 
 
 def fair_gradients(
@@ -57,7 +59,7 @@ def fair_gradients(
     target: Float[Array, "n h2 w2 o"],
     variance: Float[Array, "o"],
     key: Key[Array, ""],
-) -> tuple[Float[Array, ""], PyTree, None]:
+) -> tuple[Float[Array, ""], PyTree]:
     """Gradients of the summed NSR of as many paths as there are ops.
 
     The paths are permutations of the ops, so every op of every layer is trained once.
@@ -73,7 +75,7 @@ def fair_gradients(
         return jnp.sum(metrics.nsr(outputs, target, variance))
 
     total, gradients = jax.value_and_grad(loss)(params)
-    return total / len(ops), gradients, None
+    return total / len(ops), gradients
 
 
 def uniform_gradients(
@@ -84,60 +86,131 @@ def uniform_gradients(
     target: Float[Array, "n h2 w2 o"],
     variance: Float[Array, "o"],
     key: Key[Array, ""],
-) -> tuple[Float[Array, ""], PyTree, Int[Array, "depth"]]:
-    """Gradients of the NSR of one path, its ops drawn uniformly."""
-    path = jax.random.randint(key, (block.depth,), 0, len(ops))
+) -> tuple[Float[Array, ""], PyTree]:
+    """Gradients of the NSR of one path, which `uniform_path` draws."""
+    path = uniform_path(key, block, ops)
 
     def loss(params):
         output = supernet.one_path(params, block, ops, x, path)
         return metrics.nsr(output, target, variance)
 
-    return *jax.value_and_grad(loss)(params), path
+    return jax.value_and_grad(loss)(params)
 
 
-SAMPLING: dict[str, Gradients] = {"fair": fair_gradients, "uniform": uniform_gradients}
+class Sampling(NamedTuple):
+    """Which ops a step trains.
+
+    Attributes:
+      gradients: (params, block, ops, input, target, variance, key) -> mean NSR, gradients.
+      path: (key, block, ops) -> the op trained at each layer; None: all of them are.
+    """
+
+    gradients: Callable[..., tuple[Array, PyTree]]
+    path: Callable[..., Array] | None
 
 
-def train_step(
-    features: Callable[[PyTree, Any], tuple[Array, ...]],
-    teacher: PyTree,
-    searched: space.Space,
-    optimizers: tuple[optax.GradientTransformation, ...],
-    gradients_of: Gradients,
-    key: Key[Array, ""],
-) -> Callable:
+SAMPLING = {
+    "fair": Sampling(fair_gradients, None),
+    "uniform": Sampling(uniform_gradients, uniform_path),
+}
+
+
+class Recipe(NamedTuple):
+    """How the blocks of a supernet are trained.
+
+    Attributes:
+      features: Feature maps at all block boundaries, from a network's variables and images.
+      searched: Blocks and ops.
+      optimizers: One for each block.
+      sampling: Which ops a step trains.
+      key: What all sampling is drawn from.
+      parts: Of a batch, each with norm statistics of its own; their gradients are averaged,
+        so that as many devices can share a batch and still compute the same.
+    """
+
+    features: Callable[[PyTree, Any], tuple[Array, ...]]
+    searched: space.Space
+    optimizers: tuple[optax.GradientTransformation, ...]
+    sampling: Sampling
+    key: Key[Array, ""]
+    parts: int = 1
+
+
+def block_gradients(
+    recipe: Recipe,
+    i: int,
+    params: supernet.Params,
+    maps: tuple[Array, ...],
+    number: Int[Array, ""],
+    parts: int,
+) -> tuple[Array, PyTree]:
+    """What block `i` has to learn at a step.
+
+    Args:
+      recipe: How it is trained.
+      i: Number of the block.
+      params: The block's.
+      maps: The teacher's feature maps of some images of the batch.
+      number: Of the step.
+      parts: Parts of the batch that these images are.
+
+    Returns:
+      Mean NSR and mean gradients.
+    """
+    key = _block_key(recipe, i, number)
+    block, ops = recipe.searched.blocks[i], recipe.searched.ops
+
+    def of_part(part):
+        x, target = part
+        variance = metrics.channel_variance(target)
+        return recipe.sampling.gradients(params, block, ops, x, target, variance, key)
+
+    if parts == 1:
+        return of_part((maps[i], maps[i + 1]))
+    split = [x.reshape(parts, -1, *x.shape[1:]) for x in maps[i : i + 2]]
+    return jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), jax.lax.map(of_part, tuple(split)))
+
+
+def _block_key(recipe, i, number):
+    return jax.random.fold_in(jax.random.fold_in(recipe.key, number), i)
+
+
+def updated(
+    recipe: Recipe, i: int, state: BlockState, gradients: PyTree, number: Int[Array, ""]
+) -> BlockState:
+    """Block `i` after a step of its optimizer."""
+    updates, optimizer = recipe.optimizers[i].update(gradients, state.optimizer, state.params)
+    new = BlockState(optax.apply_updates(state.params, updates), optimizer)
+    if recipe.sampling.path is None:
+        return new
+    block, ops = recipe.searched.blocks[i], recipe.searched.ops
+    path = recipe.sampling.path(_block_key(recipe, i, number), block, ops)
+    return _only_sampled(new, state, ops, path)
+
+
+def metric(i: int) -> str:
+    """What the NSR of block `i` is called in metrics."""
+    return f"nsr_block{i + 1}"
+
+
+def train_step(recipe: Recipe, teacher: PyTree) -> Callable:
     """The step that trains every block of the supernet; see `train.fit`.
 
     Args:
-      features: Feature maps at all block boundaries, from a network's variables and images.
+      recipe: How they are trained.
       teacher: The teacher's variables.
-      searched: Blocks and ops.
-      optimizers: One for each block.
-      gradients_of: `fair_gradients` or `uniform_gradients`.
-      key: What all sampling is drawn from.
     """
 
     @jax.jit
     def step(teacher, state: State, images, labels, number):
         del labels  # the teacher's features are the target
-        maps = features(teacher, images)
-        step_key = jax.random.fold_in(key, number)
+        maps = recipe.features(teacher, images)
         new_state, values = [], {}
-        for i, (block, (params, optimizer_state)) in enumerate(
-            zip(searched.blocks, state, strict=True)
-        ):
-            target = maps[i + 1]
-            variance = metrics.channel_variance(target)
-            block_key = jax.random.fold_in(step_key, i)
-            nsr, gradients, path = gradients_of(
-                params, block, searched.ops, maps[i], target, variance, block_key
-            )
-            updates, new_optimizer = optimizers[i].update(gradients, optimizer_state, params)
-            new = BlockState(optax.apply_updates(params, updates), new_optimizer)
-            if path is not None:
-                new = _only_sampled(new, BlockState(params, optimizer_state), searched.ops, path)
-            new_state.append(new)
-            values[f"nsr_block{i + 1}"] = nsr
+        for i, block_state in enumerate(state):
+            params = block_state.params
+            nsr, gradients = block_gradients(recipe, i, params, maps, number, recipe.parts)
+            new_state.append(updated(recipe, i, block_state, gradients, number))
+            values[metric(i)] = nsr
         return tuple(new_state), values
 
     return functools.partial(step, teacher)

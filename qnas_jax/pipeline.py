@@ -9,6 +9,8 @@ leaves its artefacts in the run's folder. The work itself lies in the rooms belo
 import pathlib
 from typing import Any
 
+from jaxtyping import PyTree
+
 from qnas_jax import artefact, measure
 from qnas_jax.artefact import Stage
 from qnas_jax.config import Config
@@ -28,14 +30,7 @@ def run(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
       InputError: A setting, a picture or an artefact cannot be used.
       Diverged: A loss is no longer finite.
     """
-    config.check()
-    setting = prepare(config, workdir)
-    if 0 < config.search.budget_bytes < setting.least_bytes():
-        least = f"the smallest subnet has {setting.least_bytes()}"
-        raise InputError(f"search.budget_bytes={config.search.budget_bytes}: {least}")
-    if not (workdir / "config.json").exists():
-        artefact.write_json(workdir / "config.json", config)
-    teacher, variables = networks.train_teacher(setting)
+    setting, teacher, variables = begin(config, workdir)
     distilled, params = distillation.train_supernet(setting, teacher, variables)
     populated, rows = population.populate_table(setting, distilled, variables, params)
     searched, points = selection.search_front(setting, populated, rows)
@@ -45,6 +40,18 @@ def run(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
         for i, point in enumerate(picked, 1)
     ]
     return write_report(setting, [teacher, distilled, populated, searched], retrained)
+
+
+def begin(config: Config, workdir: pathlib.Path) -> tuple[Setting, Stage, PyTree]:
+    """Runs the first stage alone: lays out the run and trains the teacher."""
+    config.check()
+    setting = prepare(config, workdir)
+    if 0 < config.search.budget_bytes < setting.least_bytes():
+        least = f"the smallest subnet has {setting.least_bytes()}"
+        raise InputError(f"search.budget_bytes={config.search.budget_bytes}: {least}")
+    if not (workdir / "config.json").exists():
+        artefact.write_json(workdir / "config.json", config)
+    return setting, *networks.train_teacher(setting)
 
 
 def write_report(setting: Setting, stages: list[Stage], retrained: list[Stage]) -> dict[str, Any]:

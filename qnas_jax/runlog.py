@@ -55,13 +55,16 @@ class Progress:
 class Metrics:
     """Records the metrics of one stage, in `metrics.jsonl` and as TensorBoard events."""
 
-    def __init__(self, workdir: pathlib.Path, stage: str):
-        """Appends to the run's files; `stage` stands before each metric's name."""
-        self._stage, self._workdir = stage, workdir
+    def __init__(self, workdir: pathlib.Path, stage: str, writes: bool = True):
+        """Appends to the run's files; `stage` stands before each metric's name.
+
+        Of several processes one writes; the others leave all as it is.
+        """
+        self._stage, self._workdir, self._writes = stage, workdir, writes
         path = workdir / "metrics.jsonl"
         torn = path.exists() and not path.read_bytes().endswith(b"\n")  # by a kill
         self._file = path.open("a", buffering=1)
-        self._file.write("\n" * torn)
+        self._file.write("\n" * (torn and writes))
         self._events: Any = None
 
     def __enter__(self) -> "Metrics":
@@ -74,6 +77,8 @@ class Metrics:
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Records the metrics after `step` steps."""
+        if not self._writes:
+            return
         if self._events is None:
             from tensorboardX import SummaryWriter  # takes seconds to import
 

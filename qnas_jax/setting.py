@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Key
 
-from qnas_jax import artefact, space, table
+from qnas_jax import artefact, parallel, space, table
 from qnas_jax.config import Config
 from qnas_jax.data import labels
 from qnas_jax.data.batching import Augmentation, Batch, Dataset, stacked, training_batch
@@ -86,9 +86,10 @@ class Setting:
         return jax.random.fold_in(jax.random.key(self.config.seed), purpose)
 
     def training_batch(self, step: int, batch: int) -> Batch:
-        """The augmented pictures of a training step."""
+        """The augmented pictures of a training step, this process's share of them."""
         how = Augmentation(self.config.train.crop, self.config.train.scale)
-        return training_batch(self.train_data, self.config.seed, step, batch, how)
+        share = parallel.share(batch)
+        return training_batch(self.train_data, self.config.seed, step, batch, how, share)
 
     def training_crops(self, indices: range) -> np.ndarray:
         """The middles of training pictures as they are, uint8[n, *crop, 3]."""

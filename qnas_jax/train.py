@@ -3,13 +3,13 @@
 import logging
 import math
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 
-from qnas_jax import checkpoint
+from qnas_jax import checkpoint, parallel
 from qnas_jax.data.batching import Batch, prefetch
 from qnas_jax.runlog import Metrics, Progress
 
@@ -18,6 +18,11 @@ logger = logging.getLogger(__name__)
 State = TypeVar("State")
 # (state, images, labels, step) -> new state, {name of a metric: value}
 StepFunction = Callable[[State, Any, Any, jax.Array], tuple[State, dict[str, jax.Array]]]
+
+
+# How a state is laid out for the steps, from the form in which it is saved; and the reverse.
+Forms = Sequence[Callable[[Any], Any]]
+AS_IT_IS: Forms = (lambda state: state, lambda state: state)
 
 
 class Diverged(RuntimeError):
@@ -36,6 +41,7 @@ def fit(
     metrics: Metrics,
     log_every: int,
     threads: int = 2,
+    forms: Forms = AS_IT_IS,
 ) -> State:
     """Runs steps until `steps` are done, resuming from the folder's latest checkpoint.
 
@@ -51,16 +57,19 @@ def fit(
       metrics: Records the metrics.
       log_every: Steps between two lines of metrics.
       threads: Threads that make batches.
+      forms: The step's form of a state from the saved one, and the reverse.
 
     Returns:
-      The state after the last step, which is saved too.
+      The state after the last step, in the form in which it is saved.
 
     Raises:
       Diverged: A metric is not finite; the checkpoints are kept.
     """
     manager = checkpoint.open_folder(folder)
     try:
-        start, state = checkpoint.restore(manager, state)
+        start, saved = checkpoint.restore(manager, state)
+        spread, gathered = forms
+        state = spread(saved)
         if 0 < start < steps:
             logger.info("%s: resumed at step %d of %d", title, start, steps)
         progress = Progress(title, steps, start)
@@ -75,9 +84,11 @@ def fit(
                 texts = [f"{name} {value:.4g}" for name, value in values.items()]
                 progress.show(done, ", ".join(texts[:3]))
             if done % save_every == 0 or done == steps:
-                checkpoint.save(manager, done, state)
+                saved = gathered(state)
+                if parallel.is_first():  # all hold the same
+                    checkpoint.save(manager, done, saved)
         manager.wait_until_finished()
-        return state
+        return saved
     finally:
         manager.close()
 

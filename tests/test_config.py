@@ -67,6 +67,8 @@ BAD = [
     ("supernet.momentum", -0.1, "must lie in [0.0, 0.999]"),
     ("supernet.power", -1.0, "must be above 0"),
     ("supernet.weight_decay", math.nan, "must be finite numbers"),
+    ("supernet.parts", 0, "must be at least 1"),
+    ("supernet.parts", 3, "must divide supernet.batch=4"),
     ("supernet.sampling", "all", "must be 'fair' or 'uniform'"),
     ("lut.calibration_images", 0, "must be at least 1"),
     ("lut.calibration_images", 17, "there are 16 training pictures"),

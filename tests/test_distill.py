@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,7 +7,7 @@ import optax
 import pytest
 import reference
 
-from qnas_jax import distill, metrics, segment, space
+from qnas_jax import distill, segment, space
 from qnas_jax.nn import supernet
 from qnas_jax.nn.mbconv import BlockPath
 
@@ -29,14 +31,14 @@ def _optimizers(weight_decay):
 
 def _step(sampling, weight_decay):
     """The step, with feature maps in the place of images."""
-    step = distill.train_step(
+    recipe = distill.Recipe(
         lambda teacher, images: images,
-        {},
         SPACE,
         _optimizers(weight_decay),
         distill.SAMPLING[sampling],
         KEY,
     )
+    step = distill.train_step(recipe, {})
     return lambda state, maps, number: step(state, maps, None, jnp.int32(number))
 
 
@@ -169,7 +171,7 @@ def test_what_each_block_is_given_and_its_key():
     def gradients(params, block, ops, x, target, variance, key):
         seen.append((block, ops))
         told = jnp.sum(x), jnp.sum(target), jnp.sum(variance), jax.random.uniform(key)
-        return jnp.stack(told), jax.tree.map(jnp.ones_like, params), None
+        return jnp.stack(told), jax.tree.map(jnp.ones_like, params)
 
     optimizers = tuple(segment.sgd(lr, 10, 1.0, 0.0, 0.0) for lr in (0.5, 0.25))
     params = {"w": jnp.arange(3.0)}
@@ -177,14 +179,14 @@ def test_what_each_block_is_given_and_its_key():
     maps = _maps()
     draws = []
     for key in (0, 1):
-        step = distill.train_step(
+        recipe = distill.Recipe(
             lambda teacher, images: tuple(teacher + m for m in images),
-            jnp.float32(2.0),
             SPACE,
             optimizers,
-            gradients,
+            distill.Sampling(gradients, None),
             jax.random.key(key),
         )
+        step = distill.train_step(recipe, jnp.float32(2.0))
         for number in (0, 1, 0):
             new, values = step(state, maps, None, jnp.int32(number))
             draws.append([float(values[f"nsr_block{i}"][3]) for i in (1, 2)])
@@ -272,12 +274,21 @@ def test_a_uniform_step_is_the_gradient_of_one_path(uniform, state, alone):
     assert drawn == set(alone)
 
 
-def test_paths_are_drawn_uniformly(state):
-    x, target = _maps()[:2]
-    variance = metrics.channel_variance(target)
-    arguments = state[0].params, BLOCKS[0], OPS, x, target, variance
+def test_parts_of_a_batch_are_normed_by_themselves_and_averaged(state):
+    x, target, _ = (jnp.concatenate([a, 3 * b]) for a, b in zip(_maps(0), _maps(1), strict=True))
+    recipe = distill.Recipe(None, SPACE, (), distill.SAMPLING["fair"], KEY)
+    find = functools.partial(distill.block_gradients, recipe, 0, state[0].params)
+    nsr, gradients = find((x, target), jnp.int32(3), parts=2)
+    halves = [find((x[i : i + 2], target[i : i + 2]), jnp.int32(3), parts=1) for i in (0, 2)]
+    np.testing.assert_allclose(nsr, np.mean([half[0] for half in halves]), rtol=1e-5)
+    assert _close(gradients, jax.tree.map(lambda a, b: (a + b) / 2, *(g for _, g in halves)))
+    whole, _ = find((x, target), jnp.int32(3), parts=1)
+    assert abs(whole / nsr - 1) > 1e-3
+
+
+def test_paths_are_drawn_uniformly():
     keys = jax.random.split(jax.random.key(0), 4000)
-    paths = jax.jit(jax.vmap(lambda key: distill.uniform_gradients(*arguments, key)[2]))(keys)
+    paths = jax.vmap(lambda key: distill.uniform_path(key, BLOCKS[0], OPS))(keys)
     counts = np.bincount(2 * paths[:, 0] + paths[:, 1], minlength=4)
     # Four standard deviations of a binomial count.
     assert np.all(np.abs(counts - 1000) < 4 * np.sqrt(4000 * 0.25 * 0.75)), counts

@@ -21,7 +21,7 @@ LAYERS = (
     {"nn"},
     {"node"},
     {"tree", "distill", "segment", "train"},
-    {"lut", "measure", "export", "report"},
+    {"lut", "measure", "export", "report", "grouped"},
     {"setting", "cli"},
     {"stages"},
     {"pipeline"},

@@ -90,12 +90,15 @@ def _cut(array, box, size, resampling, fill):
     return result
 
 
-def training_batch(data: Dataset, seed: int, step: int, batch: int, how: Augmentation) -> Batch:
-    """The batch of a step."""
+def training_batch(
+    data: Dataset, seed: int, step: int, batch: int, how: Augmentation, share: range | None = None
+) -> Batch:
+    """The batch of a step, or the places of it that are in a share."""
     images, labels = [], []
-    for place, index in enumerate(sample_indices(seed, step, batch, len(data))):
+    indices = sample_indices(seed, step, batch, len(data))
+    for place in range(batch) if share is None else share:
         rng = np.random.default_rng((seed, step, place))
-        image, label = augment(*data[int(index)], how, rng)
+        image, label = augment(*data[int(indices[place])], how, rng)
         images.append(image)
         labels.append(label)
     return Batch(np.stack(images), np.stack(labels))

@@ -2,7 +2,7 @@
 
 from typing import TypeVar
 
-from qnas_jax import train
+from qnas_jax import parallel, train
 from qnas_jax.artefact import Stage
 from qnas_jax.runlog import Metrics
 from qnas_jax.setting import Setting
@@ -18,11 +18,12 @@ def fit(
     steps: int,
     batch: int,
     title: str,
+    forms: train.Forms = train.AS_IT_IS,
 ) -> State:
     """Runs a stage's training steps as the run's settings say; see `train.fit`."""
     config = setting.config
     name = stage.folder.relative_to(setting.workdir).as_posix()
-    with Metrics(setting.workdir, name) as metrics:
+    with Metrics(setting.workdir, name, parallel.is_first()) as metrics:
         return train.fit(
             step,
             state,
@@ -34,4 +35,5 @@ def fit(
             metrics=metrics,
             log_every=config.run.log_every,
             threads=config.data.threads,
+            forms=forms,
         )

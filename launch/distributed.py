@@ -1,13 +1,14 @@
-"""Fills the look-up table of a run with several processes, on one machine or many.
+"""The long stages of a run, supernet and table, by several processes on one machine or many.
 
 Each process, with its own number:
 
-    python launch/populate.py --config configs/cityscapes.py --workdir runs/cityscapes \\
+    python launch/distributed.py --config configs/cityscapes.py --workdir runs/cityscapes \\
         --coordinator=HOST:PORT --processes=4 --process=0
 
-The teacher and the supernet must have been trained (by `launch/main.py`), and all processes must
-see the same folder. Afterwards `launch/main.py` goes on with the search. The table is the same
-whatever the number of processes; one that is killed can be started again with all others.
+Under Slurm, on TPU pods and in Kubernetes jobs the last three are found by themselves; see
+the batch jobs in `launch/jobs/`. The teacher must have been trained (by `launch/main.py
+--until=teacher`), and all processes must see the same folder. Afterwards `launch/main.py` goes
+on with the search. The numbers are those of one process; what is killed can be started again.
 """
 
 from qnas_jax import platform
@@ -15,11 +16,13 @@ from qnas_jax import platform
 if __name__ == "__main__":
     platform.prepare_process()  # before all other imports
 
+import logging
+
 import jax
 from absl import flags
 from jax.extend import backend
 
-from qnas_jax import artefact, cli
+from qnas_jax import artefact, cli, parallel
 from qnas_jax.errors import InputError
 from qnas_jax.setting import prepare
 from qnas_jax.stages import distillation, networks, population
@@ -31,24 +34,26 @@ _PROCESS = flags.DEFINE_integer("process", None, "Which of them this is.", lower
 
 
 def main() -> None:
-    """Fills the table together with the other processes."""
+    """Trains the supernet and fills the table together with the other processes."""
     config, workdir = cli.run_flags()
     platform.use_compilation_cache()
     setting = prepare(config, workdir)
-    for name in ("teacher", "supernet"):
-        if not artefact.is_finished(workdir / name):
-            raise InputError(f"{workdir / name}: not finished; train it with launch/main.py first")
+    if not artefact.is_finished(workdir / "teacher"):
+        main_first = "train it with launch/main.py --until=teacher first"
+        raise InputError(f"{workdir / 'teacher'}: not finished; {main_first}")
     # Read by each process for itself, before they know of each other.
     teacher, variables = networks.train_teacher(setting)
-    distilled, params = distillation.train_supernet(setting, teacher, variables)
-    variables, params = jax.device_get((variables, params))
+    variables = jax.device_get(variables)
     jax.clear_caches()
     backend.clear_backends()
     try:
         jax.distributed.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     except (RuntimeError, ValueError) as error:
         raise InputError(f"--coordinator, --processes, --process: {error}") from None
-    population.populate_table(setting, distilled, variables, params)
+    if not parallel.is_first():
+        logging.getLogger().setLevel(logging.WARNING)  # one tells of the progress
+    distilled, params = distillation.train_supernet(setting, teacher, variables)
+    population.populate_table(setting, distilled, variables, jax.device_get(params))
 
 
 if __name__ == "__main__":
