@@ -177,11 +177,9 @@ def compared_paths(
 
 
 def path_nsr(
-    features: Callable[[PyTree, Any], tuple[Array, ...]],
-    teacher: PyTree,
     searched: space.Space,
     params: Sequence[supernet.Params],
-    batches: Iterable[Any],
+    batches: Iterable[tuple[Array, ...]],
     paths: Sequence[Int[np.ndarray, "_ _"]],
 ) -> list[Float[np.ndarray, "_"]]:
     """NSR of paths by themselves, just as the training step defines it.
@@ -191,11 +189,9 @@ def path_nsr(
     the training's NSR on other pictures.
 
     Args:
-      features: Feature maps at all block boundaries, from a network's variables and images.
-      teacher: The teacher's variables.
       searched: Blocks and ops.
       params: The supernet's, of each block.
-      batches: Images, batch by batch.
+      batches: The teacher's feature maps at all block boundaries, batch by batch.
       paths: Of each block, indices of ops [paths, depth]. One program serves them all.
 
     Returns:
@@ -203,17 +199,12 @@ def path_nsr(
     """
 
     @jax.jit
-    def measure(teacher, params, images):
-        maps = features(teacher, images)
-        return [
-            _block_nsr(block, searched.ops, *block_data)
-            for block, *block_data in zip(
-                searched.blocks, params, maps[:-1], maps[1:], map(jnp.asarray, paths), strict=True
-            )
-        ]
+    def measure(params, maps):
+        blocks = zip(searched.blocks, params, maps[:-1], maps[1:], paths, strict=True)
+        return [_block_nsr(block, searched.ops, *given) for block, *given in blocks]
 
-    found = [jax.device_get(measure(teacher, params, images)) for images in batches]
-    return [np.mean(values, axis=0, dtype=np.float64) for values in zip(*found, strict=True)]
+    found = [jax.device_get(measure(params, maps)) for maps in batches]
+    return [np.stack(values).mean(axis=0, dtype=np.float64) for values in zip(*found, strict=True)]
 
 
 def _block_nsr(block, ops, params, x, target, paths) -> Float[Array, "paths"]:
@@ -222,4 +213,4 @@ def _block_nsr(block, ops, params, x, target, paths) -> Float[Array, "paths"]:
     def nsr(path):
         return metrics.nsr(supernet.one_path(params, block, ops, x, path), target, variance)
 
-    return lax.map(nsr, paths)  # one after the other: as much memory as one path
+    return lax.map(nsr, jnp.asarray(paths))  # one after the other: as much memory as one path

@@ -16,7 +16,7 @@ from qnas_jax.search.front import Point
 
 INK, FAINT, GRID = "#222222", "#8a8a8a", "#e3e3e3"
 TEACHER, SUBNET = "#b4432b", "#1f6f8b"
-BLOCKS = ("#12465a", "#1f6f8b", "#5fa3c3", "#e0a030", "#d0663a", "#8a2d2d")  # from the first on
+BLOCKS = ("#1f6f8b", "#7fb8d4", "#5a9a5a", "#e0a030", "#d0663a", "#7a4a86")
 KERNELS = ("#bcd9e6", "#5fa3c3", "#1f6f8b", "#12465a")  # ever darker with the kernel
 
 
@@ -124,7 +124,7 @@ def supernet(curves: Mapping[int, Mapping[str, float]]) -> str:
         label = f"block {name.removeprefix('nsr_block')}"
         axes.plot(list(curves), values, color=colour, lw=1.4, label=label)
     axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 6, 8)))
     axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.set(xlabel="training step", ylabel="NSR of the block (low is good)")

@@ -92,6 +92,7 @@ def write(
     """
     config = json.loads((workdir / "config.json").read_text())
     teacher = _metrics(workdir / "teacher")
+    single_paths = _json(workdir / "supernet" / "nsr.json")
     points = front.read(workdir / "search" / "front.csv")
     nsr = {point.subnet: point.nsr for point in points}
     folders = {_metrics(folder)["subnet"]: folder for folder in retrained}
@@ -132,8 +133,7 @@ def write(
             _row(name, s, teacher) for name, s in zip(names, (teacher, *subnets), strict=True)
         ),
         paths="\n".join(
-            _block_row(number, block)
-            for number, block in enumerate(_json(workdir / "supernet" / "nsr.json")["blocks"], 1)
+            _block_row(number, block) for number, block in enumerate(single_paths["blocks"], 1)
         ),
         samples=base64.b64encode(picture).decode(),
         times="".join(f"<tr><td>{n}</td><td>{duration(s)}</td></tr>" for n, s in seconds.items()),

@@ -68,14 +68,10 @@ def _validate(setting: Setting, variables: PyTree, params: list[supernet.Params]
         distill.compared_paths(block, searched.ops, RANDOM_PATHS, jax.random.fold_in(key, i))
         for i, block in enumerate(searched.blocks)
     ]
-    found = distill.path_nsr(
-        segment.features(setting.teacher()),
-        variables,
-        searched,
-        params,
-        (setting.validation_crops(range(i * per_batch, (i + 1) * per_batch)) for i in range(count)),
-        paths,
-    )
+    features = jax.jit(segment.features(setting.teacher()))
+    batches = (range(i * per_batch, (i + 1) * per_batch) for i in range(count))
+    maps = (features(variables, setting.validation_crops(batch)) for batch in batches)
+    found = distill.path_nsr(searched, params, maps, paths)
     means = ", ".join(f"{values[2:].mean():.4g}" for values in found)
     logger.info("supernet: NSR of random paths on validation pictures, by block: %s", means)
     trained = runlog.read_metrics(setting.workdir, "supernet").get(how.steps, {})
