@@ -9,12 +9,14 @@ References:
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from jax import lax
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from qnas_jax import metrics, space
@@ -168,7 +170,7 @@ def block_gradients(
     if parts == 1:
         return of_part((maps[i], maps[i + 1]))
     split = [x.reshape(parts, -1, *x.shape[1:]) for x in maps[i : i + 2]]
-    return jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), jax.lax.map(of_part, tuple(split)))
+    return jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), lax.map(of_part, tuple(split)))
 
 
 def _block_key(recipe, i, number):
@@ -229,3 +231,59 @@ def _only_sampled(new, old, ops, path):
         return jnp.where(path[int(layer[5:])] == op, new, old)
 
     return jax.tree_util.tree_map_with_path(choose, new, old)
+
+
+def compared_paths(
+    block: space.Block, ops: tuple[space.Op, ...], count: int, key: Key[Array, ""]
+) -> Int[np.ndarray, "paths depth"]:
+    """The largest path of a block, its smallest, then random ones, as indices of ops.
+
+    The random ones are all different, so a block with fewer than `count` paths gives each
+    of them once.
+    """
+    # Ops are all pairs of a kernel and an expansion: the last in order is greatest in both.
+    extremes = [[ops.index(op)] * block.depth for op in (max(ops), min(ops))]
+    rows = len(ops) ** block.depth
+    drawn = jax.random.choice(key, rows, (min(count, rows),), replace=False)
+    places = np.unravel_index(np.asarray(drawn), (len(ops),) * block.depth)
+    return np.concatenate([extremes, np.stack(places, axis=1)])
+
+
+def path_nsr(
+    searched: space.Space,
+    params: Sequence[supernet.Params],
+    batches: Iterable[tuple[Array, ...]],
+    paths: Sequence[Int[np.ndarray, "_ _"]],
+) -> list[Float[np.ndarray, "_"]]:
+    """NSR of paths by themselves, just as the training step defines it.
+
+    Inputs, targets, the targets' variance and the norms' statistics are those of the batch,
+    nothing is quantized. With batches as large as in training, the mean over random paths is
+    the training's NSR on other pictures.
+
+    Args:
+      searched: Blocks and ops.
+      params: The supernet's, of each block.
+      batches: The teacher's feature maps at all block boundaries, batch by batch.
+      paths: Of each block, indices of ops [paths, depth]. One program serves them all.
+
+    Returns:
+      Of each block, the NSR of its paths, the mean over the batches.
+    """
+
+    @jax.jit
+    def measure(params, maps):
+        blocks = zip(searched.blocks, params, maps[:-1], maps[1:], paths, strict=True)
+        return [_block_nsr(block, searched.ops, *given) for block, *given in blocks]
+
+    found = [jax.device_get(measure(params, maps)) for maps in batches]
+    return [np.stack(values).mean(axis=0, dtype=np.float64) for values in zip(*found, strict=True)]
+
+
+def _block_nsr(block, ops, params, x, target, paths) -> Float[Array, "paths"]:
+    variance = metrics.channel_variance(target)
+
+    def nsr(path):
+        return metrics.nsr(supernet.one_path(params, block, ops, x, path), target, variance)
+
+    return lax.map(nsr, jnp.asarray(paths))  # one after the other: as much memory as one path

@@ -89,6 +89,25 @@ class Metrics:
             self._events.add_scalar(f"{self._stage}/{name}", value, step)
 
 
+def read_metrics(workdir: pathlib.Path, stage: str) -> dict[int, dict[str, float]]:
+    """A stage's metrics by step; of a step that was repeated after a kill, the latest.
+
+    Args:
+      workdir: The run's folder; nothing is found where `metrics.jsonl` is missing.
+      stage: The name it records under.
+    """
+    found = {}
+    path = workdir / "metrics.jsonl"
+    for line in path.read_text().splitlines() if path.exists() else ():
+        try:
+            values = json.loads(line)
+        except ValueError:  # torn by a kill
+            continue
+        if values.pop("stage") == stage:
+            found[values.pop("step")] = values
+    return dict(sorted(found.items()))
+
+
 def duration(seconds: float) -> str:
     """Seconds as a person reads them: 45s, 3m20s, 2h05m."""
     minutes, rest = divmod(round(seconds), 60)

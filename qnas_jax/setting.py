@@ -32,6 +32,7 @@ class Purpose(enum.IntEnum):
     SUPERNET_TRAIN = 3
     RETRAIN_INIT = 4
     RETRAIN_TRAIN = 5
+    SUPERNET_PATHS = 6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +94,14 @@ class Setting:
 
     def training_crops(self, indices: range) -> np.ndarray:
         """The middles of training pictures as they are, uint8[n, *crop, 3]."""
-        images = stacked(self.train_data, indices).images
+        return self._crops(self.train_data, indices)
+
+    def validation_crops(self, indices: range) -> np.ndarray:
+        """The middles of validation pictures as they are, uint8[n, *crop, 3]."""
+        return self._crops(self.val_data, indices)
+
+    def _crops(self, data: Dataset, indices: range) -> np.ndarray:
+        images = stacked(data, indices).images
         height, width = (
             min(c, s) for c, s in zip(self.config.train.crop, images.shape[1:3], strict=True)
         )

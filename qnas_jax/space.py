@@ -148,6 +148,11 @@ def mbconv_convs(
     return [expand, depthwise, project]
 
 
+def format_path(path: Path) -> str:
+    """The text form of a block's ops: `k3e6-k5e3`."""
+    return "-".join(str(op) for op in path)
+
+
 def format_subnet(subnet: Subnet) -> str:
     """The text form: `k3e6-k5e3.w8a8_k7e6w4a8-k3e3w8a8`, blocks joined by `_`.
 
@@ -158,7 +163,7 @@ def format_subnet(subnet: Subnet) -> str:
         bits = {(c.w_bits, c.a_bits) for c in block}
         if len(bits) == 1:
             (w_bits, a_bits) = bits.pop()
-            texts.append("-".join(str(c.op) for c in block) + f".w{w_bits}a{a_bits}")
+            texts.append(f"{format_path(tuple(c.op for c in block))}.w{w_bits}a{a_bits}")
         else:
             texts.append("-".join(f"{c.op}w{c.w_bits}a{c.a_bits}" for c in block))
     return "_".join(texts)

@@ -1,4 +1,5 @@
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -292,3 +293,55 @@ def test_paths_are_drawn_uniformly():
     counts = np.bincount(2 * paths[:, 0] + paths[:, 1], minlength=4)
     # Four standard deviations of a binomial count.
     assert np.all(np.abs(counts - 1000) < 4 * np.sqrt(4000 * 0.25 * 0.75)), counts
+
+
+ALL_PATHS = [np.array(list(itertools.product((0, 1), repeat=b.depth))) for b in BLOCKS]
+
+
+def test_the_nsr_of_paths_is_that_of_their_modules_by_themselves(state, monkeypatch):
+    """By NumPy, the mean of two batches; all paths of a block are traced once."""
+    traces, one_path = [], supernet.one_path
+    monkeypatch.setattr(supernet, "one_path", lambda *a: traces.append(a[1]) or one_path(*a))
+    params = [block.params for block in state]
+    batches = [_maps(0), _maps(1)]
+    found = distill.path_nsr(SPACE, params, iter(batches), ALL_PATHS)
+    assert traces == list(BLOCKS)
+    for i, block in enumerate(BLOCKS):
+        expected = []
+        for path in ALL_PATHS[i]:
+            ops = tuple(OPS[op] for op in path)
+            variables = {"params": supernet.path_params(params[i], ops)}
+            each = []
+            for maps in batches:
+                output = BlockPath(block, ops).apply(variables, maps[i], train=True)
+                target = np.asarray(maps[i + 1], np.float64)
+                noise = ((np.asarray(output) - target) ** 2).mean((0, 1, 2))
+                each.append((noise / (target.var((0, 1, 2)) + 1e-6)).mean())
+            expected.append(np.mean(each))
+        np.testing.assert_allclose(found[i], expected, rtol=1e-4)
+        assert len(np.unique(np.round(expected, 4))) == len(expected), "paths must differ"
+
+
+def test_the_training_nsr_is_that_of_its_paths_on_the_batch(uniform, state):
+    """So that both may be compared."""
+    params = [block.params for block in state]
+    alone = distill.path_nsr(SPACE, params, [_maps()], ALL_PATHS)
+    _, values = uniform(state, _maps(), 0)
+    for i, nsr in enumerate(values.values()):
+        assert np.isclose(alone[i], nsr, rtol=1e-4).sum() == 1
+
+
+@pytest.mark.parametrize(("depth", "rows"), [(1, 6), (2, 36), (3, 216)])
+def test_compared_paths_are_the_largest_the_smallest_and_different_random_ones(depth, rows):
+    ops = tuple(space.Op(kernel, expansion) for kernel in (7, 3, 5) for expansion in (3, 6))
+    block = space.Block(4, 6, 2, 1, depth)
+    found = distill.compared_paths(block, ops, 10, jax.random.key(0))
+    largest, smallest, *random = [tuple(ops[op] for op in path) for path in found]
+    assert largest == (space.Op(7, 6),) * depth
+    assert smallest == (space.Op(3, 3),) * depth
+    assert len(set(random)) == len(random) == min(10, rows)
+    again = distill.compared_paths(block, ops, 10, jax.random.key(0))
+    np.testing.assert_array_equal(found, again)
+    if depth > 1:
+        other = distill.compared_paths(block, ops, 10, jax.random.key(1))
+        assert not np.array_equal(found, other)

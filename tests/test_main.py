@@ -64,8 +64,12 @@ def test_a_run_leaves_what_the_readme_promises(finished):
         measured = json.loads((folder / "metrics.json").read_text())
         assert measured["miou_quantized"] == subnet["miou_quantized"]
     assert set(results["seconds"]) == {"teacher", "supernet", "lut", "search", "retrain"}
-    for name in ("index.html", "front.svg", "architectures.svg", "classes.svg", "samples.png"):
+    drawn = ("front.svg", "architectures.svg", "supernet.svg", "classes.svg", "samples.png")
+    for name in ("index.html", *drawn):
         assert (workdir / "report" / name).stat().st_size > 1000
+    blocks = json.loads((workdir / "supernet" / "nsr.json").read_text())["blocks"]
+    assert [len(block["random"]) for block in blocks] == [4, 2, 2, 2, 2, 2], "all there are"
+    assert blocks[0]["training"] == _last_metrics(workdir)["supernet", 4]["nsr_block1"]
     assert list(workdir.glob("events.*"))
     assert {"teacher", "supernet"} < {stage for stage, _ in _last_metrics(workdir)}
     assert "ETA" in output

@@ -115,3 +115,23 @@ def test_a_line_of_metrics_is_on_disk_before_the_stage_ends(tmp_path):
     with runlog.Metrics(tmp_path, "teacher") as metrics:
         metrics.write(7, {"loss": 1.0})
         assert json.loads((tmp_path / "metrics.jsonl").read_text())["step"] == 7
+
+
+def test_metrics_are_read_by_step_and_the_latest_counts(tmp_path):
+    """A run that was killed within a line, after step 20, and went on from step 10."""
+    assert runlog.read_metrics(tmp_path, "supernet") == {}
+    with runlog.Metrics(tmp_path, "supernet") as metrics:
+        metrics.write(10, {"nsr": 3.0})
+        metrics.write(20, {"nsr": 2.5})
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"stage": "supernet", "st')
+    for stage, first in (("supernet", 1.0), ("retrain/supernet", 7.0)):
+        with runlog.Metrics(tmp_path, stage) as metrics:
+            for step in (20, 30):
+                metrics.write(step, {"nsr": first * step, "other": 0.0})
+    found = runlog.read_metrics(tmp_path, "supernet")
+    assert found == {
+        10: {"nsr": 3.0},
+        20: {"nsr": 20.0, "other": 0.0},
+        30: {"nsr": 30.0, "other": 0.0},
+    }

@@ -8,6 +8,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
 from qnas_jax import space
 from qnas_jax.data import labels
@@ -15,6 +16,7 @@ from qnas_jax.search.front import Point
 
 INK, FAINT, GRID = "#222222", "#8a8a8a", "#e3e3e3"
 TEACHER, SUBNET = "#b4432b", "#1f6f8b"
+BLOCKS = ("#1f6f8b", "#7fb8d4", "#5a9a5a", "#e0a030", "#d0663a", "#7a4a86")
 KERNELS = ("#bcd9e6", "#5fa3c3", "#1f6f8b", "#12465a")  # ever darker with the kernel
 
 
@@ -109,6 +111,25 @@ def architectures(teacher: space.Subnet, subnets: Sequence[space.Subnet]) -> str
     axes.set_xlim(-2.2, x)
     axes.set_ylim(-1.6 * (len(rows) - 1) - 0.5, 1.7)
     axes.set_axis_off()
+    return _svg(figure)
+
+
+def supernet(curves: Mapping[int, Mapping[str, float]]) -> str:
+    """The training NSR of each block over the steps, from the metrics of each logged step."""
+    figure = Figure(figsize=(11, 3.8), layout="constrained")
+    axes = _axes(figure)
+    names = [name for name in next(iter(curves.values()), {}) if name.startswith("nsr_block")]
+    for name, colour in zip(names, BLOCKS, strict=False):
+        values = [found[name] for found in curves.values()]
+        label = f"block {name.removeprefix('nsr_block')}"
+        axes.plot(list(curves), values, color=colour, lw=1.4, label=label)
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 6, 8)))
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.set(xlabel="training step", ylabel="NSR of the block (low is good)")
+    if names:
+        figure.legend(loc="outside right center", fontsize=9, frameon=False)
     return _svg(figure)
 
 

@@ -15,7 +15,7 @@ from qnas_jax import artefact, space
 from qnas_jax.data.batching import Batch
 from qnas_jax.errors import InputError
 from qnas_jax.report import figures
-from qnas_jax.runlog import duration
+from qnas_jax.runlog import duration, read_metrics
 from qnas_jax.search import front
 
 _FIGURES = ("miou_fp32", "miou_quantized", "size_bytes", "encoder_size_bytes")
@@ -52,6 +52,17 @@ $front
 $architectures
 <p class="note">A bar is a layer: tall with its expansion, dark with its kernel (the number in it);
 below it the bitwidths of weights/activations (one number: both).</p>
+<h2>Supernet</h2>
+$supernet
+<table>
+<tr><th>block</th><th>training</th><th>largest</th><th>smallest</th><th>random, mean</th>
+<th>standard deviation</th></tr>
+$paths
+</table>
+<p class="note">The NSR of a block's output against the teacher's, unquantized; 1 is that of
+predicting each channel's mean. The curves are of the paths and pictures of single training steps,
+the first column is their end. The others are of single paths on validation pictures: that of the
+largest kernels and expansions, that of the smallest, and up to ten drawn at random.</p>
 <h2>IoU by class, quantized (%)</h2>
 $classes
 <h2>Validation pictures, quantized networks</h2>
@@ -81,6 +92,7 @@ def write(
     """
     config = json.loads((workdir / "config.json").read_text())
     teacher = _metrics(workdir / "teacher")
+    single_paths = _json(workdir / "supernet" / "nsr.json")
     points = front.read(workdir / "search" / "front.csv")
     nsr = {point.subnet: point.nsr for point in points}
     folders = {_metrics(folder)["subnet"]: folder for folder in retrained}
@@ -109,6 +121,7 @@ def write(
         "classes": figures.class_iou(
             names, np.array([s["class_iou_quantized"] for s in (teacher, *subnets)], float)
         ),
+        "supernet": figures.supernet(read_metrics(workdir, "supernet")),
     }
     picture = figures.samples(samples.images, maps)
     page = _PAGE.substitute(
@@ -118,6 +131,9 @@ def write(
         verdict=_verdict(results),
         rows="\n".join(
             _row(name, s, teacher) for name, s in zip(names, (teacher, *subnets), strict=True)
+        ),
+        paths="\n".join(
+            _block_row(number, block) for number, block in enumerate(single_paths["blocks"], 1)
         ),
         samples=base64.b64encode(picture).decode(),
         times="".join(f"<tr><td>{n}</td><td>{duration(s)}</td></tr>" for n, s in seconds.items()),
@@ -150,10 +166,14 @@ def dominates(subnet: dict[str, Any], teacher: dict[str, Any]) -> bool:
 
 
 def _metrics(folder: pathlib.Path) -> dict[str, Any]:
+    return _json(folder / "metrics.json")
+
+
+def _json(path: pathlib.Path) -> dict[str, Any]:
     try:
-        return json.loads((folder / "metrics.json").read_bytes())
+        return json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise _damaged(folder, error) from None
+        raise _damaged(path.parent, error) from None
 
 
 def _prediction(folder: pathlib.Path) -> np.ndarray:
@@ -199,3 +219,11 @@ def _row(name: str, network: dict[str, Any], teacher: dict[str, Any]) -> str:
     cells.append(f'<td class="text">{network["subnet"]}</td>')
     better = ' class="better"' if dominates(network, teacher) else ""
     return f"<tr{better}>{''.join(cells)}</tr>"
+
+
+def _block_row(number: int, block: dict[str, Any]) -> str:
+    random = [path["nsr"] for path in block["random"]]
+    values = [block["training"], block["largest"]["nsr"], block["smallest"]["nsr"]]
+    values += [np.mean(random), np.std(random)]
+    cells = ["" if value is None else f"{value:.4f}" for value in values]
+    return "<tr>" + "".join(f"<td>{cell}</td>" for cell in (number, *cells)) + "</tr>"

@@ -1,11 +1,12 @@
 """The supernet, distilled from the teacher."""
 
 import logging
+from typing import Any
 
 import jax
 from jaxtyping import PyTree
 
-from qnas_jax import distill, grouped, parallel, segment
+from qnas_jax import artefact, distill, grouped, parallel, runlog, segment, space
 from qnas_jax.artefact import Stage
 from qnas_jax.errors import InputError
 from qnas_jax.nn import layers, supernet
@@ -14,11 +15,17 @@ from qnas_jax.stages.fitting import fit
 
 logger = logging.getLogger(__name__)
 
+VALIDATION_PICTURES = 32  # for the NSR after training; more if a batch has more
+RANDOM_PATHS = 10  # of each block, whose NSR is measured
+
 
 def train_supernet(
     setting: Setting, teacher: Stage, variables: PyTree
 ) -> tuple[Stage, list[supernet.Params]]:
-    """Distills the teacher into every block of the supernet, on all devices of all processes."""
+    """Distills the teacher into every block of the supernet; measures some of its paths.
+
+    All devices of all processes take part.
+    """
     config, how = setting.config, setting.config.supernet
     made_from = {
         "teacher": teacher.hash,
@@ -48,10 +55,12 @@ def train_supernet(
         step, *both = _on_all_devices(setting, recipe, variables, state)
         forms = {"forms": both}
     state = fit(setting, stage, step, state, how.steps, how.batch, "supernet", **forms)
-    if parallel.is_first():
+    params = [block.params for block in state]
+    if parallel.is_first() and not stage.done:
+        artefact.write_json(stage.folder / "nsr.json", _validate(setting, variables, params))
         stage.finish()
     parallel.wait_for_all("distilled")
-    return stage, [block.params for block in state]
+    return stage, params
 
 
 def _on_all_devices(setting, recipe, variables, state) -> grouped.Grouped:
@@ -73,3 +82,40 @@ def _on_all_devices(setting, recipe, variables, state) -> grouped.Grouped:
     )  # fmt: skip
     devices = parallel.first_devices(used)
     return grouped.train_step(recipe, variables, state, groups, devices)
+
+
+def _validate(setting: Setting, variables: PyTree, params: list[supernet.Params]) -> dict[str, Any]:
+    """NSR of each block's largest, smallest and some random paths, on validation pictures.
+
+    These are the middles of the pictures as they are, in batches as large as the training's,
+    because norms use the batch's own statistics in both.
+    """
+    how, searched = setting.config.supernet, setting.searched
+    per_batch = min(how.batch, len(setting.val_data))
+    count = max(min(VALIDATION_PICTURES, len(setting.val_data)) // per_batch, 1)
+    key = setting.key(Purpose.SUPERNET_PATHS)
+    paths = [
+        distill.compared_paths(block, searched.ops, RANDOM_PATHS, jax.random.fold_in(key, i))
+        for i, block in enumerate(searched.blocks)
+    ]
+    features = jax.jit(segment.features(setting.teacher()))
+    batches = (range(i * per_batch, (i + 1) * per_batch) for i in range(count))
+    maps = (features(variables, setting.validation_crops(batch)) for batch in batches)
+    found = distill.path_nsr(searched, params, maps, paths)
+    means = ", ".join(f"{values[2:].mean():.4g}" for values in found)
+    logger.info("supernet: NSR of random paths on validation pictures, by block: %s", means)
+    trained = runlog.read_metrics(setting.workdir, "supernet").get(how.steps, {})
+    blocks = [
+        {"training": trained.get(distill.metric(i)), **_described(searched.ops, *block)}
+        for i, block in enumerate(zip(paths, found, strict=True))
+    ]
+    return {"images": count * per_batch, "images_per_pass": per_batch, "blocks": blocks}
+
+
+def _described(ops, paths, values) -> dict[str, Any]:
+    """The paths of `distill.compared_paths` and their NSR by what they are."""
+    largest, smallest, *random = [
+        {"path": space.format_path(tuple(ops[op] for op in path)), "nsr": float(nsr)}
+        for path, nsr in zip(paths, values, strict=True)
+    ]
+    return {"largest": largest, "smallest": smallest, "random": random}

@@ -4,6 +4,7 @@ import io
 import itertools
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from PIL import Image
 
 from qnas_jax import artefact, config
 from qnas_jax.data.batching import Batch
+from qnas_jax.errors import InputError
 from qnas_jax.report import figures, page
 from qnas_jax.search import front
 
@@ -30,6 +32,9 @@ SUBNETS = (
 DOMINATING = SUBNETS[2][0]
 SIZES = ("size_bytes", "encoder_size_bytes")
 FIGURES = ("miou_fp32", "miou_quantized", *SIZES)
+CURVE = {10: 2.0, 20: 1.25, 30: 0.5}  # the first block's NSR
+# Of each block: training, largest, smallest, random.
+NSR = [(0.5 + i / 10, 0.4, 0.6, (0.25, 0.75, 1.25)) for i in range(5)] + [(None, 0.1, 0.2, (0.3,))]
 SECONDS = {"teacher": 200.4, "lut": 7500.0}
 HEIGHT, WIDTH, PICTURES = 8, 16, 3
 
@@ -43,6 +48,25 @@ def write_network(folder, number, found):
     np.savez(folder / "samples.npz", fp32=maps * 0, quantized=maps)
 
 
+def write_supernet(workdir):
+    """Its training's metrics behind another stage's, and the NSR of single paths."""
+    logged = [{"stage": "teacher", "step": 10, "loss": 3.0}]
+    for step, nsr in CURVE.items():
+        logged.append({"stage": "supernet", "step": step, "nsr_block1": nsr, "nsr_block2": 1.0})
+    lines = [json.dumps(line) for line in logged]
+    (workdir / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    blocks = [
+        {
+            "training": training,
+            "largest": {"path": "k7e6-k7e6", "nsr": largest},
+            "smallest": {"path": "k3e3-k3e3", "nsr": smallest},
+            "random": [{"path": "k3e6-k5e3", "nsr": nsr} for nsr in random],
+        }
+        for training, largest, smallest, random in NSR
+    ]
+    artefact.write_json(workdir / "supernet" / "nsr.json", {"images": 32, "blocks": blocks})
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A finished run, its report, and the class maps that the report was drawn from."""
@@ -51,6 +75,7 @@ def run(tmp_path_factory):
     told.space.w_bits, told.space.a_bits = (8, 4), (8, 8)
     artefact.write_json(workdir / "config.json", told)
     write_network(workdir / "teacher", 0, TEACHER)
+    write_supernet(workdir)
     networks, points = [], []
     for number, (subnet, nsr, fp32, quantized, size) in enumerate(SUBNETS, 1):
         found = {"subnet": subnet, "nsr": nsr, "miou_fp32": fp32, "miou_quantized": quantized}
@@ -122,14 +147,14 @@ def test_results_hold_the_figures_of_every_network_by_size(run):
 def test_the_report_is_one_page_with_its_figures_beside_it(run, text):
     workdir, _, _ = run
     files = {f.name for f in (workdir / "report").iterdir()}
-    figures = {"front.svg", "architectures.svg", "classes.svg"}
+    figures = {"front.svg", "architectures.svg", "supernet.svg", "classes.svg"}
     assert files == {*figures, "index.html", "results.json", "samples.png"}
     for name in figures:
         drawn = (workdir / "report" / name).read_text()
         assert drawn.startswith("<svg")
         assert drawn in text
     parsed = Page(text)
-    assert parsed.tags.count("svg") == 3
+    assert parsed.tags.count("svg") == 4
     assert not {"link", "script"} & set(parsed.tags)
     loads = {load for load in parsed.loads if not load.startswith("#")}
     assert all(load.startswith("data:image/png;base64,") for load in loads)
@@ -152,6 +177,47 @@ def test_the_table_has_a_row_for_each_network_and_marks_those_that_dominate(text
     assert subnets[1][0] == [
         *("subnet 2", "1.5000", "150.0", "75.0 %", "70.0", "58.3 %", "62.00", "60.00", DOMINATING),
     ]
+
+
+def test_single_paths_of_the_supernet_have_a_row_for_each_block(text):
+    rows = Page(text).rows
+    header = rows.index(
+        ["block", "training", "largest", "smallest", "random, mean", "standard deviation"]
+    )
+    spread = f"{np.sqrt(1 / 6):.4f}"
+    assert rows[header + 1][:6] == ["1", "0.5000", "0.4000", "0.6000", "0.7500", spread]
+    assert rows[header + 5][:2] == ["5", "0.9000"]
+    # Where the log is lost, so is the training's.
+    assert rows[header + 6][:5] == ["6", "0.1000", "0.2000", "0.3000", "0.0000"]
+
+
+def test_the_training_of_the_supernet_is_drawn_block_by_block(run):
+    drawn = (run[0] / "report" / "supernet.svg").read_text()
+    for label in ("block 1", "block 2", "training step", "0.5", "2"):
+        assert f"<!-- {label} -->" in drawn
+    assert "block 3" not in drawn
+
+
+def test_curves_are_those_of_the_metrics(monkeypatch):
+    lines = []
+    monkeypatch.setattr(figures, "_svg", lambda f: lines.extend(f.axes[0].lines) or "<svg")
+    figures.supernet({step: {"nsr_block1": nsr, "other": 7.0} for step, nsr in CURVE.items()})
+    (line,) = lines
+    assert dict(line.get_xydata().tolist()) == CURVE
+    assert line.axes.get_yscale() == "log"
+
+
+def test_a_report_without_a_log_has_no_curves():
+    assert figures.supernet({}).startswith("<svg")
+
+
+def test_a_supernet_whose_paths_were_not_measured_is_refused_with_what_to_do(run, tmp_path):
+    """As an older version left it."""
+    old = tmp_path / "old"
+    shutil.copytree(run[0], old)
+    (old / "supernet" / "nsr.json").unlink()
+    with pytest.raises(InputError, match=r"supernet: is damaged .*delete .*made_from\.json"):
+        page.write(old, SECONDS, [], Batch(np.zeros(0), np.zeros(0)))
 
 
 def test_the_page_tells_what_was_run(text):
