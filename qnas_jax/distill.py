@@ -141,7 +141,7 @@ class Recipe(NamedTuple):
 def block_gradients(
     recipe: Recipe,
     i: int,
-    params: supernet.Params,
+    params: PyTree,
     maps: tuple[Array, ...],
     number: Int[Array, ""],
     parts: int,
