@@ -26,7 +26,8 @@ def run(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
 
     Raises:
       InputError: A setting, a picture or an artefact cannot be used.
-      Diverged: A loss is no longer finite.
+      Diverged: A loss or a state is no longer finite.
+      Stopped: SIGTERM came; the same call goes on.
     """
     config.check()
     setting = prepare(config, workdir)

@@ -59,7 +59,7 @@ class Metrics:
         """Appends to the run's files; `stage` stands before each metric's name."""
         self._stage, self._workdir = stage, workdir
         path = workdir / "metrics.jsonl"
-        torn = path.exists() and not path.read_bytes().endswith(b"\n")  # by a kill
+        torn = path.exists() and path.read_bytes()[-1:] not in (b"", b"\n")  # by a kill
         self._file = path.open("a", buffering=1)
         self._file.write("\n" * torn)
         self._events: Any = None

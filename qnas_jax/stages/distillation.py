@@ -1,8 +1,10 @@
 """The supernet, distilled from the teacher."""
 
+import operator
+
 from jaxtyping import PyTree
 
-from qnas_jax import distill, segment
+from qnas_jax import distill, segment, train
 from qnas_jax.artefact import Stage
 from qnas_jax.nn import supernet
 from qnas_jax.setting import Purpose, Setting
@@ -37,6 +39,16 @@ def train_supernet(
         setting.key(Purpose.SUPERNET_TRAIN),
     )
     state = distill.fresh_state(setting.searched, optimizers, setting.key(Purpose.SUPERNET_INIT))
-    state = fit(setting, stage, step, state, how.steps, how.batch, "supernet")
+    parts = [
+        train.Part(
+            f"block {i + 1}",
+            f"nsr_block{i + 1}",
+            segment.polynomial(lr, how.steps, how.power),
+            "supernet.lr",
+            operator.itemgetter(i),
+        )
+        for i, lr in enumerate(how.lr)
+    ]
+    state = fit(setting, stage, step, state, how.steps, how.batch, "supernet", parts)
     stage.finish()
     return stage, [block.params for block in state]
