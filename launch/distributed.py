@@ -46,6 +46,8 @@ def main() -> None:
     variables = jax.device_get(variables)
     jax.clear_caches()
     backend.clear_backends()
+    # Else JAX takes SIGTERM for itself, to tell all processes of it, and nobody would stop.
+    jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     except (RuntimeError, ValueError) as error:

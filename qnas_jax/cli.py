@@ -11,11 +11,12 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from qnas_jax import config
+from qnas_jax import config, preempt
 from qnas_jax.errors import InputError
 from qnas_jax.train import Diverged
 
-INPUT_ERROR, DIVERGED, INTERRUPTED = 2, 3, 130  # exit codes
+# Exit codes. The last two are what shells make of SIGINT and SIGTERM: 128 + the signal.
+INPUT_ERROR, DIVERGED, INTERRUPTED, TERMINATED = 2, 3, 130, 143
 _FULL_DISK = os.strerror(errno.ENOSPC)
 
 
@@ -61,13 +62,16 @@ def _config_of(value: object, path: str) -> config.Config:
 def _guarded(main: Callable[[], None]) -> None:
     absl_logging.set_verbosity(absl_logging.FATAL)  # what Orbax has to say is raised, too
     try:
-        main()
+        with preempt.raising():
+            main()
     except InputError as error:
         _leave(str(error), INPUT_ERROR)
     except Diverged as error:
-        _leave(f"{error}; a lower learning rate may help", DIVERGED)
+        _leave(str(error), DIVERGED)
     except KeyboardInterrupt:
         _leave("stopped; the same command goes on from here", INTERRUPTED)
+    except preempt.Stopped as error:
+        _leave(f"{error}; the same command goes on", TERMINATED)
     except Exception as error:
         if _FULL_DISK in str(error):  # told by the system, or by Orbax in other words around it
             _leave(f"{_FULL_DISK}; make room, then the same command goes on", INPUT_ERROR)

@@ -28,7 +28,8 @@ def run(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
 
     Raises:
       InputError: A setting, a picture or an artefact cannot be used.
-      Diverged: A loss is no longer finite.
+      Diverged: A loss or a state is no longer finite.
+      Stopped: SIGTERM came; the same call goes on.
     """
     setting, teacher, variables = begin(config, workdir)
     distilled, params = distillation.train_supernet(setting, teacher, variables)

@@ -62,7 +62,7 @@ class Metrics:
         """
         self._stage, self._workdir, self._writes = stage, workdir, writes
         path = workdir / "metrics.jsonl"
-        torn = path.exists() and not path.read_bytes().endswith(b"\n")  # by a kill
+        torn = path.exists() and path.read_bytes()[-1:] not in (b"", b"\n")  # by a kill
         self._file = path.open("a", buffering=1)
         self._file.write("\n" * (torn and writes))
         self._events: Any = None

@@ -47,19 +47,25 @@ def cross_entropy(
     return jnp.sum(losses * counted) / jnp.maximum(jnp.sum(counted), 1)
 
 
+def polynomial(lr: float, steps: int, power: float) -> Callable[[Any], Any]:
+    """A schedule: the learning rate at a step, from `lr` at step 0 down to zero at `steps`."""
+
+    def schedule(count):
+        return lr * jnp.maximum(1 - count / steps, 0.0) ** power
+
+    return schedule
+
+
 def sgd(
     lr: float, steps: int, power: float, momentum: float, weight_decay: float
 ) -> optax.GradientTransformation:
     """SGD with momentum, a polynomial schedule to zero, and decay of the kernels."""
 
-    def schedule(count):
-        return lr * jnp.maximum(1 - count / steps, 0.0) ** power
-
     def kernels(params):
         return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
 
     decay = optax.add_decayed_weights(weight_decay, mask=kernels)
-    return optax.chain(decay, optax.sgd(schedule, momentum))
+    return optax.chain(decay, optax.sgd(polynomial(lr, steps, power), momentum))
 
 
 def features(model: DeepLabV3) -> Callable[[PyTree, Any], tuple[Array, ...]]:

@@ -13,7 +13,7 @@ MOST_LINES = 330
 # A room imports from the lines above its own and from itself, never from beside or below.
 LAYERS = (
     {"errors"},
-    {"checks"},
+    {"checks", "preempt"},
     {"config", "space", "metrics", "runlog", "artefact", "checkpoint", "platform", "parallel"},
     {"quant", "hardware", "data"},
     {"table"},
@@ -35,7 +35,7 @@ ARRAYS = {"jax", "numpy", "jaxtyping", "optax"}
 OUTSIDE = {
     **{room: set() for room in ("errors", "checks", "config", "platform")},
     **{room: {"numpy"} for room in ("space", "hardware", "table", "search")},
-    **{room: set() for room in ("artefact", "runlog")},
+    **{room: set() for room in ("artefact", "runlog", "preempt")},
     "nn": ARRAYS | {"flax"},
     "data": {"numpy", "PIL"},
     "report": {"numpy", "matplotlib"},

@@ -143,34 +143,58 @@ def _last_metrics(workdir):
     return {(line["stage"], line["step"]): line for line in lines}
 
 
-def _kill_when(process, seen):
+LONGER = ["--config.supernet.steps=60", "--config.lut.images=16", "--config.lut.images_per_pass=1"]
+
+
+@pytest.fixture(scope="module")
+def longer(tmp_path_factory, cache):
+    """A whole run, long enough in supernet and table to be stopped there."""
+    workdir = tmp_path_factory.mktemp("runs") / "longer"
+    code, output = run(SMOKE, f"--workdir={workdir}", *LONGER, cache=cache)
+    assert code == 0, output
+    return workdir
+
+
+def _stop_when(process, stop, seen):
+    """Sends the signal; returns the exit code and all that was said."""
     while not seen():
         assert process.poll() is None, process.communicate()[0]
         time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process.send_signal(stop)
+    output, _ = process.communicate()
+    return process.returncode, output
 
 
 @pytest.mark.slow
-def test_a_run_killed_in_supernet_and_table_ends_with_the_numbers_of_a_whole_one(tmp_path, cache):
-    longer = ["--config.supernet.steps=60", "--config.lut.images=16"]
-    longer += ["--config.lut.images_per_pass=1"]
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    code, output = run(SMOKE, f"--workdir={whole}", *longer, cache=cache)
-    assert code == 0, output
+@pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGTERM], ids=lambda stop: stop.name)
+def test_a_run_stopped_in_supernet_and_table_ends_with_the_numbers_of_a_whole_one(
+    longer, tmp_path, cache, stop
+):
+    whole, parts = longer, tmp_path / "parts"
 
     def supernet_saved():
         saved = (parts / "supernet" / "checkpoint").glob("[0-9]*")
         return any(int(folder.name) >= 6 for folder in saved if folder.name.isdigit())
 
-    process = start(SMOKE, f"--workdir={parts}", *longer, cache=cache)
-    _kill_when(process, supernet_saved)
-    process = start(SMOKE, f"--workdir={parts}", *longer, cache=cache)
-    _kill_when(process, lambda: any((parts / "lut" / "partial").glob("noise-*.npy")))
+    def unit_done():
+        return any((parts / "lut" / "partial").glob("noise-*.npy"))
+
+    process = start(SMOKE, f"--workdir={parts}", *LONGER, cache=cache)
+    first = _stop_when(process, stop, supernet_saved)
+    process = start(SMOKE, f"--workdir={parts}", *LONGER, cache=cache)
+    second = _stop_when(process, stop, unit_done)
     assert not (parts / "lut" / "lut.npz").exists()
-    code, output = run(SMOKE, f"--workdir={parts}", *longer, cache=cache)
+    code, output = run(SMOKE, f"--workdir={parts}", *LONGER, cache=cache)
     assert code == 0, output
     assert "lut: resumed" in output
+    if stop == signal.SIGTERM:
+        assert (first[0], second[0]) == (143, 143)
+        message = r"error: stopped by SIGTERM at step (\d+) of supernet; the same command goes on"
+        step = re.fullmatch(message, first[1].splitlines()[-1])
+        assert step, first[1]
+        assert f"supernet: resumed at step {step[1]} of 60" in second[1]
+        message = "error: stopped by SIGTERM; the same command goes on"
+        assert second[1].splitlines()[-1] == message
 
     assert _last_metrics(parts) == _last_metrics(whole)
     assert (parts / "search/front.csv").read_text() == (whole / "search/front.csv").read_text()

@@ -111,6 +111,15 @@ def test_the_stages_of_a_run_write_into_one_file_behind_each_other(tmp_path):
     assert [line["stage"] for line in lines] == ["teacher", "retrain/k3e6.w8a8", "teacher"]
 
 
+def test_a_stage_that_was_stopped_before_its_first_line_leaves_no_empty_one(tmp_path):
+    for steps in ((), (1,), (), (2,)):
+        with runlog.Metrics(tmp_path, "teacher") as metrics:
+            for step in steps:
+                metrics.write(step, {"loss": 1.0})
+    lines = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
+    assert [line["step"] for line in lines] == [1, 2]
+
+
 def test_a_line_of_metrics_is_on_disk_before_the_stage_ends(tmp_path):
     with runlog.Metrics(tmp_path, "teacher") as metrics:
         metrics.write(7, {"loss": 1.0})

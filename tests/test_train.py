@@ -1,11 +1,17 @@
 import json
+import logging
+import os
+import re
+import signal
+import threading
+import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from qnas_jax import checkpoint, train
+from qnas_jax import checkpoint, distill, preempt, segment, space, train
 from qnas_jax.data.batching import Batch
 from qnas_jax.errors import InputError
 from qnas_jax.runlog import Metrics
@@ -29,20 +35,37 @@ def _batch(step):
 FRESH = {"weights": jnp.ones(3), "velocity": jnp.zeros(3)}
 
 
-def _fit(folder, steps, step=_step, batch=_batch):
+WHOLE = (train.Part("the toy", "loss", lambda step: 0.1 / (step + 1), "toy.lr", lambda s: s),)
+
+
+def _fit(folder, steps, step=_step, batch=_batch, **changes):
     folder.mkdir(parents=True, exist_ok=True)
     with Metrics(folder, "toy") as metrics:
-        return train.fit(
-            step,
-            FRESH,
-            batch,
-            steps=steps,
-            folder=folder / "checkpoint",
-            save_every=2,
-            title="toy",
-            metrics=metrics,
-            log_every=1,
-        )
+        given = {
+            "state": FRESH,
+            "steps": steps,
+            "folder": folder / "checkpoint",
+            "save_every": 2,
+            "title": "toy",
+            "parts": WHOLE,
+            "metrics": metrics,
+            "log_every": 1,
+        }
+        return train.fit(step, make_batch=batch, **{**given, **changes})
+
+
+def _logged(folder):
+    """Each logged step's loss; a step that was repeated counts once."""
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return {entry["step"]: entry["loss"] for entry in map(json.loads, lines)}
+
+
+def _saved(folder):
+    return checkpoint.restore(checkpoint.open_folder(folder / "checkpoint"), FRESH)
+
+
+def _same(a, b):
+    return all(np.array_equal(a[name], b[name]) for name in FRESH)
 
 
 def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path):
@@ -56,13 +79,9 @@ def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path):
     with pytest.raises(OSError, match="went away"):
         _fit(tmp_path / "parts", 7, batch=broken)
     parts = _fit(tmp_path / "parts", 7)
-    for name in FRESH:
-        np.testing.assert_array_equal(whole[name], parts[name])
-    lines = (tmp_path / "parts" / "metrics.jsonl").read_text().splitlines()
-    last = {entry["step"]: entry["loss"] for entry in map(json.loads, lines)}
-    lines = (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()
-    assert last == {entry["step"]: entry["loss"] for entry in map(json.loads, lines)}
-    assert sorted(last) == list(range(1, 8))
+    assert _same(whole, parts)
+    assert _logged(tmp_path / "parts") == _logged(tmp_path / "whole")
+    assert sorted(_logged(tmp_path / "parts")) == list(range(1, 8))
 
 
 def test_a_finished_training_makes_no_batch(tmp_path):
@@ -80,11 +99,213 @@ def test_a_loss_that_is_not_finite_stops_the_training_and_keeps_the_last_state(t
         state, values = _step(state, images, labels, number)
         return state, {"loss": jnp.where(number == 5, jnp.nan, values["loss"])}
 
-    with pytest.raises(train.Diverged, match=r"toy: loss is nan at step 5; step 4 is kept"):
+    message = (
+        "toy: the toy has loss nan at step 6 with learning rate 0.0167; "
+        "the state of step 4 is kept; lower toy.lr"
+    )
+    with pytest.raises(train.Diverged, match=f"^{re.escape(message)}$"):
         _fit(tmp_path, 8, step=diverging)
-    step, state = checkpoint.restore(checkpoint.open_folder(tmp_path / "checkpoint"), FRESH)
+    assert sorted(_logged(tmp_path)) == list(range(1, 6))
+    step, state = _saved(tmp_path)
     assert step == 4
-    np.testing.assert_array_equal(state["weights"], _fit(tmp_path / "short", 4)["weights"])
+    assert _same(state, _fit(tmp_path / "short", 4))
+
+
+def test_a_loss_is_looked_at_in_every_step_also_where_none_is_logged(tmp_path):
+    def diverging(state, images, labels, number):
+        state, values = _step(state, images, labels, number)
+        return state, {"loss": jnp.where(number == 2, jnp.inf, values["loss"])}
+
+    message = "has loss inf at step 3 .*; no step was saved yet; lower toy.lr"
+    with pytest.raises(train.Diverged, match=message):
+        _fit(tmp_path, 100, step=diverging, save_every=50, log_every=50)
+    assert _saved(tmp_path)[0] == 0
+    with pytest.raises(train.Diverged, match=message):  # the last step, which none follows
+        _fit(tmp_path, 3, step=diverging, save_every=50, log_every=50)
+    assert _saved(tmp_path)[0] == 0
+
+
+@pytest.mark.parametrize(("save_every", "kept"), [(2, 4), (3, 3)])
+def test_a_state_that_its_last_update_broke_is_not_saved(tmp_path, save_every, kept):
+    """Its loss is finite; only the next one would tell. Step 6 is the last or one to save."""
+
+    def breaking(state, images, labels, number):
+        state, values = _step(state, images, labels, number)
+        velocity = state["velocity"].at[1].set(jnp.where(number == 5, jnp.inf, 0.0))
+        return {**state, "velocity": velocity}, values
+
+    message = f"a state that is not finite at step 6 .*; the state of step {kept} is kept"
+    for steps in (6, 8):
+        with pytest.raises(train.Diverged, match=message):
+            _fit(tmp_path, steps, step=breaking, save_every=save_every)
+        assert _saved(tmp_path)[0] == kept
+
+
+def test_the_part_that_diverged_is_named(tmp_path):
+    def step(state, images, labels, number):
+        first, _ = _step(state[0], images, labels, number)
+        second, _ = _step(state[1], images, labels, number)
+        bad = jnp.where(number == 1, jnp.nan, 1.0)
+        state = (first, {**second, "weights": bad * second["weights"]})
+        return state, {"a": jnp.float32(1), "b": jnp.float32(2)}
+
+    parts = [
+        train.Part(
+            f"block {i + 1}", "ab"[i], lambda step, i=i: i + 1, "toy.lr", lambda s, i=i: s[i]
+        )
+        for i in (0, 1)
+    ]
+    match = "block 2 has a state that is not finite at step 2 with learning rate 2;"
+    with pytest.raises(train.Diverged, match=match):
+        _fit(tmp_path, 5, step=step, state=(FRESH, FRESH), parts=parts)
+
+
+def test_a_supernet_with_an_absurd_learning_rate_says_which_block_diverged(tmp_path):
+    searched = space.Space(
+        (space.Block(4, 6, 2, 1, 1), space.Block(6, 8, 1, 1, 1)), (space.Op(3, 2),)
+    )
+    rates = [segment.polynomial(lr, 50, 0.9) for lr in (0.01, 1e12)]
+    optimizers = tuple(segment.sgd(lr, 50, 0.9, 0.9, 0.0) for lr in (0.01, 1e12))
+    rng = np.random.default_rng(0)
+    shapes = [(2, 8, 8, 4), (2, 4, 4, 6), (2, 4, 4, 8)]
+    maps = tuple(jnp.float32(rng.normal(0, 1, shape)) for shape in shapes)
+    step = distill.train_step(
+        lambda teacher, images: teacher,
+        maps,
+        searched,
+        optimizers,
+        distill.fair_gradients,
+        jax.random.key(0),
+    )
+    state = distill.fresh_state(searched, optimizers, jax.random.key(1))
+    parts = [
+        train.Part(
+            f"block {i + 1}", f"nsr_block{i + 1}", rates[i], "supernet.lr", lambda s, i=i: s[i]
+        )
+        for i in (0, 1)
+    ]
+    with pytest.raises(train.Diverged) as error:
+        _fit(tmp_path, 50, step=step, state=state, parts=parts, title="supernet")
+    found = re.fullmatch(
+        r"supernet: block 2 has (?:loss (?:nan|inf)|a state that is not finite) at step (\d+) with "
+        r"learning rate (\S+); (.*); lower supernet\.lr",
+        str(error.value),
+    )
+    assert found, error.value
+    assert float(found[2]) == pytest.approx(float(rates[1](int(found[1]) - 1)), rel=5e-3)
+    manager = checkpoint.open_folder(tmp_path / "checkpoint")
+    saved, state = checkpoint.restore(manager, state)
+    assert saved < int(found[1])
+    kept = f"the state of step {saved} is kept" if saved else "no step was saved yet"
+    assert found[3] == kept
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
+
+
+def _stopping(at):
+    """The step function, with SIGTERM in its midst."""
+
+    def step(state, images, labels, number):
+        if number == at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return _step(state, images, labels, number)
+
+    return step
+
+
+@pytest.mark.parametrize("at", [0, 2, 3, 6], ids=["first", "middle", "at a save", "last"])
+def test_sigterm_saves_the_step_that_is_done_and_the_rest_follows_equally(tmp_path, at):
+    whole = _fit(tmp_path / "whole", 7, log_every=3)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(preempt.Stopped, match=f"^stopped by SIGTERM at step {at + 1} of toy$"):
+        _fit(tmp_path / "parts", 7, step=_stopping(at), log_every=3)
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert _saved(tmp_path / "parts")[0] == at + 1
+    assert _same(_fit(tmp_path / "parts", 7, log_every=3), whole)
+    assert _logged(tmp_path / "parts") == _logged(tmp_path / "whole")
+
+
+def test_sigterm_in_every_step_and_twice_comes_to_the_same_end(tmp_path):
+    def step(state, images, labels, number):
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGTERM)
+        return _step(state, images, labels, number)
+
+    for number in range(1, 6):
+        with pytest.raises(preempt.Stopped, match=f"at step {number} of toy"):
+            _fit(tmp_path / "parts", 5, step=step)
+    assert _same(_fit(tmp_path / "parts", 5), _fit(tmp_path / "whole", 5))
+    assert _logged(tmp_path / "parts") == _logged(tmp_path / "whole")
+
+
+def test_sigterm_during_a_save_lets_it_end(tmp_path, monkeypatch):
+    save = checkpoint.save
+
+    def interrupted(manager, step, state):
+        save(manager, step, state)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(checkpoint, "save", interrupted)
+    with pytest.raises(preempt.Stopped, match="at step 2 of toy"):
+        _fit(tmp_path, 7)
+    assert _saved(tmp_path)[0] == 2
+
+
+def test_sigterm_while_the_checkpoint_is_read_stops_before_the_next_step(tmp_path, monkeypatch):
+    _fit(tmp_path, 2)
+    restore = checkpoint.restore
+
+    def interrupted(manager, like):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return restore(manager, like)
+
+    def never(*_):
+        raise AssertionError("no step is begun")
+
+    monkeypatch.setattr(checkpoint, "restore", interrupted)
+    with pytest.raises(preempt.Stopped, match="at step 2 of toy"):
+        _fit(tmp_path, 7, step=never)
+
+
+def test_a_state_that_is_not_finite_is_not_saved_on_sigterm_either(tmp_path):
+    def broken(state, images, labels, number):
+        state, values = _stopping(4)(state, images, labels, number)
+        bad = jnp.where(number == 4, jnp.nan, 1.0)
+        return {**state, "weights": bad * state["weights"]}, values
+
+    with pytest.raises(
+        train.Diverged, match=r"not finite at step 5 .*; the state of step 4 is kept"
+    ):
+        _fit(tmp_path, 8, step=broken)
+    assert _saved(tmp_path)[0] == 4
+
+
+def test_training_in_a_thread_leaves_the_signal_alone(tmp_path):
+    found = []
+    thread = threading.Thread(target=lambda: found.append(_fit(tmp_path, 3)))
+    thread.start()
+    thread.join()
+    assert _same(found[0], _fit(tmp_path / "main", 3))
+
+
+@pytest.mark.parametrize(("seconds", "least", "most"), [(0.1, 60.0, 100.0), (0.0, 0.0, 40.0)])
+def test_the_share_of_time_spent_waiting_for_pictures_is_told(
+    tmp_path, caplog, seconds, least, most
+):
+    """One thread takes 0.1 s for a batch; a step that waits for its loss takes 0.02 s."""
+
+    def slow(step):
+        time.sleep(seconds)
+        return _batch(step)
+
+    def step(*given):
+        time.sleep(0.02)
+        return _step(*given)
+
+    with caplog.at_level(logging.INFO, "qnas_jax.train"):
+        _fit(tmp_path, 20, step=step, batch=slow, save_every=100, threads=1)
+    line = caplog.records[-1].getMessage()
+    found = re.fullmatch(r"toy: 20 steps in \d+s, (\d+\.\d) % of it waiting for pictures", line)
+    assert found and least <= float(found[1]) <= most, line
 
 
 def test_a_checkpoint_of_another_shape_is_refused_in_one_line(tmp_path):

@@ -1,12 +1,13 @@
 """The supernet, distilled from the teacher."""
 
 import logging
+import operator
 from typing import Any
 
 import jax
 from jaxtyping import PyTree
 
-from qnas_jax import artefact, distill, grouped, parallel, runlog, segment, space
+from qnas_jax import artefact, distill, grouped, parallel, runlog, segment, space, train
 from qnas_jax.artefact import Stage
 from qnas_jax.errors import InputError
 from qnas_jax.nn import layers, supernet
@@ -54,7 +55,17 @@ def train_supernet(
     else:
         step, *both = _on_all_devices(setting, recipe, variables, state)
         forms = {"forms": both}
-    state = fit(setting, stage, step, state, how.steps, how.batch, "supernet", **forms)
+    parts = [
+        train.Part(
+            f"block {i + 1}",
+            distill.metric(i),
+            segment.polynomial(lr, how.steps, how.power),
+            "supernet.lr",
+            operator.itemgetter(i),
+        )
+        for i, lr in enumerate(how.lr)
+    ]
+    state = fit(setting, stage, step, state, how.steps, how.batch, "supernet", parts, **forms)
     params = [block.params for block in state]
     if parallel.is_first() and not stage.done:
         artefact.write_json(stage.folder / "nsr.json", _validate(setting, variables, params))

@@ -1,5 +1,6 @@
 """What the stages that train have in common."""
 
+from collections.abc import Sequence
 from typing import TypeVar
 
 from qnas_jax import parallel, train
@@ -18,6 +19,7 @@ def fit(
     steps: int,
     batch: int,
     title: str,
+    parts: Sequence[train.Part],
     forms: train.Forms = train.AS_IT_IS,
 ) -> State:
     """Runs a stage's training steps as the run's settings say; see `train.fit`."""
@@ -32,6 +34,7 @@ def fit(
             folder=stage.folder / "checkpoint",
             save_every=config.run.save_every,
             title=title,
+            parts=parts,
             metrics=metrics,
             log_every=config.run.log_every,
             threads=config.data.threads,

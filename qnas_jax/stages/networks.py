@@ -6,7 +6,7 @@ import pathlib
 import numpy as np
 from jaxtyping import PyTree
 
-from qnas_jax import artefact, checkpoint, measure, segment, space
+from qnas_jax import artefact, checkpoint, measure, segment, space, train
 from qnas_jax.artefact import Stage
 from qnas_jax.config import Config
 from qnas_jax.nn import init, layers, supernet
@@ -87,7 +87,9 @@ def _train_network(setting, stage, model, fresh, purpose, title) -> PyTree:
     optimizer = _optimizer(setting.config)
     step = segment.train_step(model, optimizer, setting.key(purpose))
     state = segment.fresh_state(fresh, optimizer)
-    return fit(setting, stage, step, state, how.steps, how.batch, title).variables()
+    rate = segment.polynomial(how.lr, how.steps, how.power)
+    whole = train.Part("the network", "loss", rate, "train.lr", lambda state: state)
+    return fit(setting, stage, step, state, how.steps, how.batch, title, [whole]).variables()
 
 
 def _optimizer(config: Config):

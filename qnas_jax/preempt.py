@@ -1,0 +1,54 @@
+"""SIGTERM: how Slurm, Kubernetes and spot machines ask a program to end before they kill it."""
+
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+
+class Stopped(BaseException):
+    """SIGTERM came; the message says where.
+
+    No Exception, like KeyboardInterrupt: nobody shall take it for a failure of his own.
+    """
+
+
+@contextlib.contextmanager
+def raising() -> Iterator[None]:
+    """Within, SIGTERM raises `Stopped` in the main thread, wherever that is."""
+
+    def stop(*_: Any) -> None:
+        raise Stopped("stopped by SIGTERM")
+
+    with _handled_by(stop):
+        yield
+
+
+@contextlib.contextmanager
+def noting() -> Iterator[Callable[[], bool]]:
+    """Within, SIGTERM is only noted; gives a function that tells whether it came.
+
+    However often it comes, e.g. to the process and again to its group.
+
+    Raises:
+      Stopped: At the end, if it came.
+    """
+    came = threading.Event()
+    with _handled_by(lambda *_: came.set()):
+        yield came.is_set
+    if came.is_set():
+        raise Stopped("stopped by SIGTERM")
+
+
+@contextlib.contextmanager
+def _handled_by(handler: Callable[..., None]) -> Iterator[None]:
+    """Leaves the signal to others in threads, for only the main one may take it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
