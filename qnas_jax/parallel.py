@@ -2,8 +2,9 @@
 
 import concurrent.futures
 import contextlib
+import itertools
 import queue
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -41,6 +42,30 @@ def spread(units: Iterable[Unit], work: Callable[[Unit, Device], None]) -> None:
         finally:  # after an error, the others end with the unit that they are at
             while not left.empty():
                 left.get()
+
+
+def balanced_groups(costs: Sequence[float], groups: int) -> list[list[int]]:
+    """Shares units out to groups so that the largest sum of costs is the least possible.
+
+    Tries all of the `groups ** len(costs)` ways, so it is for a handful of units.
+
+    Args:
+      costs: Of each unit, in any one measure.
+      groups: How many; at most as many as there are units, as no group is left empty.
+
+    Returns:
+      The places in `costs` that each group takes.
+    """
+
+    def largest(owners):
+        sums = [0.0] * groups
+        for owner, cost in zip(owners, costs, strict=True):
+            sums[owner] += cost
+        return max(sums)
+
+    ways = itertools.product(range(groups), repeat=len(costs))
+    best = min((owners for owners in ways if len(set(owners)) == groups), key=largest)
+    return [[i for i, owner in enumerate(best) if owner == g] for g in range(groups)]
 
 
 def wait_for_all(name: str) -> None:
