@@ -257,7 +257,7 @@ class _Case:
         Each picture is rendered anew, as in a run's first epoch. The wait for the first
         batch is not counted. Without the teacher steps are shorter than a run's.
         """
-        data = Streets(0, "train", *size, (INPUT_STEPS + 1) * self.batch)
+        data = Streets(0, "train", size[0], size[1], (INPUT_STEPS + 1) * self.batch)
         how = Augmentation(size, (0.5, 2.0))
         batches = prefetch(
             lambda i: training_batch(data, 0, i, self.batch, how), 0, INPUT_STEPS + 1, INPUT_THREADS
