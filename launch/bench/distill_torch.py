@@ -84,8 +84,9 @@ class Torch:
         """The mean loss without a step, and how far gradients are from those given.
 
         Returns:
-          The loss, and the largest over all parameters of max |ours - torch's| over
-          max |torch's|.
+          The loss, and the largest and the median over all parameters of max |ours - torch's|
+          over max |torch's|. The largest shows rounding at ReLU6's corners: of some ten million
+          values, one or a few lie so near that only one of both passes their gradient on.
         """
         self._optimizer.zero_grad(set_to_none=True)
         variance, losses = self._variance(target), []
@@ -93,7 +94,7 @@ class Torch:
             loss = self._loss(path, x, target, variance)
             loss.backward()
             losses.append(float(loss.detach()))
-        worst = 0.0
+        distances = []
         for conv, norm, ours in self._walk(gradients):
             if conv.weight.grad is not None:
                 pairs = (
@@ -101,8 +102,8 @@ class Torch:
                     (ours["norm"]["scale"], norm.weight.grad),
                     (ours["norm"]["bias"], norm.bias.grad),
                 )
-                worst = max(worst, *(_distance(np.asarray(g), t.numpy()) for g, t in pairs))
-        return sum(losses) / len(losses), worst
+                distances += [_distance(np.asarray(g), t.numpy()) for g, t in pairs]
+        return sum(losses) / len(losses), max(distances), float(np.median(distances))
 
     def _variance(self, target):
         return target.var((0, 2, 3), correction=0)
