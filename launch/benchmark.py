@@ -1,6 +1,7 @@
 """Measures this engine against the tools people use today, side by side in one run.
 
     python launch/benchmark.py lut --json lut.json
+    python launch/benchmark.py distill --json distill.json
 
 Needs torch for the comparison: pip install -e '.[bench]'
 """
@@ -14,9 +15,9 @@ from qnas_jax import platform
 if __name__ == "__main__":
     platform.prepare_process()  # before all other imports
 
-from bench import lut
+from bench import distill, lut
 
-SUBJECTS = {"lut": lut}
+SUBJECTS = {"lut": lut, "distill": distill}
 
 
 def main() -> None:

@@ -26,40 +26,36 @@ DEPTHWISE = 6.0  # products that a multiply-accumulate of a depthwise convolutio
 
 
 def step_cost(
-    searched: space.Space, teacher: Sequence[space.Conv]
+    searched: space.Space, shape: tuple[int, int], teacher: Sequence[space.Conv]
 ) -> Callable[[tuple[int, ...]], float]:
     """What a step of a group of blocks costs on one device, in products of two numbers.
 
     Args:
       searched: Blocks and ops; every op is trained once a step.
-      teacher: The teacher's convolutions, named by their place, `encoder/block1/...`; they
+      shape: Height and width of the features ahead of the first block.
+      teacher: The encoder's convolutions, named by their place, `encoder/block1/...`; they
         are run forward as deep as the group's last block.
     """
 
     def cost(convs):
         return sum(conv.macs * (DEPTHWISE if conv.groups > 1 else 1) for conv in convs)
 
-    def of_block(i):
-        block, total = searched.blocks[i], 0.0
-        first = next(c for c in teacher if c.name.startswith(f"encoder/block{i + 1}/"))
-        height, width = first.in_height, first.in_width
-        for layer in range(block.depth):
-            channels, stride = block.layer_shape(layer)
-            shape = (height, width, channels)
-            for op in searched.ops:
-                total += cost(
-                    space.mbconv_convs(op, "", shape, block.channels, stride, block.dilation)
-                )
-            height, width = -(-height // stride), -(-width // stride)
-        return (1 + BACKWARD) * total
-
-    def place(conv):
+    def depth(conv):
         part = conv.name.split("/")[1]
         return int(part[5:]) if part.startswith("block") else 0
 
-    blocks = [of_block(i) for i in range(len(searched.blocks))]
-    encoder = [conv for conv in teacher if conv.name.startswith("encoder/")]
-    ahead = [cost(c for c in encoder if place(c) <= i + 1) for i in range(len(blocks))]
+    blocks, ahead = [], []
+    height, width = shape
+    for i, block in enumerate(searched.blocks):
+        convs = []
+        for layer in range(block.depth):
+            channels, stride = block.layer_shape(layer)
+            size = (height, width, channels)
+            for op in searched.ops:
+                convs += space.mbconv_convs(op, "", size, block.channels, stride, block.dilation)
+            height, width = -(-height // stride), -(-width // stride)
+        blocks.append((1 + BACKWARD) * cost(convs))
+        ahead.append(cost(conv for conv in teacher if depth(conv) <= i + 1))
     return lambda group: sum(blocks[i] for i in group) + ahead[max(group)]
 
 

@@ -23,8 +23,12 @@ def _on_cpu() -> bool:
 
 
 def pointwise(x: Float[Array, "*n h w i"], w: Float[Array, "i o"]) -> Float[Array, "*n h w o"]:
-    """A 1x1 convolution: one matrix product over the channels."""
-    return jnp.einsum("...i,io->...o", x, w)
+    """A 1x1 convolution: one matrix product over the channels.
+
+    Of pixels in a row: summed over images, rows and columns apart, XLA's product for the
+    gradient of `w` is 1.3 to 10 times slower on the CPU.
+    """
+    return (x.reshape(-1, x.shape[-1]) @ w).reshape(*x.shape[:-1], w.shape[-1])
 
 
 def prefers_codes() -> bool:

@@ -82,7 +82,9 @@ def _on_all_devices(setting, recipe, variables, state) -> grouped.Grouped:
             f"set a multiple of {processes}"
         )
     convs = layers.convs(setting.teacher(), (*setting.config.train.crop, 3))
-    cost = grouped.step_cost(setting.searched, convs)
+    encoder = [conv for conv in convs if conv.name.startswith("encoder/")]
+    first = next(conv for conv in encoder if conv.name.startswith("encoder/block1/"))
+    cost = grouped.step_cost(setting.searched, (first.in_height, first.in_width), encoder)
     blocks = len(setting.searched.blocks)
     groups = parallel.lay_out(cost, blocks, here, recipe.parts // processes)
     used = len(groups.members) * groups.replicas
