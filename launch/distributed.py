@@ -53,7 +53,7 @@ def main() -> None:
     except (RuntimeError, ValueError) as error:
         raise InputError(f"--coordinator, --processes, --process: {error}") from None
     if not parallel.is_first():
-        logging.getLogger().setLevel(logging.WARNING)  # one tells of the progress
+        logging.getLogger("qnas_jax").setLevel(logging.WARNING)  # one tells of the progress
     distilled, params = distillation.train_supernet(setting, teacher, variables)
     population.populate_table(setting, distilled, variables, jax.device_get(params))
 

@@ -47,7 +47,7 @@ def save(manager: Any, step: int, state: Any) -> None:
             f"{manager.directory}: {free / 1e6:.1f} MB left on the disk, saving takes up to "
             f"{need / 1e6:.1f} MB; make room, then the same command goes on"
         )
-    manager.save(step, args=ocp.args.StandardSave(state))
+    manager.save(step, args=ocp.args.StandardSave(_plain(state)))
 
 
 def restore(manager: Any, like: Tree) -> tuple[int, Tree]:
@@ -67,7 +67,7 @@ def restore(manager: Any, like: Tree) -> tuple[int, Tree]:
         if not saved:
             raise ValueError("its description is missing")
         _check_match(manager.directory, saved, like)
-        return step, manager.restore(step, args=ocp.args.StandardRestore(like))
+        return step, manager.restore(step, args=ocp.args.StandardRestore(_plain(like)))
     except InputError:
         raise
     except Exception as error:  # Orbax has no error of its own for damaged files
@@ -101,6 +101,11 @@ def adopt(folder: pathlib.Path, step: int, state: Any) -> None:
         manager.wait_until_finished()
     finally:
         manager.close()
+
+
+def _plain(state):
+    """The state as Orbax takes it: of several processes, it refuses a single one's JAX arrays."""
+    return jax.device_get(state) if jax.process_count() > 1 else state
 
 
 def _check_match(folder, saved, like) -> None:

@@ -132,7 +132,7 @@ def test_wrong_input_gets_one_line_and_leaves_nothing_behind(tmp_path, arguments
 def test_a_process_that_finds_no_coordinator_is_told_so(finished, cache):
     workdir, _ = finished
     arguments = [SMOKE, f"--workdir={workdir}", "--processes=2", "--process=0"]
-    code, output = run(*arguments, cache=cache, program="populate")
+    code, output = run(*arguments, cache=cache, program="distributed")
     assert code == 2
     assert "error: --coordinator, --processes, --process: " in output
 
@@ -205,6 +205,40 @@ def test_a_run_stopped_in_supernet_and_table_ends_with_the_numbers_of_a_whole_on
     assert a["teacher"] == b["teacher"]
 
 
+def _run_two_processes(workdir, cache, *settings):
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        coordinator = f"--coordinator=localhost:{probe.getsockname()[1]}"
+    both = [SMOKE, f"--workdir={workdir}", *settings, coordinator, "--processes=2"]
+    processes = [
+        start(*both, f"--process={number}", cache=cache, program="distributed") for number in (0, 1)
+    ]
+    for process in processes:
+        output, _ = process.communicate(timeout=600)
+        assert process.returncode == 0, output
+
+
+@pytest.mark.slow
+def test_two_processes_train_the_supernet_like_one(tmp_path, cache):
+    halves = "--config.supernet.parts=2"
+    one, two = tmp_path / "one", tmp_path / "two"
+    code, output = run(SMOKE, f"--workdir={one}", halves, cache=cache)
+    assert code == 0, output
+    code, output = run(SMOKE, f"--workdir={two}", halves, "--until=teacher", cache=cache)
+    assert code == 0, output
+    assert not (two / "supernet").exists()
+    _run_two_processes(two, cache, halves)
+    of_one, of_two = (_last_metrics(folder) for folder in (one, two))
+    for place, values in of_two.items():
+        for name, value in values.items():
+            assert value == pytest.approx(of_one[place][name], rel=1e-5), (place, name)
+    assert {stage for stage, _ in of_two} == {"teacher", "supernet"}
+    a, b = (table.load(folder / "lut" / "lut.npz") for folder in (one, two))
+    np.testing.assert_allclose(a.nsr, b.nsr, rtol=1e-4)
+    code, output = run(SMOKE, f"--workdir={two}", halves, cache=cache)
+    assert code == 0, output
+
+
 @pytest.mark.slow
 def test_the_tools_go_on_from_a_run(finished, tmp_path, cache):
     workdir = tmp_path / "run"
@@ -212,16 +246,7 @@ def test_the_tools_go_on_from_a_run(finished, tmp_path, cache):
     before = (workdir / "lut" / "lut.npz").read_bytes()
     for stage in ("lut", "search", "retrain", "report"):
         shutil.rmtree(workdir / stage)
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        coordinator = f"--coordinator=localhost:{probe.getsockname()[1]}"
-    both = [SMOKE, f"--workdir={workdir}", coordinator, "--processes=2"]
-    processes = [
-        start(*both, f"--process={number}", cache=cache, program="populate") for number in (0, 1)
-    ]
-    for process in processes:
-        output, _ = process.communicate(timeout=600)
-        assert process.returncode == 0, output
+    _run_two_processes(workdir, cache)
     assert (workdir / "lut" / "lut.npz").read_bytes() == before
 
     code, output = run(f"--workdir={workdir}", cache=cache, program="enough_images")

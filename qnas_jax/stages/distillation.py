@@ -50,7 +50,7 @@ def train_supernet(
     )
     key = setting.key(Purpose.SUPERNET_INIT)
     state = distill.fresh_state(setting.searched, recipe.optimizers, key)
-    if jax.device_count() == 1:
+    if jax.device_count() == 1 or stage.done:
         step, forms = distill.train_step(recipe, variables), {}
     else:
         step, *both = _on_all_devices(setting, recipe, variables, state)
