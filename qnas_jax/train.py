@@ -68,7 +68,7 @@ def fit(
     Args:
       step_function: One training step; it is handed the step's number, from which all of
         its randomness must come.
-      state: The state to begin with where nothing is saved; donated.
+      state: The state to begin with where nothing is saved.
       make_batch: The batch of a step.
       steps: Number of steps in all.
       folder: Where checkpoints are kept.

@@ -29,6 +29,7 @@ from qnas_jax.data.streets import Streets
 
 LR, STEPS, POWER, MOMENTUM, WEIGHT_DECAY = 0.005, 13_334, 0.9, 0.9, 1e-4
 REPEATS = 3
+VALUE_BYTES = 4
 INPUT_STEPS, INPUT_THREADS = 10, 2
 DEVICES = (2, 3, 6)
 
@@ -124,7 +125,15 @@ def _drawn_norms(params):
 
 def _totals(found, whole, peak):
     """The figures in all: of the step of the whole supernet where it was run, else sums."""
-    summed = ("pictures_ops", "macs", "step_s", "compile_s", "torch_step_s")
+    summed = (
+        "pictures_ops",
+        "macs",
+        "forward_bytes",
+        "gradient_bytes",
+        "step_s",
+        "compile_s",
+        "torch_step_s",
+    )
     total = {name: sum(one[name] for one in found) for name in summed if name in found[0]}
     total = {**total, "step_s_by_block": total["step_s"], **whole}
     for name in ("max_rel_diff_loss", "max_rel_diff_gradient", "median_rel_diff_gradient"):
@@ -233,8 +242,12 @@ class _Case:
         return found
 
     def _work(self, paths) -> dict[str, Any]:
-        """Pictures times ops that a step trains, and its forward pass's MACs; means of steps."""
-        ops = macs = 0
+        """What a step does, the mean of the steps.
+
+        Pictures times ops trained; MACs and bytes of the forward pass, every activation
+        written and read once; bytes of the gradients, which replicas exchange.
+        """
+        ops = macs = values = 0
         for place, block in enumerate(self.blocks):
             for layer, op in ((n, o) for s in paths[place] for p in s for n, o in enumerate(p)):
                 channels, stride = block.layer_shape(layer)
@@ -243,9 +256,16 @@ class _Case:
                     OPS[op], "", shape, block.channels, stride, block.dilation
                 )
                 macs += sum(conv.macs for conv in convs)
+                values += sum(conv.out_channels * conv.out_pixels for conv in convs)
                 ops += 1
         rate = self.batch / len(self.numbers)
-        return {"pictures_ops": ops * rate, "macs": macs * rate}
+        leaves = jax.tree.leaves([block.params for block in self.state])
+        return {
+            "pictures_ops": ops * rate,
+            "macs": macs * rate,
+            "forward_bytes": 2 * VALUE_BYTES * values * rate,
+            "gradient_bytes": VALUE_BYTES * sum(leaf.size for leaf in leaves),
+        }
 
     def _differences(self, peer, paths, x, target) -> dict[str, float]:
         """How far loss and gradients of the first step are from torch's."""
