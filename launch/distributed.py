@@ -8,7 +8,8 @@ Each process, with its own number:
 Under Slurm, on TPU pods and in Kubernetes jobs the last three are found by themselves; see
 the batch jobs in `launch/jobs/`. The teacher must have been trained (by `launch/main.py
 --until=teacher`), and all processes must see the same folder. Afterwards `launch/main.py` goes
-on with the search. The numbers are those of one process; what is killed can be started again.
+on with the search. The numbers are those of one process. If one is killed, start all again: they
+go on. Several processes on one machine with GPUs need CUDA_VISIBLE_DEVICES, one GPU each.
 """
 
 from qnas_jax import platform
@@ -17,12 +18,13 @@ if __name__ == "__main__":
     platform.prepare_process()  # before all other imports
 
 import logging
+import pathlib
 
 import jax
 from absl import flags
-from jax.extend import backend
 
 from qnas_jax import artefact, cli, parallel
+from qnas_jax.config import Config
 from qnas_jax.errors import InputError
 from qnas_jax.setting import prepare
 from qnas_jax.stages import distillation, networks, population
@@ -37,23 +39,24 @@ def main() -> None:
     """Trains the supernet and fills the table together with the other processes."""
     config, workdir = cli.run_flags()
     platform.use_compilation_cache()
-    setting = prepare(config, workdir)
     if not artefact.is_finished(workdir / "teacher"):
         main_first = "train it with launch/main.py --until=teacher first"
         raise InputError(f"{workdir / 'teacher'}: not finished; {main_first}")
-    # Read by each process for itself, before they know of each other.
-    teacher, variables = networks.train_teacher(setting)
-    variables = jax.device_get(variables)
-    jax.clear_caches()
-    backend.clear_backends()
-    # Else JAX takes SIGTERM for itself, to tell all processes of it, and nobody would stop.
-    jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     except (RuntimeError, ValueError) as error:
         raise InputError(f"--coordinator, --processes, --process: {error}") from None
-    if not parallel.is_first():
-        logging.getLogger("qnas_jax").setLevel(logging.WARNING)  # one tells of the progress
+    if parallel.is_first():
+        with artefact.only_one(workdir):
+            _work(config, workdir)
+    else:
+        logging.getLogger("qnas_jax").setLevel(logging.WARNING)  # the first tells of progress
+        _work(config, workdir)
+
+
+def _work(config: Config, workdir: pathlib.Path) -> None:
+    setting = prepare(config, workdir)
+    teacher, variables = networks.train_teacher(setting)  # it is finished: only read
     distilled, params = distillation.train_supernet(setting, teacher, variables)
     population.populate_table(setting, distilled, variables, jax.device_get(params))
 

@@ -13,6 +13,7 @@ import json
 import math
 import os
 import pathlib
+import platform
 import shutil
 import time
 from collections.abc import Iterator
@@ -46,7 +47,8 @@ def plain(value: Any) -> Any:
 def writing(path: pathlib.Path) -> Iterator[BinaryIO]:
     """A file that appears under its name only when it is complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
+    # Several processes may write the same, one as good as the other.
+    part = path.with_name(f".{path.name}.{platform.node()}-{os.getpid()}.part")
     with part.open("wb") as file:
         yield file
         file.flush()

@@ -2,8 +2,8 @@
 
 `jax.pmap` wants arrays of one shape on all devices, and blocks differ: the state of a group
 is one flat vector, padded to the longest, and `lax.switch` picks the group's own work, a real
-conditional on each device. The replicas of a group share the batch. No device waits for
-another but for the mean of the gradients of its group.
+conditional on each device. The replicas of a group share the batch and add up their
+gradients; between groups nothing passes but the NSR of each block.
 """
 
 import functools
@@ -31,7 +31,7 @@ def step_cost(
     """What a step of a group of blocks costs on one device, in products of two numbers.
 
     Args:
-      searched: Blocks and ops; every op is trained once a step.
+      searched: Blocks and ops; every op is trained once a step, as fair sampling does.
       shape: Height and width of the features ahead of the first block.
       teacher: The encoder's convolutions, named by their place, `encoder/block1/...`; they
         are run forward as deep as the group's last block.

@@ -121,7 +121,8 @@ def populate(job: Job, time_budget_s: float = 0) -> Scores:
     works = job.works()
     _announce(job, works)
     uncalibrated = [i for i in range(len(job.parts)) if not job.calibration_folder(i).exists()]
-    units = [(c, i) for c in range(len(job.chunks)) for i in range(len(job.parts))]
+    # Part by part, so that processes, which take every so-manieth, share each part evenly.
+    units = [(c, i) for i in range(len(job.parts)) for c in range(len(job.chunks))]
     left = [unit for unit in units if not job.noise_file(*unit).exists()]
     if len(left) < len(units):
         logger.info("lut: resumed, %d of %d units done", len(units) - len(left), len(units))
@@ -150,6 +151,7 @@ def populate(job: Job, time_budget_s: float = 0) -> Scores:
     parallel.spread(left, score)
     parallel.wait_for_all("scored")
     found = scores(job)
+    parallel.wait_for_all("read")  # before anybody deletes what was read
     logger.info("lut: %d programs served %d rows", tree.compilations(), len(found.nsr))
     return found
 

@@ -68,11 +68,12 @@ def partitions(blocks: int, most: int) -> Iterator[tuple[tuple[int, ...], ...]]:
 def spread(units: Iterable[Unit], work: Callable[[Unit, Device], None]) -> None:
     """Does `work(unit, device)` for this process's share of the units, on all its devices.
 
-    Every process takes each so-manieth unit; each of its devices takes the next one that is
-    left, in order. Whichever device does a unit, the result must be the same.
+    Every process takes each so-manieth unit and sorts its own; each of its devices takes the
+    next one that is left. Whichever device does a unit, the result must be the same.
     """
     left: queue.SimpleQueue[Unit] = queue.SimpleQueue()
-    for unit in list(units)[jax.process_index() :: jax.process_count()]:
+    mine: list[Any] = list(units)[jax.process_index() :: jax.process_count()]
+    for unit in sorted(mine):
         left.put(unit)
 
     def drain(device: Device) -> None:
@@ -97,7 +98,7 @@ def spread(units: Iterable[Unit], work: Callable[[Unit, Device], None]) -> None:
 
 
 def share(count: int) -> range:
-    """This process's share of so many things, which all processes share evenly."""
+    """This process's share of so many things, which must be a multiple of the processes."""
     each = count // jax.process_count()
     return range(jax.process_index() * each, (jax.process_index() + 1) * each)
 
@@ -117,6 +118,15 @@ def wait_for_all(name: str) -> None:
         from jax.experimental import multihost_utils
 
         multihost_utils.sync_global_devices(name)
+
+
+def stop_is_agreed(step: int) -> bool:
+    """Whether SIGTERM came to any of several processes: all are told at the same step."""
+    if jax.process_count() == 1:
+        return False
+    from jax.experimental import multihost_utils
+
+    return multihost_utils.reached_preemption_sync_point(step)
 
 
 def is_first() -> bool:

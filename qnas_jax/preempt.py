@@ -26,15 +26,19 @@ def raising() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def noting() -> Iterator[Callable[[], bool]]:
+def noting(alone: bool = True) -> Iterator[Callable[[], bool]]:
     """Within, SIGTERM is only noted; gives a function that tells whether it came.
 
-    However often it comes, e.g. to the process and again to its group.
+    However often it comes, e.g. to the process and again to its group. Where several
+    processes work together, not `alone`, the signal is left to JAX.
 
     Raises:
       Stopped: At the end, if it came.
     """
     came = threading.Event()
+    if not alone:
+        yield came.is_set
+        return
     with _handled_by(lambda *_: came.set()):
         yield came.is_set
     if came.is_set():

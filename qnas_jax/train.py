@@ -88,7 +88,11 @@ def fit(
         is kept.
       Stopped: SIGTERM came; the step that it came in is done and saved.
     """
-    with preempt.noting() as asked, contextlib.closing(checkpoint.open_folder(folder)) as manager:
+    alone = jax.process_count() == 1  # else JAX takes SIGTERM, and all processes agree on a step
+    with (
+        preempt.noting(alone) as asked,
+        contextlib.closing(checkpoint.open_folder(folder)) as manager,
+    ):
         first, saved = checkpoint.restore(manager, state)
         spread, gathered = forms
         state = spread(saved)
@@ -98,7 +102,7 @@ def fit(
         progress = Progress(title, steps, first)
         batches = Timed(prefetch(make_batch, first, steps, threads))
         done, found = first, {}
-        while done < steps and not asked():
+        while done < steps and not (asked() or parallel.stop_is_agreed(done)):
             before = found
             state, found = step_function(state, *next(batches), jnp.int32(done))
             # Waits for the step before, while this one is computed: steps that were queued
@@ -116,7 +120,7 @@ def fit(
             guard.check(done, found)
             saved = guard.save(done, gathered(state))
         manager.wait_until_finished()
-        if asked():
+        if done < steps or asked():
             raise preempt.Stopped(f"stopped by SIGTERM at step {done} of {title}")
         if done > first:
             logger.info(
@@ -147,6 +151,8 @@ class _Guard:
 
     def save(self, done: int, state: State) -> State:
         """Saves the state after `done` steps, on the first process; gives it back.
+
+        As all of it is looked at here, a step behind may take its memory while it is written.
 
         The losses tell of the state before: only a look at it finds what its last update broke.
         """

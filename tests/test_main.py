@@ -205,29 +205,44 @@ def test_a_run_stopped_in_supernet_and_table_ends_with_the_numbers_of_a_whole_on
     assert a["teacher"] == b["teacher"]
 
 
-def _run_two_processes(workdir, cache, *settings):
+def _start_two_processes(workdir, cache, *settings):
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         coordinator = f"--coordinator=localhost:{probe.getsockname()[1]}"
     both = [SMOKE, f"--workdir={workdir}", *settings, coordinator, "--processes=2"]
-    processes = [
+    return [
         start(*both, f"--process={number}", cache=cache, program="distributed") for number in (0, 1)
     ]
-    for process in processes:
+
+
+def _run_two_processes(workdir, cache, *settings):
+    for process in _start_two_processes(workdir, cache, *settings):
         output, _ = process.communicate(timeout=600)
         assert process.returncode == 0, output
 
 
 @pytest.mark.slow
 def test_two_processes_train_the_supernet_like_one(tmp_path, cache):
-    halves = "--config.supernet.parts=2"
+    halves = ["--config.supernet.parts=2", "--config.supernet.steps=60"]
     one, two = tmp_path / "one", tmp_path / "two"
-    code, output = run(SMOKE, f"--workdir={one}", halves, cache=cache)
+    code, output = run(SMOKE, f"--workdir={one}", *halves, cache=cache)
     assert code == 0, output
-    code, output = run(SMOKE, f"--workdir={two}", halves, "--until=teacher", cache=cache)
+    code, output = run(SMOKE, f"--workdir={two}", *halves, "--until=teacher", cache=cache)
     assert code == 0, output
     assert not (two / "supernet").exists()
-    _run_two_processes(two, cache, halves)
+
+    # A stop of one of them stops both at the same step.
+    processes = _start_two_processes(two, cache, *halves)
+    while not any(stage == "supernet" and step > 3 for stage, step in _last_metrics(two)):
+        assert all(process.poll() is None for process in processes)
+        time.sleep(0.1)
+    processes[1].send_signal(signal.SIGTERM)
+    told = [process.communicate(timeout=120)[0].splitlines()[-1] for process in processes]
+    assert [process.returncode for process in processes] == [143, 143]
+    assert told[0] == told[1]
+    assert re.match(r"error: stopped by SIGTERM at step \d+ of supernet;", told[0])
+
+    _run_two_processes(two, cache, *halves)
     of_one, of_two = (_last_metrics(folder) for folder in (one, two))
     for place, values in of_two.items():
         for name in values.keys() - {"stage", "step"}:
@@ -236,7 +251,7 @@ def test_two_processes_train_the_supernet_like_one(tmp_path, cache):
     assert {stage for stage, _ in of_two} == {"teacher", "supernet"}
     a, b = (table.load(folder / "lut" / "lut.npz") for folder in (one, two))
     np.testing.assert_allclose(a.nsr, b.nsr, rtol=1e-4)
-    code, output = run(SMOKE, f"--workdir={two}", halves, cache=cache)
+    code, output = run(SMOKE, f"--workdir={two}", *halves, cache=cache)
     assert code == 0, output
 
 

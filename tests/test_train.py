@@ -169,14 +169,14 @@ def test_a_supernet_with_an_absurd_learning_rate_says_which_block_diverged(tmp_p
     rng = np.random.default_rng(0)
     shapes = [(2, 8, 8, 4), (2, 4, 4, 6), (2, 4, 4, 8)]
     maps = tuple(jnp.float32(rng.normal(0, 1, shape)) for shape in shapes)
-    step = distill.train_step(
+    recipe = distill.Recipe(
         lambda teacher, images: teacher,
-        maps,
         searched,
         optimizers,
-        distill.fair_gradients,
+        distill.SAMPLING["fair"],
         jax.random.key(0),
     )
+    step = distill.train_step(recipe, maps)
     state = distill.fresh_state(searched, optimizers, jax.random.key(1))
     parts = [
         train.Part(

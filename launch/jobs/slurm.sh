@@ -2,7 +2,7 @@
 # A whole run under Slurm:  sbatch launch/jobs/slurm.sh configs/cityscapes.py runs/cityscapes
 #
 # Change: partition, nodes, GPUs of a node, time; the environment's path. CONFIG's supernet.parts
-# must be a multiple of the nodes, and the run's folder must lie where all nodes see it.
+# must be a multiple of the nodes; the run's folder must lie where all nodes see it.
 #SBATCH --job-name=qnas
 #SBATCH --partition=gpu
 #SBATCH --nodes=2
@@ -10,20 +10,27 @@
 #SBATCH --gpus-per-node=8
 #SBATCH --cpus-per-task=32
 #SBATCH --time=24:00:00
-#SBATCH --requeue
 #SBATCH --signal=TERM@120
-# SIGTERM comes 120 s before the time is up; the state is saved and the job may be sent again.
+# SIGTERM comes 120 s before the time is up; the state is saved. Send the job again: it goes on.
+#
+# Teacher and subnets are trained on one GPU: for long ones send those two commands as jobs of
+# their own (--dependency=afterok). supernet.parts is what one host's GPUs share, times the hosts;
+# it must divide supernet.batch.
 
 set -euo pipefail
 config=$1
 workdir=$2
-nodes=$SLURM_JOB_NUM_NODES
+parts=$((SLURM_JOB_NUM_NODES * 4))
+export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK
 source .venv/bin/activate
 
 # Whole networks are trained on one node, the supernet and the table on all of them.
 srun --nodes=1 --ntasks=1 python launch/main.py --config "$config" --workdir "$workdir" \
-    --config.supernet.parts="$nodes" --until=teacher
+    --config.supernet.parts="$parts" --until=teacher
+# One process a node with all of its GPUs; by itself JAX would give it the first alone.
+export JAX_LOCAL_DEVICE_IDS=$(seq -s, 0 $((SLURM_GPUS_ON_NODE - 1)))
 srun python launch/distributed.py --config "$config" --workdir "$workdir" \
-    --config.supernet.parts="$nodes"
+    --config.supernet.parts="$parts"
+unset JAX_LOCAL_DEVICE_IDS
 srun --nodes=1 --ntasks=1 python launch/main.py --config "$config" --workdir "$workdir" \
-    --config.supernet.parts="$nodes"
+    --config.supernet.parts="$parts"

@@ -3,12 +3,12 @@
 #
 #     TPU=my-slice ZONE=us-central1-a HOSTS=2 launch/jobs/tpu_vm.sh configs/cityscapes.py /runs/cityscapes
 #
-# Change: the three variables. The project and its environment (.venv with jax[tpu]) must lie in
+# Change: the three variables, and the bounds below for hosts of other than 4 chips (8: 2,4,1). The project and its environment (.venv with jax[tpu]) must lie in
 # ~/qnas_jax on every host, and the run's folder on a file system that all of them mount.
 set -euo pipefail
 config=$1
 workdir=$2
-run="--config $config --workdir $workdir --config.supernet.parts=$HOSTS"
+run="--config $config --workdir $workdir --config.supernet.parts=$((HOSTS * 4))"
 
 on() {
   gcloud compute tpus tpu-vm ssh "$TPU" --zone "$ZONE" --worker "$1" \

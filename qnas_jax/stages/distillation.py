@@ -51,10 +51,10 @@ def train_supernet(
     key = setting.key(Purpose.SUPERNET_INIT)
     state = distill.fresh_state(setting.searched, recipe.optimizers, key)
     if jax.device_count() == 1 or stage.done:
-        step, forms = distill.train_step(recipe, variables), {}
+        step, forms = distill.train_step(recipe, variables), train.AS_IT_IS
     else:
-        step, *both = _on_all_devices(setting, recipe, variables, state)
-        forms = {"forms": both}
+        together = _on_all_devices(setting, recipe, variables, state)
+        step, forms = together.step, (together.spread, together.gathered)
     parts = [
         train.Part(
             f"block {i + 1}",
@@ -65,7 +65,7 @@ def train_supernet(
         )
         for i, lr in enumerate(how.lr)
     ]
-    state = fit(setting, stage, step, state, how.steps, how.batch, "supernet", parts, **forms)
+    state = fit(setting, stage, step, state, how.steps, how.batch, "supernet", parts, forms)
     params = [block.params for block in state]
     if parallel.is_first() and not stage.done:
         artefact.write_json(stage.folder / "nsr.json", _validate(setting, variables, params))
@@ -76,6 +76,8 @@ def train_supernet(
 
 def _on_all_devices(setting, recipe, variables, state) -> grouped.Grouped:
     processes, here = jax.process_count(), jax.local_device_count()
+    if here * processes != jax.device_count():
+        raise InputError(f"{jax.device_count()} devices of {processes} processes: as many of each")
     if recipe.parts % processes:
         raise InputError(
             f"supernet.parts={recipe.parts}: {processes} processes share a batch; "

@@ -33,6 +33,7 @@ def populate_table(
         stage = Stage(setting.workdir / "lut", made_from)
     if stage.done:
         return stage, table.load(stage.folder / "lut.npz")
+    variables = jax.device_get(variables)  # else all devices' features are computed on one
     compute = jax.jit(segment.features(setting.teacher()))
     starts = range(0, how.images, how.images_per_pass)
     job = lut.Job(
