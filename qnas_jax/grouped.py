@@ -47,14 +47,9 @@ def step_cost(
     blocks, ahead = [], []
     height, width = shape
     for i, block in enumerate(searched.blocks):
-        convs = []
-        for layer in range(block.depth):
-            channels, stride = block.layer_shape(layer)
-            size = (height, width, channels)
-            for op in searched.ops:
-                convs += space.mbconv_convs(op, "", size, block.channels, stride, block.dilation)
-            height, width = -(-height // stride), -(-width // stride)
-        blocks.append((1 + BACKWARD) * cost(convs))
+        layers = space.block_convs(block, searched.ops, (height, width))
+        blocks.append((1 + BACKWARD) * sum(map(cost, layers)))
+        height, width = -(-height // block.stride), -(-width // block.stride)
         ahead.append(cost(conv for conv in teacher if depth(conv) <= i + 1))
     return lambda group: sum(blocks[i] for i in group) + ahead[max(group)]
 

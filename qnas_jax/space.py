@@ -153,6 +153,19 @@ def format_path(path: Path) -> str:
     return "-".join(str(op) for op in path)
 
 
+def block_convs(block: Block, ops: tuple[Op, ...], shape: tuple[int, int]) -> list[list[Conv]]:
+    """The convolutions of all ops, layer by layer, on features of that height and width."""
+    height, width = shape
+    layers = []
+    for layer in range(block.depth):
+        channels, stride = block.layer_shape(layer)
+        size = (height, width, channels)
+        found = (mbconv_convs(op, "", size, block.channels, stride, block.dilation) for op in ops)
+        layers.append([conv for convs in found for conv in convs])
+        height, width = -(-height // stride), -(-width // stride)
+    return layers
+
+
 def format_subnet(subnet: Subnet) -> str:
     """The text form: `k3e6-k5e3.w8a8_k7e6w4a8-k3e3w8a8`, blocks joined by `_`.
 

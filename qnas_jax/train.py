@@ -30,7 +30,7 @@ class Diverged(RuntimeError):
     """A loss or a state is no longer finite; the message names whose, and the step."""
 
 
-class Part(NamedTuple):
+class Watched(NamedTuple):
     """What of a state has a loss and a learning rate of its own.
 
     Attributes:
@@ -57,7 +57,7 @@ def fit(
     folder: pathlib.Path,
     save_every: int,
     title: str,
-    parts: Sequence[Part],
+    watched: Sequence[Watched],
     metrics: Metrics,
     log_every: int,
     threads: int = 2,
@@ -74,7 +74,7 @@ def fit(
       folder: Where checkpoints are kept.
       save_every: Steps between two checkpoints.
       title: What the training is called in progress lines and errors.
-      parts: What may diverge: together, the whole state.
+      watched: What may diverge: together, the whole state.
       metrics: Records the metrics.
       log_every: Steps between two lines of metrics.
       threads: Threads that make batches.
@@ -98,7 +98,7 @@ def fit(
         state = spread(saved)
         if 0 < first < steps:
             logger.info("%s: resumed at step %d of %d", title, first, steps)
-        guard = _Guard(manager, title, parts, first)
+        guard = _Guard(manager, title, watched, first)
         progress = Progress(title, steps, first)
         batches = Timed(prefetch(make_batch, first, steps, threads))
         done, found = first, {}
@@ -110,10 +110,7 @@ def fit(
             guard.check(done, before)
             done += 1
             if done % log_every == 0 or done % save_every == 0 or done == steps:
-                values = guard.check(done, found)
-                metrics.write(done, values)
-                texts = [f"{name} {value:.4g}" for name, value in values.items()]
-                progress.show(done, ", ".join(texts[:3]))
+                _tell(done, guard.check(done, found), metrics, progress)
             if done % save_every == 0 or done == steps:
                 saved = guard.save(done, gathered(state))
         if done > guard.saved:
@@ -123,11 +120,16 @@ def fit(
         if done < steps or asked():
             raise preempt.Stopped(f"stopped by SIGTERM at step {done} of {title}")
         if done > first:
-            logger.info(
-                "%s: %d steps in %s, %.1f %% of it waiting for pictures",
-                *(title, done - first, duration(batches.elapsed()), 100 * batches.share()),
-            )
+            took, waited = duration(batches.elapsed()), 100 * batches.share()
+            told = "%s: %d steps in %s, %.1f %% of it waiting for pictures"
+            logger.info(told, title, done - first, took, waited)
         return saved
+
+
+def _tell(done, values, metrics, progress) -> None:
+    metrics.write(done, values)
+    texts = [f"{name} {value:.4g}" for name, value in values.items()]
+    progress.show(done, ", ".join(texts[:3]))
 
 
 class _Guard:
@@ -137,14 +139,14 @@ class _Guard:
       saved: The step of the last state that is saved; 0: there is none.
     """
 
-    def __init__(self, manager: Any, title: str, parts: Sequence[Part], saved: int):
-        self._manager, self._title, self._parts = manager, title, parts
+    def __init__(self, manager: Any, title: str, watched: Sequence[Watched], saved: int):
+        self._manager, self._title, self._watched = manager, title, watched
         self.saved = saved
 
     def check(self, done: int, found: dict[str, jax.Array]) -> dict[str, float]:
         """The metrics of the step that was the `done`th; none before the first."""
         values = {name: float(value) for name, value in found.items()}
-        for part in self._parts if values else ():
+        for part in self._watched if values else ():
             if not math.isfinite(values[part.loss]):
                 self._give_up(part, f"loss {values[part.loss]}", done)
         return values
@@ -156,7 +158,7 @@ class _Guard:
 
         The losses tell of the state before: only a look at it finds what its last update broke.
         """
-        for part in self._parts:
+        for part in self._watched:
             leaves = jax.device_get(jax.tree.leaves(part.of(state)))
             if not all(np.isfinite(leaf).all() for leaf in leaves):
                 self._give_up(part, "a state that is not finite", done)
@@ -165,7 +167,7 @@ class _Guard:
         self.saved = done
         return state
 
-    def _give_up(self, part: Part, what: str, done: int) -> None:
+    def _give_up(self, part: Watched, what: str, done: int) -> None:
         kept = f"the state of step {self.saved} is kept" if self.saved else "no step was saved yet"
         raise Diverged(
             f"{self._title}: {part.name} has {what} at step {done} with learning rate "

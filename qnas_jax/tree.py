@@ -259,21 +259,11 @@ def work(
     shape: tuple[int, int],
 ) -> Work:
     """The work of a tree on one image whose features ahead of the block have that shape."""
-    height, width = shape
     nodes, macs, moved, held = 1, 0, 0, 0
-    for layer, choices in enumerate(bits):
-        in_channels, stride = block.layer_shape(layer)
-        convs = [
-            conv
-            for op in ops
-            for conv in space.mbconv_convs(
-                op, "", (height, width, in_channels), block.channels, stride, block.dilation
-            )
-        ]
+    for choices, convs in zip(bits, space.block_convs(block, ops, shape), strict=True):
         values = sum(conv.out_channels * conv.out_pixels for conv in convs)
         macs += nodes * len(choices) * sum(conv.macs for conv in convs)
         moved += nodes * len(choices) * 2 * kernels.VALUE_BYTES * values
         held = max(held, 2 * kernels.VALUE_BYTES * values)
         nodes *= len(choices) * len(ops)
-        height, width = -(-height // stride), -(-width // stride)
     return Work(macs, moved, held)

@@ -35,7 +35,7 @@ def _batch(step):
 FRESH = {"weights": jnp.ones(3), "velocity": jnp.zeros(3)}
 
 
-WHOLE = (train.Part("the toy", "loss", lambda step: 0.1 / (step + 1), "toy.lr", lambda s: s),)
+WHOLE = (train.Watched("the toy", "loss", lambda step: 0.1 / (step + 1), "toy.lr", lambda s: s),)
 
 
 def _fit(folder, steps, step=_step, batch=_batch, **changes):
@@ -47,7 +47,7 @@ def _fit(folder, steps, step=_step, batch=_batch, **changes):
             "folder": folder / "checkpoint",
             "save_every": 2,
             "title": "toy",
-            "parts": WHOLE,
+            "watched": WHOLE,
             "metrics": metrics,
             "log_every": 1,
         }
@@ -77,11 +77,11 @@ def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path):
         return _batch(step)
 
     with pytest.raises(OSError, match="went away"):
-        _fit(tmp_path / "parts", 7, batch=broken)
-    parts = _fit(tmp_path / "parts", 7)
-    assert _same(whole, parts)
-    assert _logged(tmp_path / "parts") == _logged(tmp_path / "whole")
-    assert sorted(_logged(tmp_path / "parts")) == list(range(1, 8))
+        _fit(tmp_path / "watched", 7, batch=broken)
+    watched = _fit(tmp_path / "watched", 7)
+    assert _same(whole, watched)
+    assert _logged(tmp_path / "watched") == _logged(tmp_path / "whole")
+    assert sorted(_logged(tmp_path / "watched")) == list(range(1, 8))
 
 
 def test_a_finished_training_makes_no_batch(tmp_path):
@@ -149,15 +149,15 @@ def test_the_part_that_diverged_is_named(tmp_path):
         state = (first, {**second, "weights": bad * second["weights"]})
         return state, {"a": jnp.float32(1), "b": jnp.float32(2)}
 
-    parts = [
-        train.Part(
+    watched = [
+        train.Watched(
             f"block {i + 1}", "ab"[i], lambda step, i=i: i + 1, "toy.lr", lambda s, i=i: s[i]
         )
         for i in (0, 1)
     ]
     match = "block 2 has a state that is not finite at step 2 with learning rate 2;"
     with pytest.raises(train.Diverged, match=match):
-        _fit(tmp_path, 5, step=step, state=(FRESH, FRESH), parts=parts)
+        _fit(tmp_path, 5, step=step, state=(FRESH, FRESH), watched=watched)
 
 
 def test_a_supernet_with_an_absurd_learning_rate_says_which_block_diverged(tmp_path):
@@ -178,14 +178,14 @@ def test_a_supernet_with_an_absurd_learning_rate_says_which_block_diverged(tmp_p
     )
     step = distill.train_step(recipe, maps)
     state = distill.fresh_state(searched, optimizers, jax.random.key(1))
-    parts = [
-        train.Part(
+    watched = [
+        train.Watched(
             f"block {i + 1}", f"nsr_block{i + 1}", rates[i], "supernet.lr", lambda s, i=i: s[i]
         )
         for i in (0, 1)
     ]
     with pytest.raises(train.Diverged) as error:
-        _fit(tmp_path, 50, step=step, state=state, parts=parts, title="supernet")
+        _fit(tmp_path, 50, step=step, state=state, watched=watched, title="supernet")
     found = re.fullmatch(
         r"supernet: block 2 has (?:loss (?:nan|inf)|a state that is not finite) at step (\d+) with "
         r"learning rate (\S+); (.*); lower supernet\.lr",
@@ -217,11 +217,11 @@ def test_sigterm_saves_the_step_that_is_done_and_the_rest_follows_equally(tmp_pa
     whole = _fit(tmp_path / "whole", 7, log_every=3)
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(preempt.Stopped, match=f"^stopped by SIGTERM at step {at + 1} of toy$"):
-        _fit(tmp_path / "parts", 7, step=_stopping(at), log_every=3)
+        _fit(tmp_path / "watched", 7, step=_stopping(at), log_every=3)
     assert signal.getsignal(signal.SIGTERM) == before
-    assert _saved(tmp_path / "parts")[0] == at + 1
-    assert _same(_fit(tmp_path / "parts", 7, log_every=3), whole)
-    assert _logged(tmp_path / "parts") == _logged(tmp_path / "whole")
+    assert _saved(tmp_path / "watched")[0] == at + 1
+    assert _same(_fit(tmp_path / "watched", 7, log_every=3), whole)
+    assert _logged(tmp_path / "watched") == _logged(tmp_path / "whole")
 
 
 def test_sigterm_in_every_step_and_twice_comes_to_the_same_end(tmp_path):
@@ -232,9 +232,9 @@ def test_sigterm_in_every_step_and_twice_comes_to_the_same_end(tmp_path):
 
     for number in range(1, 6):
         with pytest.raises(preempt.Stopped, match=f"at step {number} of toy"):
-            _fit(tmp_path / "parts", 5, step=step)
-    assert _same(_fit(tmp_path / "parts", 5), _fit(tmp_path / "whole", 5))
-    assert _logged(tmp_path / "parts") == _logged(tmp_path / "whole")
+            _fit(tmp_path / "watched", 5, step=step)
+    assert _same(_fit(tmp_path / "watched", 5), _fit(tmp_path / "whole", 5))
+    assert _logged(tmp_path / "watched") == _logged(tmp_path / "whole")
 
 
 def test_sigterm_during_a_save_lets_it_end(tmp_path, monkeypatch):

@@ -98,13 +98,7 @@ def write(
     folders = {_metrics(folder)["subnet"]: folder for folder in retrained}
     subnets = [{**_metrics(folder), "nsr": nsr[subnet]} for subnet, folder in folders.items()]
     subnets.sort(key=lambda subnet: subnet["size_bytes"])
-    results = {
-        "teacher": {name: teacher[name] for name in _FIGURES},
-        "subnets": [{name: s[name] for name in ("subnet", "nsr", *_FIGURES)} for s in subnets],
-        "dominating": [s["subnet"] for s in subnets if dominates(s, teacher)],
-        "seconds": seconds,
-        "seed": config["seed"],
-    }
+    results = _results(teacher, subnets, seconds, config["seed"])
     best = max(subnets, key=lambda subnet: subnet["miou_quantized"])
     maps = [
         ("labels", samples.labels),
@@ -144,6 +138,17 @@ def write(
     _write(workdir / "report" / "index.html", page.encode())
     artefact.write_json(workdir / "report" / "results.json", results)
     return results
+
+
+def _results(teacher, subnets, seconds, seed) -> dict[str, Any]:
+    """What `results.json` holds."""
+    return {
+        "teacher": {name: teacher[name] for name in _FIGURES},
+        "subnets": [{name: s[name] for name in ("subnet", "nsr", *_FIGURES)} for s in subnets],
+        "dominating": [s["subnet"] for s in subnets if dominates(s, teacher)],
+        "seconds": seconds,
+        "seed": seed,
+    }
 
 
 def as_text(results: dict[str, Any]) -> str:

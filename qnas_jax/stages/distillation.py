@@ -55,8 +55,8 @@ def train_supernet(
     else:
         together = _on_all_devices(setting, recipe, variables, state)
         step, forms = together.step, (together.spread, together.gathered)
-    parts = [
-        train.Part(
+    watched = [
+        train.Watched(
             f"block {i + 1}",
             distill.metric(i),
             segment.polynomial(lr, how.steps, how.power),
@@ -65,7 +65,7 @@ def train_supernet(
         )
         for i, lr in enumerate(how.lr)
     ]
-    state = fit(setting, stage, step, state, how.steps, how.batch, "supernet", parts, forms)
+    state = fit(setting, stage, step, state, how.steps, how.batch, "supernet", watched, forms)
     params = [block.params for block in state]
     if parallel.is_first() and not stage.done:
         artefact.write_json(stage.folder / "nsr.json", _validate(setting, variables, params))

@@ -19,7 +19,7 @@ def fit(
     steps: int,
     batch: int,
     title: str,
-    parts: Sequence[train.Part],
+    watched: Sequence[train.Watched],
     forms: train.Forms = train.AS_IT_IS,
 ) -> State:
     """Runs a stage's training steps as the run's settings say; see `train.fit`."""
@@ -34,7 +34,7 @@ def fit(
             folder=stage.folder / "checkpoint",
             save_every=config.run.save_every,
             title=title,
-            parts=parts,
+            watched=watched,
             metrics=metrics,
             log_every=config.run.log_every,
             threads=config.data.threads,

@@ -88,7 +88,7 @@ def _train_network(setting, stage, model, fresh, purpose, title) -> PyTree:
     step = segment.train_step(model, optimizer, setting.key(purpose))
     state = segment.fresh_state(fresh, optimizer)
     rate = segment.polynomial(how.lr, how.steps, how.power)
-    whole = train.Part("the network", "loss", rate, "train.lr", lambda state: state)
+    whole = train.Watched("the network", "loss", rate, "train.lr", lambda state: state)
     return fit(setting, stage, step, state, how.steps, how.batch, title, [whole]).variables()
 
 
