@@ -78,6 +78,7 @@ class Train:
     weight_decay: float = 5e-4  # of kernels; not of norms and biases
     crop: tuple[int, int] = (512, 1024)  # height, width
     scale: tuple[float, float] = (0.5, 2.0)  # random scale, smallest and largest
+    compute: str = "float32"  # or "bfloat16", for accelerators; parameters stay float32
 
     def check(self) -> None:
         """Raises InputError for the first value that cannot be used."""
@@ -147,6 +148,7 @@ class Supernet:
     weight_decay: float = 1e-4
     sampling: str = "fair"  # or "uniform"; a fair step trains every op once
     parts: int = 1  # of a batch, each normed by itself: so many devices can share a block
+    compute: str = "float32"  # or "bfloat16", for accelerators; parameters stay float32
 
     def check(self) -> None:
         """Raises InputError for the first value that cannot be used."""
@@ -226,6 +228,7 @@ class Run:
 
     save_every: int = 500  # training steps between checkpoints
     log_every: int = 50  # training steps between lines of metrics
+    per_dispatch: int = 1  # training steps in one program; spares accelerators waiting
     eval_batch: int = 1  # pictures at once when a network is measured
 
     def check(self) -> None:
@@ -302,3 +305,4 @@ def _check_sgd(name: str, section: Train | Supernet) -> None:
     checks.within(f"{name}.momentum", section.momentum, 0.0, 0.999)
     checks.above_zero(f"{name}.power", section.power)
     checks.at_least(f"{name}.weight_decay", section.weight_decay, 0.0)
+    checks.one_of(f"{name}.compute", section.compute, ("float32", "bfloat16"))

@@ -8,7 +8,6 @@ References:
   https://arxiv.org/abs/1911.13053.
 """
 
-import functools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -128,6 +127,8 @@ class Recipe(NamedTuple):
       key: What all sampling is drawn from.
       parts: Of a batch, each with norm statistics of its own; their gradients are averaged,
         so that as many devices can share a batch and still compute the same.
+      compute: Type that the blocks compute in; the teacher, parameters, norms' statistics
+        and losses stay float32.
     """
 
     features: Callable[[PyTree, Any], tuple[Array, ...]]
@@ -136,6 +137,7 @@ class Recipe(NamedTuple):
     sampling: Sampling
     key: Key[Array, ""]
     parts: int = 1
+    compute: str = "float32"
 
 
 def block_gradients(
@@ -165,6 +167,7 @@ def block_gradients(
     def of_part(part):
         x, target = part
         variance = metrics.channel_variance(target)
+        x = x.astype(recipe.compute)
         return recipe.sampling.gradients(params, block, ops, x, target, variance, key)
 
     if parts == 1:
@@ -195,12 +198,10 @@ def metric(i: int) -> str:
     return f"nsr_block{i + 1}"
 
 
-def train_step(recipe: Recipe, teacher: PyTree) -> Callable:
-    """The step that trains every block of the supernet; see `train.fit`.
+def train_step(recipe: Recipe) -> Callable:
+    """The step that trains every block of the supernet, as `train.several` takes it.
 
-    Args:
-      recipe: How they are trained.
-      teacher: The teacher's variables.
+    It is handed the teacher's variables ahead of the state.
     """
 
     @jax.jit
@@ -215,7 +216,7 @@ def train_step(recipe: Recipe, teacher: PyTree) -> Callable:
             values[metric(i)] = nsr
         return tuple(new_state), values
 
-    return functools.partial(step, teacher)
+    return step
 
 
 def _only_sampled(new, old, ops, path):

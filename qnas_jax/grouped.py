@@ -58,7 +58,7 @@ class Grouped(NamedTuple):
     """The step, and the two forms of its state.
 
     Attributes:
-      step: For `train.fit`; its state is [local devices, longest group].
+      step: Several steps, for `train.fit`; its state is [local devices, longest group].
       spread: That state from the states of all blocks.
       gathered: The states of all blocks from it.
     """
@@ -97,30 +97,35 @@ def train_step(
     places = np.arange(len(devices)).reshape(processes, -1, groups.replicas)
     same = places.swapaxes(0, 1).reshape(len(numbers), -1).tolist()
 
-    def device_step(teacher, flat, images, number):
+    def device_steps(teacher, flat, images, numbers):
         group = lax.axis_index(AXIS) % here // groups.replicas
-        nsr, gradients = lax.switch(group, gradients_of, teacher, flat, images, number)
-        gradients = lax.psum(gradients, AXIS, axis_index_groups=same) / sharers
-        flat = lax.switch(group, updated, flat, gradients, number)
-        return flat, lax.psum(nsr, AXIS) / sharers
+
+        def one(flat, given):
+            images, number = given
+            nsr, gradients = lax.switch(group, gradients_of, teacher, flat, images, number)
+            gradients = lax.psum(gradients, AXIS, axis_index_groups=same) / sharers
+            flat = lax.switch(group, updated, flat, gradients, number)
+            return flat, lax.psum(nsr, AXIS) / sharers
+
+        return lax.scan(one, flat, (images, numbers))
 
     mapped: Any = jax.pmap(
-        device_step, AXIS, in_axes=(0, 0, 0, None), devices=devices, donate_argnums=1
+        device_steps, AXIS, in_axes=(0, 0, 0, None), devices=devices, donate_argnums=1
     )
     # The teacher is laid out once, not at every step.
     copy: Any = jax.pmap(lambda _, teacher: teacher, in_axes=(0, None), devices=devices)
     teacher = copy(np.zeros(here), teacher)
     names = [distill.metric(i) for i in range(blocks)]
-    by_block = jax.jit(lambda nsr: dict(zip(names, nsr[0], strict=True)))
+    by_block = jax.jit(lambda nsr: dict(zip(names, nsr[0].T, strict=True)))
 
-    def step(flat, images, labels, number):
+    def steps(flat, images, labels, numbers):
         del labels  # the teacher's features are the target
-        shares = images.reshape(groups.replicas, -1, *images.shape[1:])
-        shares = np.tile(shares, (len(groups.members), *[1] * (shares.ndim - 1)))
-        flat, nsr = mapped(teacher, flat, shares, number)
+        shares = images.reshape(len(images), groups.replicas, -1, *images.shape[2:])
+        shares = np.concatenate([shares.swapaxes(0, 1)] * len(groups.members))
+        flat, nsr = mapped(teacher, flat, shares, numbers)
         return flat, by_block(nsr.addressable_data(0))
 
-    return Grouped(step, work.spread, work.gathered)
+    return Grouped(steps, work.spread, work.gathered)
 
 
 class _Work:

@@ -78,20 +78,31 @@ def features(model: DeepLabV3) -> Callable[[PyTree, Any], tuple[Array, ...]]:
 
 
 def train_step(
-    model: DeepLabV3, optimizer: optax.GradientTransformation, key: Key[Array, ""]
+    model: DeepLabV3,
+    optimizer: optax.GradientTransformation,
+    key: Key[Array, ""],
+    compute: str = "float32",
 ) -> Callable:
-    """The step that trains a network on labelled pictures; see `train.fit`."""
+    """The step that trains a network on labelled pictures, as `train.several` takes it.
+
+    Args:
+      model: The network.
+      optimizer: Of its parameters.
+      key: What dropout is drawn from.
+      compute: Type that the network computes in; parameters, norms' statistics and the loss
+        stay float32.
+    """
 
     def loss_of(params, batch_stats, images, labels, dropout):
         output: Any = model.apply(
             {"params": params, "batch_stats": batch_stats},
-            pixels(images),
+            pixels(images).astype(compute),
             train=True,
             mutable=["batch_stats"],
             rngs={"dropout": dropout},
         )
         logits, updates = output
-        logits = resize_logits(logits, *labels.shape[1:])
+        logits = resize_logits(logits.astype(jnp.float32), *labels.shape[1:])
         return cross_entropy(logits, labels), updates["batch_stats"]
 
     @jax.jit

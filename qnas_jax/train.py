@@ -1,15 +1,22 @@
-"""The one training loop. What is trained is a step function that is given to it."""
+"""The one training loop. What is trained is a step function that is given to it.
+
+A step takes (state, images, labels, its number) and gives the new state and
+{name of a metric: value}. The loop dispatches several steps at once, as `several` and
+`grouped.train_step` make them: with a leading axis on all but the state.
+"""
 
 import contextlib
+import functools
 import logging
 import math
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from qnas_jax import checkpoint, parallel, preempt
 from qnas_jax.data.batching import Batch, Timed, prefetch
@@ -18,12 +25,13 @@ from qnas_jax.runlog import Metrics, Progress, duration
 logger = logging.getLogger(__name__)
 
 State = TypeVar("State")
-# (state, images, labels, step) -> new state, {name of a metric: value}
-StepFunction = Callable[[State, Any, Any, jax.Array], tuple[State, dict[str, jax.Array]]]
+# (state, images[k], labels[k], numbers[k]) -> new state, {name of a metric: values[k]}
+Steps = Callable[[State, Any, Any, jax.Array], tuple[State, dict[str, jax.Array]]]
 
 # How a state is laid out for the steps, from the form in which it is saved; and the reverse.
+# The first makes a copy: steps work in the memory of the state that they are given.
 Forms = Sequence[Callable[[Any], Any]]
-AS_IT_IS: Forms = (lambda state: state, lambda state: state)
+AS_IT_IS: Forms = (lambda state: jax.tree.map(jnp.copy, state), lambda state: state)
 
 
 class Diverged(RuntimeError):
@@ -48,8 +56,27 @@ class Watched(NamedTuple):
     of: Callable[[Any], Any]
 
 
+def several(step: Callable, *constants: Any) -> Steps:
+    """Several steps as one program, which works in the memory of the state it is given.
+
+    Args:
+      step: A step that takes `constants` ahead of all else.
+      constants: What all steps read. Handed to the program: were they captured, all their
+        numbers would be compiled into it.
+    """
+
+    @functools.partial(jax.jit, donate_argnums=1)
+    def steps(constants, state, images, labels, numbers):
+        def one(state, given):
+            return step(*constants, state, *given)
+
+        return lax.scan(one, state, (images, labels, numbers))
+
+    return functools.partial(steps, constants)
+
+
 def fit(
-    step_function: StepFunction,
+    steps_function: Steps,
     state: State,
     make_batch: Callable[[int], Batch],
     *,
@@ -60,14 +87,15 @@ def fit(
     watched: Sequence[Watched],
     metrics: Metrics,
     log_every: int,
+    per_dispatch: int = 1,
     threads: int = 2,
     forms: Forms = AS_IT_IS,
 ) -> State:
     """Runs steps until `steps` are done, resuming from the folder's latest checkpoint.
 
     Args:
-      step_function: One training step; it is handed the step's number, from which all of
-        its randomness must come.
+      steps_function: Some training steps; it is handed their numbers, from which all of
+        their randomness must come.
       state: The state to begin with where nothing is saved.
       make_batch: The batch of a step.
       steps: Number of steps in all.
@@ -77,6 +105,7 @@ def fit(
       watched: What may diverge: together, the whole state.
       metrics: Records the metrics.
       log_every: Steps between two lines of metrics.
+      per_dispatch: Steps that are dispatched at once.
       threads: Threads that make batches.
       forms: The step's form of a state from the saved one, and the reverse.
 
@@ -86,7 +115,7 @@ def fit(
     Raises:
       Diverged: A loss, or a state that was to be saved, is not finite; the last checkpoint
         is kept.
-      Stopped: SIGTERM came; the step that it came in is done and saved.
+      Stopped: SIGTERM came; the steps that it came in are done and saved.
     """
     alone = jax.process_count() == 1  # else JAX takes SIGTERM, and all processes agree on a step
     with (
@@ -100,36 +129,61 @@ def fit(
             logger.info("%s: resumed at step %d of %d", title, first, steps)
         guard = _Guard(manager, title, watched, first)
         progress = Progress(title, steps, first)
-        batches = Timed(prefetch(make_batch, first, steps, threads))
-        done, found = first, {}
-        while done < steps and not (asked() or parallel.stop_is_agreed(done)):
-            before = found
-            state, found = step_function(state, *next(batches), jnp.int32(done))
-            # Waits for the step before, while this one is computed: steps that were queued
+        spans = list(_spans(first, steps, per_dispatch, save_every))
+        making = prefetch(lambda i: _stacked(make_batch, spans[i]), 0, len(spans), threads)
+        batches = Timed(making)
+        done, found = range(first, first), {}
+        for span in spans:
+            if asked() or parallel.stop_is_agreed(done.stop):
+                break
+            before = done, found
+            state, found = steps_function(state, *next(batches), jnp.array(span, jnp.int32))
+            # Waits for the steps before, while these are computed: steps that were queued
             # further ahead would have to be finished before a stop.
-            guard.check(done, before)
-            done += 1
-            if done % log_every == 0 or done % save_every == 0 or done == steps:
-                _tell(done, guard.check(done, found), metrics, progress)
-            if done % save_every == 0 or done == steps:
-                saved = guard.save(done, gathered(state))
-        if done > guard.saved:
+            guard.check(*before)
+            done = span
+            told = [n + 1 for n in done if (n + 1) % log_every == 0]
+            if told or done.stop % save_every == 0 or done.stop == steps:
+                _tell({*told, done.stop}, guard.check(done, found), metrics, progress)
+            if done.stop % save_every == 0 or done.stop == steps:
+                saved = guard.save(done.stop, gathered(state))
+        if done.stop > guard.saved:
             guard.check(done, found)
-            saved = guard.save(done, gathered(state))
+            saved = guard.save(done.stop, gathered(state))
         manager.wait_until_finished()
-        if done < steps or asked():
-            raise preempt.Stopped(f"stopped by SIGTERM at step {done} of {title}")
-        if done > first:
+        if done.stop < steps or asked():
+            raise preempt.Stopped(f"stopped by SIGTERM at step {done.stop} of {title}")
+        if done.stop > first:
             took, waited = duration(batches.elapsed()), 100 * batches.share()
-            told = "%s: %d steps in %s, %.1f %% of it waiting for pictures"
-            logger.info(told, title, done - first, took, waited)
+            line = "%s: %d steps in %s, %.1f %% of it waiting for pictures"
+            logger.info(line, title, done.stop - first, took, waited)
         return saved
 
 
-def _tell(done, values, metrics, progress) -> None:
-    metrics.write(done, values)
-    texts = [f"{name} {value:.4g}" for name, value in values.items()]
-    progress.show(done, ", ".join(texts[:3]))
+def _spans(first: int, steps: int, per_dispatch: int, save_every: int) -> Iterator[range]:
+    """The steps from `first` on, cut where they are dispatched.
+
+    The cuts do not depend on `first`, so that a resumed run runs the programs that an
+    uninterrupted one does: of other lengths they would be rounded differently.
+    """
+    while first < steps:
+        stop = min(*((first // every + 1) * every for every in (per_dispatch, save_every)), steps)
+        yield range(first, stop)
+        first = stop
+
+
+def _stacked(make_batch: Callable[[int], Batch], span: range) -> Batch:
+    """The batches of some steps."""
+    batches = [make_batch(number) for number in span]
+    return Batch(*(np.stack(arrays) for arrays in zip(*batches, strict=True)))
+
+
+def _tell(told, values, metrics, progress) -> None:
+    """Records the metrics after the steps `told`; `values` are by step."""
+    for done in sorted(told):
+        metrics.write(done, values[done])
+    texts = [f"{name} {value:.4g}" for name, value in values[max(told)].items()]
+    progress.show(max(told), ", ".join(texts[:3]))
 
 
 class _Guard:
@@ -143,13 +197,17 @@ class _Guard:
         self._manager, self._title, self._watched = manager, title, watched
         self.saved = saved
 
-    def check(self, done: int, found: dict[str, jax.Array]) -> dict[str, float]:
-        """The metrics of the step that was the `done`th; none before the first."""
-        values = {name: float(value) for name, value in found.items()}
-        for part in self._watched if values else ():
-            if not math.isfinite(values[part.loss]):
-                self._give_up(part, f"loss {values[part.loss]}", done)
-        return values
+    def check(self, span: range, found: dict[str, jax.Array]) -> dict[int, dict[str, float]]:
+        """The metrics of the steps of a span, by how many steps were done behind each."""
+        by_name = {name: np.asarray(values) for name, values in found.items()}
+        by_step = {}
+        for place, number in enumerate(span):
+            values = {name: float(of_span[place]) for name, of_span in by_name.items()}
+            for part in self._watched:
+                if not math.isfinite(values[part.loss]):
+                    self._give_up(part, f"loss {values[part.loss]}", number + 1)
+            by_step[number + 1] = values
+        return by_step
 
     def save(self, done: int, state: State) -> State:
         """Saves the state after `done` steps, on the first process; gives it back.

@@ -47,6 +47,7 @@ BAD = [
     ("train.scale", (0.5, 1.0, 2.0), "must be 2 numbers"),
     ("train.scale", (2.0, 0.5), "smallest, then largest, above 0"),
     ("train.scale", (0.0, 2.0), "smallest, then largest, above 0"),
+    ("train.compute", "float16", "must be 'float32' or 'bfloat16'"),
     ("space.kernels", (), "odd, from 3"),
     ("space.kernels", (3, 4), "odd, from 3"),
     ("space.kernels", (1, 3), "odd, from 3"),
@@ -69,6 +70,7 @@ BAD = [
     ("supernet.weight_decay", math.nan, "must be finite numbers"),
     ("supernet.parts", 0, "must be at least 1"),
     ("supernet.parts", 3, "must divide supernet.batch=4"),
+    ("supernet.compute", "int8", "must be 'float32' or 'bfloat16'"),
     ("supernet.sampling", "all", "must be 'fair' or 'uniform'"),
     ("lut.calibration_images", 0, "must be at least 1"),
     ("lut.calibration_images", 17, "there are 16 training pictures"),
@@ -88,6 +90,7 @@ BAD = [
     ("retrain.init", "zeros", "must be 'supernet' or 'scratch'"),
     ("run.save_every", 0, "must be at least 1"),
     ("run.log_every", 0, "must be at least 1"),
+    ("run.per_dispatch", 0, "must be at least 1"),
     ("run.eval_batch", 0, "must be at least 1"),
 ]
 FREE = {"data.root", "teacher.checkpoint"}  # any text; whether it exists is seen when it is read

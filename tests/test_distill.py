@@ -39,8 +39,8 @@ def _step(sampling, weight_decay):
         distill.SAMPLING[sampling],
         KEY,
     )
-    step = distill.train_step(recipe, {})
-    return lambda state, maps, number: step(state, maps, None, jnp.int32(number))
+    step = distill.train_step(recipe)
+    return lambda state, maps, number: step({}, state, maps, None, jnp.int32(number))
 
 
 @pytest.fixture(scope="module")
@@ -187,7 +187,7 @@ def test_what_each_block_is_given_and_its_key():
             distill.Sampling(gradients, None),
             jax.random.key(key),
         )
-        step = distill.train_step(recipe, jnp.float32(2.0))
+        step = functools.partial(distill.train_step(recipe), jnp.float32(2.0))
         for number in (0, 1, 0):
             new, values = step(state, maps, None, jnp.int32(number))
             draws.append([float(values[f"nsr_block{i}"][3]) for i in (1, 2)])
@@ -201,6 +201,33 @@ def test_what_each_block_is_given_and_its_key():
     assert draws[0] == draws[2] and draws[3] == draws[5]
     # Two steps of two blocks with two keys: eight draws, all different.
     assert len(set(np.ravel(draws))) == 8
+
+
+def test_bfloat16_changes_the_arithmetic_and_nothing_else(state):
+    steps = {}
+    for compute in ("float32", "bfloat16"):
+        recipe = distill.Recipe(
+            lambda teacher, images: images,
+            SPACE,
+            _optimizers(0.0),
+            distill.SAMPLING["fair"],
+            KEY,
+            compute=compute,
+        )
+        steps[compute] = distill.train_step(recipe)({}, state, _maps(), None, jnp.int32(0))
+    (exact, nsr), (rounded, near) = steps["float32"], steps["bfloat16"]
+    for i in (0, 1):
+        name = f"nsr_block{i + 1}"
+        assert nsr[name].dtype == near[name].dtype == jnp.float32
+        assert 0 < abs(float(near[name] / nsr[name]) - 1) < 0.01  # it has 8 bits
+        flat = [
+            jnp.concatenate([g.ravel() for g in jax.tree.leaves(new[i].optimizer)[:-1]])
+            for new in (exact, rounded)
+        ]
+        cosine = jnp.vdot(*flat) / jnp.linalg.norm(flat[0]) / jnp.linalg.norm(flat[1])
+        assert cosine > 0.99
+    kinds = [jax.tree.map(lambda leaf: leaf.dtype, new) for new in (exact, rounded)]
+    assert kinds[0] == kinds[1]
 
 
 @pytest.fixture(scope="module")

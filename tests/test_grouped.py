@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from qnas_jax import distill, grouped, parallel, segment, space
+from qnas_jax import distill, grouped, parallel, segment, space, train
 
 OPS = (space.Op(3, 2), space.Op(5, 2))
 BLOCKS = (
@@ -39,21 +39,23 @@ def recipe(sampling):
     return distill.Recipe(features, SEARCHED, optimizers, distill.SAMPLING[sampling], key, parts=4)
 
 
-def trained(step, state):
+def trained(steps, state, per_dispatch):
     """The NSRs of some steps and the state behind them."""
+    images = np.random.default_rng(0).normal(size=(STEPS, 8, 6, 8, 4)).astype(np.float32)
     found = []
-    for number in range(STEPS):
-        images = np.random.default_rng(number).normal(size=(8, 6, 8, 4)).astype(np.float32)
-        state, values = step(state, images, None, jnp.int32(number))
-        found.append([float(values[distill.metric(i)]) for i in range(len(BLOCKS))])
-    return np.array(found), state
+    for first in range(0, STEPS, per_dispatch):
+        span = slice(first, first + per_dispatch)
+        state, values = steps(state, images[span], None, jnp.arange(STEPS)[span])
+        found.append(np.stack([values[distill.metric(i)] for i in range(len(BLOCKS))], 1))
+    return np.concatenate(found), state
 
 
 def compare(sampling, counts):
     """How far groups on so many devices are from one device: of NSR and of weights."""
     how, teacher = recipe(sampling), jnp.float32(1.1)
     fresh = distill.fresh_state(SEARCHED, how.optimizers, jax.random.key(0))
-    nsr, state = trained(distill.train_step(how, teacher), fresh)
+    steps = train.several(distill.train_step(how), teacher)
+    nsr, state = trained(steps, jax.tree.map(jnp.copy, fresh), 1)
     return {devices: _distance(how, teacher, fresh, devices, nsr, state) for devices in counts}
 
 
@@ -61,7 +63,7 @@ def _distance(how, teacher, fresh, devices, nsr, state):
     groups = parallel.lay_out(lambda group: sum(COSTS[i] for i in group), 3, devices, how.parts)
     used = jax.devices()[: len(groups.members) * groups.replicas]
     together = grouped.train_step(how, teacher, fresh, groups, used)
-    found, flat = trained(together.step, together.spread(fresh))
+    found, flat = trained(together.step, together.spread(fresh), STEPS)
     again = together.gathered(flat)
     assert jax.tree.structure(again) == jax.tree.structure(state)
     pairs = list(zip(jax.tree.leaves(again), jax.tree.leaves(state), strict=True))

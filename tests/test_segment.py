@@ -179,6 +179,24 @@ def trained(network):
     return step, segment.fresh_state(variables, optimizer), optimizer
 
 
+def test_a_step_in_bfloat16_is_near_the_exact_one(network, trained):
+    model, _, images, labels = network
+    step, state, optimizer = trained
+    near = segment.train_step(model, optimizer, jax.random.key(1), "bfloat16")
+    (exact, loss), (rounded, other) = (
+        one(state, images, labels, jnp.int32(3)) for one in (step, near)
+    )
+    assert 0 < abs(float(other["loss"] / loss["loss"]) - 1) < 0.01
+    kinds = [jax.tree.map(lambda leaf: leaf.dtype, new) for new in (exact, rounded)]
+    assert kinds[0] == kinds[1]
+    before, *after = (
+        jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(new.params)])
+        for new in (state, exact, rounded)
+    )
+    one, other = (new - before for new in after)
+    assert jnp.vdot(one, other) > 0.98 * jnp.linalg.norm(one) * jnp.linalg.norm(other)
+
+
 def test_a_training_step_is_its_parts_by_hand(network, trained):
     model, _, images, labels = network
     step, state, optimizer = trained

@@ -38,10 +38,24 @@ FRESH = {"weights": jnp.ones(3), "velocity": jnp.zeros(3)}
 WHOLE = (train.Watched("the toy", "loss", lambda step: 0.1 / (step + 1), "toy.lr", lambda s: s),)
 
 
+def _one_by_one(step):
+    """Steps for `train.fit` that Python runs one after another, not compiled as one."""
+
+    def steps(state, images, labels, numbers):
+        found = []
+        for given in zip(images, labels, numbers, strict=True):
+            state, values = step(state, *given)
+            found.append(values)
+        return state, {name: jnp.stack([values[name] for values in found]) for name in found[0]}
+
+    return steps
+
+
 def _fit(folder, steps, step=_step, batch=_batch, **changes):
     folder.mkdir(parents=True, exist_ok=True)
     with Metrics(folder, "toy") as metrics:
         given = {
+            "steps_function": _one_by_one(step),
             "state": FRESH,
             "steps": steps,
             "folder": folder / "checkpoint",
@@ -51,7 +65,7 @@ def _fit(folder, steps, step=_step, batch=_batch, **changes):
             "metrics": metrics,
             "log_every": 1,
         }
-        return train.fit(step, make_batch=batch, **{**given, **changes})
+        return train.fit(make_batch=batch, **{**given, **changes})
 
 
 def _logged(folder):
@@ -176,7 +190,7 @@ def test_a_supernet_with_an_absurd_learning_rate_says_which_block_diverged(tmp_p
         distill.SAMPLING["fair"],
         jax.random.key(0),
     )
-    step = distill.train_step(recipe, maps)
+    steps = train.several(distill.train_step(recipe), maps)
     state = distill.fresh_state(searched, optimizers, jax.random.key(1))
     watched = [
         train.Watched(
@@ -185,7 +199,7 @@ def test_a_supernet_with_an_absurd_learning_rate_says_which_block_diverged(tmp_p
         for i in (0, 1)
     ]
     with pytest.raises(train.Diverged) as error:
-        _fit(tmp_path, 50, step=step, state=state, watched=watched, title="supernet")
+        _fit(tmp_path, 50, steps_function=steps, state=state, watched=watched, title="supernet")
     found = re.fullmatch(
         r"supernet: block 2 has (?:loss (?:nan|inf)|a state that is not finite) at step (\d+) with "
         r"learning rate (\S+); (.*); lower supernet\.lr",
@@ -222,6 +236,55 @@ def test_sigterm_saves_the_step_that_is_done_and_the_rest_follows_equally(tmp_pa
     assert _saved(tmp_path / "watched")[0] == at + 1
     assert _same(_fit(tmp_path / "watched", 7, log_every=3), whole)
     assert _logged(tmp_path / "watched") == _logged(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("steps", [7, 12])
+def test_steps_dispatched_together_are_the_same_steps(tmp_path, steps):
+    """Saves every 4 steps cut the threes: 3, 4, 6, 8, 9, 12."""
+    alone = _fit(tmp_path / "alone", steps)
+    state = jax.tree.map(jnp.copy, FRESH)
+    together = {"steps_function": train.several(_step), "per_dispatch": 3, "save_every": 4}
+    found = _fit(tmp_path / "together", steps, state=state, **together)
+    for name in FRESH:
+        np.testing.assert_allclose(found[name], alone[name], rtol=1e-6)
+        np.testing.assert_array_equal(state[name], FRESH[name])  # not worked in
+    one, other = _logged(tmp_path / "alone"), _logged(tmp_path / "together")
+    assert list(other) == list(one) == list(range(1, steps + 1))
+    np.testing.assert_allclose(list(other.values()), list(one.values()), rtol=1e-6)
+
+
+def test_sigterm_amid_steps_dispatched_together_lets_them_end(tmp_path):
+    stopped = []
+    compiled = train.several(_step)
+
+    def stopping(state, images, labels, numbers):
+        if 4 in numbers and not stopped:
+            stopped.append(os.kill(os.getpid(), signal.SIGTERM))
+        return compiled(state, images, labels, numbers)
+
+    how = {"per_dispatch": 3, "save_every": 4, "log_every": 5}
+    whole = _fit(tmp_path / "whole", 11, steps_function=compiled, **how)
+    with pytest.raises(preempt.Stopped, match="at step 6 of toy"):
+        _fit(tmp_path / "watched", 11, steps_function=stopping, **how)
+    assert _saved(tmp_path / "watched")[0] == 6
+    assert _same(_fit(tmp_path / "watched", 11, steps_function=stopping, **how), whole)
+    assert _logged(tmp_path / "watched").items() >= _logged(tmp_path / "whole").items()
+
+
+def test_the_step_that_diverged_is_told_also_amid_others(tmp_path):
+    def diverging(state, images, labels, number):
+        state, values = _step(state, images, labels, number)
+        return state, {"loss": jnp.where(number == 4, jnp.nan, values["loss"])}
+
+    with pytest.raises(train.Diverged, match=r"loss nan at step 5 .* state of step 4 is kept"):
+        _fit(tmp_path, 9, steps_function=train.several(diverging), per_dispatch=4, save_every=4)
+
+
+def test_several_steps_work_in_the_memory_of_their_state():
+    batches = [jnp.stack(arrays) for arrays in zip(*map(_batch, range(2)), strict=True)]
+    state = jax.tree.map(jnp.copy, FRESH)
+    train.several(_step)(state, *batches, jnp.arange(2))
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state))
 
 
 def test_sigterm_in_every_step_and_twice_comes_to_the_same_end(tmp_path):

@@ -12,6 +12,7 @@ pictures when the clock is read. (Torch is on the CPU, so an accelerator has no 
 
 import argparse
 import dataclasses
+import functools
 import time
 from typing import Any
 
@@ -198,7 +199,7 @@ class _Case:
         sampling = distill.SAMPLING[self.sampling]
         # The teacher is left out.
         recipe = distill.Recipe(lambda _, maps: maps, searched, optimizers, sampling, self.key)
-        self.step = distill.train_step(recipe, None)
+        self.step = functools.partial(distill.train_step(recipe), None)
 
     def measure(self, peak: float, with_torch: bool = False) -> dict[str, Any]:
         """Seconds of a step, and torch's of the same paths, timed in turns."""

@@ -10,6 +10,8 @@ What `apply(variables, images)` computes is decided by the collections it is giv
 - with `batch_stats` mutable, not training: the norms' statistics are replaced by the
   batch's own.
 
+The input's type is what is computed in; parameters and the norms' statistics are float32.
+
 Batch norm is never folded here: weights quantized per output channel keep their codes
 under folding (see `quant/affine.py`), so both orders give the same values.
 """
@@ -139,6 +141,7 @@ class ConvBnAct(nn.Module):
         if _is_quantized(self, "w_bits"):
             w_bits = self.variable("quant", "w_bits", _bits)
             w = affine.fake_quant_weight(w, w_bits.value)
+        w = w.astype(x.dtype)
         if self.depthwise:
             u = kernels.depthwise(x, w[:, :, 0], self.stride, self.dilation)
         elif self.kernel == 1 and self.stride == 1:
@@ -149,5 +152,5 @@ class ConvBnAct(nn.Module):
             y = Norm(self.bounds, name="norm")(u, train)
         else:
             bias = self.param("bias", nn.initializers.zeros, (self.features,))
-            y = jnp.clip(u + bias, *self.bounds)
+            y = jnp.clip(u + bias.astype(u.dtype), *self.bounds)
         return Grid(name="out")(y) if self.grid else y

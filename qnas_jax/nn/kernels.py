@@ -8,6 +8,7 @@ What is jitted here is traced once for each shape, however often a network calls
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -64,8 +65,9 @@ def depthwise(
     x: Float[Array, "n h w c"], w: Float[Array, "k k c"], stride: int, dilation: int
 ) -> Float[Array, "n h2 w2 c"]:
     """A depthwise convolution: one kernel per channel."""
-    if _on_cpu():
-        return _depthwise_taps(x, w, stride, dilation)
+    if _on_cpu():  # sums in float32, also of bfloat16
+        y: Any = _depthwise_taps(x.astype(jnp.float32), w.astype(jnp.float32), stride, dilation)
+        return y.astype(x.dtype)
     return _lax_conv(x, w[:, :, None, :], stride, dilation, groups=x.shape[-1])
 
 
@@ -203,10 +205,10 @@ def pixel_moments(
     not drown the variance.
     """
     pixels = x.size // x.shape[-1]
-    pivot = x[0, 0, 0]
+    pivot = x[0, 0, 0].astype(jnp.float32)
 
     def powers(x):
-        distance = x - pivot
+        distance = x.astype(jnp.float32) - pivot
         return distance, distance * distance
 
     first, second = (total / pixels for total in _pixel_sums(powers, x))
@@ -247,8 +249,8 @@ def _norm_act_fwd(u, scale, bias, bounds):
     mean, var = pixel_moments(u)
     rate = lax.rsqrt(var + NORM_EPSILON)
     factor = scale * rate
-    y = jnp.clip(u * factor + (bias - mean * factor), *bounds)
-    return (y, mean, var), (u, scale, bias, mean, rate)
+    y = jnp.clip(u.astype(jnp.float32) * factor + (bias - mean * factor), *bounds)
+    return (y.astype(u.dtype), mean, var), (u, scale, bias, mean, rate)
 
 
 def _norm_act_bwd(bounds, saved, gradients):
@@ -257,8 +259,8 @@ def _norm_act_bwd(bounds, saved, gradients):
     offset = bias - mean * factor
 
     def inside(g, u):
-        y = u * factor + offset
-        return jnp.where((y > bounds[0]) & (y < bounds[1]), g, 0.0)
+        y = u.astype(jnp.float32) * factor + offset
+        return jnp.where((y > bounds[0]) & (y < bounds[1]), g.astype(jnp.float32), 0.0)
 
     def products(g, u):
         g = inside(g, u)
@@ -271,7 +273,7 @@ def _norm_act_bwd(bounds, saved, gradients):
     slope = factor * rate * g_scale / pixels
     constant = slope * mean - factor * g_bias / pixels
     g_u = factor * inside(gradients[0], u) - slope * u + constant
-    return g_u, g_scale, g_bias
+    return g_u.astype(u.dtype), g_scale, g_bias
 
 
 _norm_act.defvjp(_norm_act_fwd, _norm_act_bwd)

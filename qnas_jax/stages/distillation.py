@@ -47,11 +47,12 @@ def train_supernet(
         distill.SAMPLING[how.sampling],
         setting.key(Purpose.SUPERNET_TRAIN),
         how.parts,
+        how.compute,
     )
     key = setting.key(Purpose.SUPERNET_INIT)
     state = distill.fresh_state(setting.searched, recipe.optimizers, key)
     if jax.device_count() == 1 or stage.done:
-        step, forms = distill.train_step(recipe, variables), train.AS_IT_IS
+        step, forms = train.several(distill.train_step(recipe), variables), train.AS_IT_IS
     else:
         together = _on_all_devices(setting, recipe, variables, state)
         step, forms = together.step, (together.spread, together.gathered)

@@ -14,7 +14,7 @@ State = TypeVar("State")
 def fit(
     setting: Setting,
     stage: Stage,
-    step: train.StepFunction,
+    steps_function: train.Steps,
     state: State,
     steps: int,
     batch: int,
@@ -27,7 +27,7 @@ def fit(
     name = stage.folder.relative_to(setting.workdir).as_posix()
     with Metrics(setting.workdir, name, parallel.is_first()) as metrics:
         return train.fit(
-            step,
+            steps_function,
             state,
             lambda number: setting.training_batch(number, batch),
             steps=steps,
@@ -37,6 +37,7 @@ def fit(
             watched=watched,
             metrics=metrics,
             log_every=config.run.log_every,
+            per_dispatch=config.run.per_dispatch,
             threads=config.data.threads,
             forms=forms,
         )

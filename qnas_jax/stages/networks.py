@@ -85,11 +85,12 @@ def _train_network(setting, stage, model, fresh, purpose, title) -> PyTree:
     """Trains a network as `config.train` says; returns its variables."""
     how = setting.config.train
     optimizer = _optimizer(setting.config)
-    step = segment.train_step(model, optimizer, setting.key(purpose))
+    step = segment.train_step(model, optimizer, setting.key(purpose), how.compute)
     state = segment.fresh_state(fresh, optimizer)
     rate = segment.polynomial(how.lr, how.steps, how.power)
     whole = train.Watched("the network", "loss", rate, "train.lr", lambda state: state)
-    return fit(setting, stage, step, state, how.steps, how.batch, title, [whole]).variables()
+    steps = train.several(step)
+    return fit(setting, stage, steps, state, how.steps, how.batch, title, [whole]).variables()
 
 
 def _optimizer(config: Config):
