@@ -7,6 +7,7 @@ gradients; between groups nothing passes but the NSR of each block.
 """
 
 import functools
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -18,15 +19,47 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PyTree
 
 from qnas_jax import distill, space
+from qnas_jax.nn import kernels
 from qnas_jax.parallel import Device, Groups
 
 AXIS = "devices"
 BACKWARD = 2  # passes forward that one backward costs
-DEPTHWISE = 6.0  # products that a multiply-accumulate of a depthwise convolution costs
+PROBE_CHANNELS, PROBE_KERNEL, PROBE_REPEATS = 192, 5, 5  # typical of blocks; see `depthwise_cost`
+
+
+def depthwise_cost(height: int, width: int) -> float:
+    """How long a depthwise multiply-accumulate takes over one of a 1x1 convolution, measured.
+
+    Forward and backward on this process's first device, on features of that size; takes
+    a second or two.
+    """
+    x = jnp.ones((1, height, width, PROBE_CHANNELS))
+    dense = jnp.ones((PROBE_CHANNELS, PROBE_CHANNELS))
+    taps = jnp.ones((PROBE_KERNEL, PROBE_KERNEL, PROBE_CHANNELS))
+    filtered = functools.partial(kernels.depthwise, stride=1, dilation=1)
+    seconds = [
+        _gradient_seconds(convolve, x, w) / w.size  # weights: as many products for each pixel
+        for convolve, w in ((filtered, taps), (kernels.pointwise, dense))
+    ]
+    return seconds[0] / seconds[1]
+
+
+def _gradient_seconds(convolve, x, w) -> float:
+    run = jax.jit(jax.grad(lambda x, w: jnp.sum(jnp.square(convolve(x, w))), (0, 1)))
+    jax.block_until_ready(run(x, w))
+    times = []
+    for _ in range(PROBE_REPEATS):
+        begin = time.perf_counter()
+        jax.block_until_ready(run(x, w))
+        times.append(time.perf_counter() - begin)
+    return min(times)
 
 
 def step_cost(
-    searched: space.Space, shape: tuple[int, int], teacher: Sequence[space.Conv]
+    searched: space.Space,
+    shape: tuple[int, int],
+    teacher: Sequence[space.Conv],
+    depthwise: float,
 ) -> Callable[[tuple[int, ...]], float]:
     """What a step of a group of blocks costs on one device, in products of two numbers.
 
@@ -35,10 +68,12 @@ def step_cost(
       shape: Height and width of the features ahead of the first block.
       teacher: The encoder's convolutions, named by their place, `encoder/block1/...`; they
         are run forward as deep as the group's last block.
+      depthwise: Products that a multiply-accumulate of a depthwise convolution costs; see
+        `depthwise_cost`.
     """
 
     def cost(convs):
-        return sum(conv.macs * (DEPTHWISE if conv.groups > 1 else 1) for conv in convs)
+        return sum(conv.macs * (depthwise if conv.groups > 1 else 1) for conv in convs)
 
     def depth(conv):
         part = conv.name.split("/")[1]

@@ -109,10 +109,15 @@ def test_a_group_costs_its_blocks_and_the_teacher_ahead_of_them():
 
     teacher = [conv("encoder/stem"), conv("encoder/block1/layer0/x", 4)]
     teacher += [conv(f"encoder/block{i}/layer0/x") for i in (2, 3)]
-    cost = grouped.step_cost(SEARCHED, (12, 16), teacher)
+    cost = grouped.step_cost(SEARCHED, (12, 16), teacher, depthwise=7.0)
     one = 6 * 8 * 16  # of a convolution of 4 to 4 channels
-    ahead = one + grouped.DEPTHWISE * one / 4
+    ahead = one + 7.0 * one / 4
     # Block 2 reads 6 x 8 pixels behind block 1, whose stride is 2: 6 channels, 12 hidden.
-    macs = sum(48 * (6 * 12 + grouped.DEPTHWISE * op.kernel**2 * 12 + 12 * 6) for op in OPS)
+    macs = sum(48 * (6 * 12 + 7.0 * op.kernel**2 * 12 + 12 * 6) for op in OPS)
     assert cost((1,)) == pytest.approx(3 * macs + ahead + one)
     assert cost((0, 1)) == pytest.approx(cost((0,)) + 3 * macs + one)
+
+
+def test_what_a_depthwise_product_costs_is_measured():
+    """On any machine it takes longer than a dense one, of which each value read serves many."""
+    assert 1.0 < grouped.depthwise_cost(16, 32) < 1000.0

@@ -173,7 +173,7 @@ def _imbalance(searched, shape, found, parts) -> dict[str, float]:
     Groups are laid out as a run lays them out, by a model of their cost; the seconds are the
     measured ones.
     """
-    cost = grouped.step_cost(searched, shape, ())
+    cost = grouped.step_cost(searched, shape, (), grouped.depthwise_cost(*shape))
     result = {}
     for devices in DEVICES:
         groups = parallel.lay_out(cost, len(found), devices, parts)

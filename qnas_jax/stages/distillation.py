@@ -1,5 +1,6 @@
 """The supernet, distilled from the teacher."""
 
+import json
 import logging
 import operator
 from typing import Any
@@ -54,7 +55,7 @@ def train_supernet(
     if jax.device_count() == 1 or stage.done:
         step, forms = train.several(distill.train_step(recipe), variables), train.AS_IT_IS
     else:
-        together = _on_all_devices(setting, recipe, variables, state)
+        together = _on_all_devices(setting, stage, recipe, variables, state)
         step, forms = together.step, (together.spread, together.gathered)
     watched = [
         train.Watched(
@@ -75,7 +76,7 @@ def train_supernet(
     return stage, params
 
 
-def _on_all_devices(setting, recipe, variables, state) -> grouped.Grouped:
+def _on_all_devices(setting, stage, recipe, variables, state) -> grouped.Grouped:
     processes, here = jax.process_count(), jax.local_device_count()
     if here * processes != jax.device_count():
         raise InputError(f"{jax.device_count()} devices of {processes} processes: as many of each")
@@ -87,7 +88,8 @@ def _on_all_devices(setting, recipe, variables, state) -> grouped.Grouped:
     convs = layers.convs(setting.teacher(), (*setting.config.train.crop, 3))
     encoder = [conv for conv in convs if conv.name.startswith("encoder/")]
     first = next(conv for conv in encoder if conv.name.startswith("encoder/block1/"))
-    cost = grouped.step_cost(setting.searched, (first.in_height, first.in_width), encoder)
+    shape = (first.in_height, first.in_width)
+    cost = grouped.step_cost(setting.searched, shape, encoder, _depthwise_cost(stage, shape))
     blocks = len(setting.searched.blocks)
     groups = parallel.lay_out(cost, blocks, here, recipe.parts // processes)
     used = len(groups.members) * groups.replicas
@@ -98,6 +100,17 @@ def _on_all_devices(setting, recipe, variables, state) -> grouped.Grouped:
     )  # fmt: skip
     devices = parallel.first_devices(used)
     return grouped.train_step(recipe, variables, state, groups, devices)
+
+
+def _depthwise_cost(stage: Stage, shape: tuple[int, int]) -> float:
+    """Measured once in a run, by the first process: all must lay out the same groups."""
+    file = stage.folder / "depthwise_cost.json"
+    with parallel.first_goes_first("measured"):
+        if not file.exists():
+            artefact.write_json(file, round(grouped.depthwise_cost(*shape), 2))
+        cost = json.loads(file.read_text())
+    logger.info("supernet: a depthwise product takes %.1f times as long as a dense one", cost)
+    return cost
 
 
 def _validate(setting: Setting, variables: PyTree, params: list[supernet.Params]) -> dict[str, Any]:
