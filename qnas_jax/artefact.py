@@ -88,6 +88,11 @@ def only_one(folder: pathlib.Path) -> Iterator[None]:
         yield
 
 
+def is_begun(folder: pathlib.Path) -> bool:
+    """Whether a folder holds a stage."""
+    return (folder / _MARK).exists()
+
+
 def is_finished(folder: pathlib.Path) -> bool:
     """Whether a folder holds a stage that is finished, whatever it was made from."""
     try:

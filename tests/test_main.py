@@ -104,6 +104,17 @@ def test_a_finished_run_is_not_run_again_and_another_config_is_refused(finished,
     assert config["lut"]["images"] == 8, "the refused run must not leave its config behind"
 
 
+def test_a_teacher_whose_run_did_not_finish_it_is_refused(finished, cache, tmp_path):
+    teacher = tmp_path / "other" / "teacher"
+    shutil.copytree(finished[0] / "teacher", teacher)
+    mark = json.loads((teacher / "made_from.json").read_text())
+    (teacher / "made_from.json").write_text(json.dumps({**mark, "done": False}))
+    given = f"--config.teacher.checkpoint={teacher / 'checkpoint'}"
+    code, output = run(SMOKE, given, f"--workdir={tmp_path / 'new'}", cache=cache)
+    assert code == 2
+    assert "its run did not finish the teacher" in output.splitlines()[-1]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

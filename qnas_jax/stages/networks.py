@@ -9,6 +9,7 @@ from jaxtyping import PyTree
 from qnas_jax import artefact, checkpoint, measure, segment, space, train
 from qnas_jax.artefact import Stage
 from qnas_jax.config import Config
+from qnas_jax.errors import InputError
 from qnas_jax.nn import init, layers, supernet
 from qnas_jax.nn.deeplab import DeepLabV3
 from qnas_jax.search import front
@@ -36,6 +37,11 @@ def train_teacher(setting: Setting) -> tuple[Stage, PyTree]:
     fresh = init.initialize(model, setting.key(Purpose.TEACHER_INIT), (1, *config.train.crop, 3))
     if config.teacher.checkpoint and not stage.done:
         given = pathlib.Path(config.teacher.checkpoint)
+        if artefact.is_begun(given.parent) and not artefact.is_finished(given.parent):
+            raise InputError(
+                f"teacher.checkpoint={given}: its run did not finish the teacher; "
+                "the same command goes on with it"
+            )
         state = checkpoint.load(given, segment.fresh_state(fresh, _optimizer(config)))
         checkpoint.adopt(stage.folder / "checkpoint", config.train.steps, state)
         logger.info("teacher: taken from %s", given)
