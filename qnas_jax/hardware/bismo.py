@@ -15,6 +15,7 @@ References:
 import numpy as np
 
 from qnas_jax.hardware import counts
+from qnas_jax.hardware.counts import Values
 from qnas_jax.hardware.devices import Bismo
 from qnas_jax.space import Conv
 
@@ -23,7 +24,7 @@ WEIGHT_FETCHES = 16  # times that the weights of a layer pass their port
 CHANNEL_BITS = 16  # what a bit of a depthwise channel's window is padded to
 
 
-def latency_ms(device: Bismo, conv: Conv, w_bits, a_bits) -> np.ndarray:
+def latency_ms(device: Bismo, conv: Conv, w_bits, a_bits) -> Values:
     """Milliseconds of a convolution for one batch of `device.batch` images.
 
     Args:
@@ -35,7 +36,7 @@ def latency_ms(device: Bismo, conv: Conv, w_bits, a_bits) -> np.ndarray:
     return cycles(device, conv, w_bits, a_bits) / device.clock_hz * 1e3
 
 
-def cycles(device: Bismo, conv: Conv, w_bits, a_bits) -> np.ndarray:
+def cycles(device: Bismo, conv: Conv, w_bits, a_bits) -> Values:
     """Cycles of a convolution for one batch, float64; arguments as of `latency_ms`."""
     w_bits, a_bits = counts.checked_bits(w_bits, a_bits)
     pixels, taps = device.batch * conv.out_pixels, conv.kernel**2

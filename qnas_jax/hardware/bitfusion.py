@@ -18,6 +18,7 @@ import numpy as np
 
 from qnas_jax.errors import InputError
 from qnas_jax.hardware import counts
+from qnas_jax.hardware.counts import Values
 from qnas_jax.hardware.devices import BitFusion
 from qnas_jax.space import Conv
 
@@ -40,21 +41,21 @@ class Schedule(NamedTuple):
       passes: How often a sum is taken up, as input channels come in tiles.
     """
 
-    cycles: np.ndarray
-    compute_cycles: np.ndarray
-    weight_bits: np.ndarray
-    input_bits: np.ndarray
-    sum_bits: np.ndarray
-    passes: np.ndarray
+    cycles: Values
+    compute_cycles: Values
+    weight_bits: Values
+    input_bits: Values
+    sum_bits: Values
+    passes: Values
 
 
 class Energy(NamedTuple):
     """Where the energy of a convolution goes, for one image; float64 over bitwidths."""
 
-    core_mj: np.ndarray
-    sram_mj: np.ndarray
-    dram_mj: np.ndarray
-    static_mj: np.ndarray
+    core_mj: Values
+    sram_mj: Values
+    dram_mj: Values
+    static_mj: Values
 
 
 class _Tiles(NamedTuple):
@@ -67,7 +68,7 @@ class _Tiles(NamedTuple):
     number: dict[str, np.ndarray]  # of tiles along each of `LOOPS`
 
 
-def latency_ms(device: BitFusion, conv: Conv, w_bits, a_bits) -> np.ndarray:
+def latency_ms(device: BitFusion, conv: Conv, w_bits, a_bits) -> Values:
     """Milliseconds of a convolution for one image.
 
     Args:
@@ -79,7 +80,7 @@ def latency_ms(device: BitFusion, conv: Conv, w_bits, a_bits) -> np.ndarray:
     return schedule(device, conv, w_bits, a_bits).cycles / device.clock_hz * 1e3
 
 
-def energy_mj(device: BitFusion, conv: Conv, w_bits, a_bits) -> np.ndarray:
+def energy_mj(device: BitFusion, conv: Conv, w_bits, a_bits) -> Values:
     """Millijoules of a convolution for one image; arguments as of `latency_ms`."""
     return np.sum(energy(device, conv, w_bits, a_bits), axis=0)
 
@@ -106,7 +107,7 @@ def energy(device: BitFusion, conv: Conv, w_bits, a_bits) -> Energy:
     )
 
 
-def pairs(w_bits, a_bits) -> np.ndarray:
+def pairs(w_bits, a_bits) -> Values:
     """Pairs of numbers that a unit multiplies at once."""
     w_bits, a_bits = counts.checked_bits(w_bits, a_bits)
     return (UNIT_BITS // np.maximum(w_bits, LEAST_BITS)) * (
@@ -131,7 +132,9 @@ def schedule(device: BitFusion, conv: Conv, w_bits, a_bits) -> Schedule:
         "inputs": device.inputs.size_bytes * 8 // 2,
         "outputs": device.outputs.size_bytes * 8 // 2,
     }
-    fits = np.logical_and.reduce([tile_bits[name] <= room[name] for name in room])
+    fits = np.bool_(True)
+    for name, bits in tile_bits.items():
+        fits = fits & (bits <= room[name])
     if not fits.any(-1).all():
         raise InputError(f"{conv.name}: no tile of it fits the buffers of {device.source}")
     orders = []
@@ -145,7 +148,7 @@ def schedule(device: BitFusion, conv: Conv, w_bits, a_bits) -> Schedule:
     return Schedule(*(np.take_along_axis(column, best, -1)[..., 0] for column in found))
 
 
-def _moved_bits(found: Schedule) -> np.ndarray:
+def _moved_bits(found: Schedule) -> Values:
     """Bits that cross the bus to DRAM."""
     return found.weight_bits + found.input_bits + 2 * found.sum_bits
 

@@ -46,7 +46,7 @@ def fitted(bits: int) -> tuple[dict[str, Accelerator], list[Figure]]:
         figure = next((f for f in published.FIGURES if f[: len(start)] == start), None)
         if figure is None:
             raise InputError(f"bits={bits}: of {name} 4, 6 and 8 were published")
-        found[name] = _fit(getattr(devices, name), constant, figure)
+        found[name] = fit(getattr(devices, name), constant, figure)
         used.append(figure)
     return found, used
 
@@ -67,7 +67,8 @@ def total(device: Accelerator, figure: Figure) -> float:
     return float(sum(of_conv(device, conv, figure.w_bits, figure.a_bits) for conv in convs))
 
 
-def _fit(device: Accelerator, constant: str, figure: Figure) -> Accelerator:
+def fit(device: Accelerator, constant: str, figure: Figure) -> Accelerator:
+    """The device with its open constant such that the model meets the figure."""
     if constant == "clock_hz":
         clock_hz = device.clock_hz * total(device, figure) / figure.value
         return dataclasses.replace(device, clock_hz=clock_hz)

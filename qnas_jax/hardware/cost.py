@@ -1,16 +1,15 @@
 """What a convolution costs on any of the devices: picks the model by the kind of device."""
 
-import numpy as np
-
 from qnas_jax.errors import InputError
 from qnas_jax.hardware import bismo, bitfusion, roofline
+from qnas_jax.hardware.counts import Values
 from qnas_jax.hardware.devices import Bismo, BitFusion, Roofline
 from qnas_jax.space import Conv
 
 Device = Roofline | Bismo | BitFusion
 
 
-def latency_ms(device: Device, conv: Conv, w_bits, a_bits) -> np.ndarray:
+def latency_ms(device: Device, conv: Conv, w_bits, a_bits) -> Values:
     """Milliseconds of a convolution for one image; on BISMO for one batch of the device.
 
     Args:
@@ -28,7 +27,7 @@ def latency_ms(device: Device, conv: Conv, w_bits, a_bits) -> np.ndarray:
             return bitfusion.latency_ms(device, conv, w_bits, a_bits)
 
 
-def energy_mj(device: Device, conv: Conv, w_bits, a_bits) -> np.ndarray:
+def energy_mj(device: Device, conv: Conv, w_bits, a_bits) -> Values:
     """Millijoules of a convolution for one image; arguments as of `latency_ms`.
 
     Raises:

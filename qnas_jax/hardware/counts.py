@@ -9,9 +9,10 @@ from qnas_jax.errors import InputError
 from qnas_jax.space import Conv
 
 MOST_BITS = 8
+Values = np.ndarray | np.integer | np.floating  # one for each of the bitwidths given, or one
 
 
-def bitops(conv: Conv, w_bits, a_bits) -> np.ndarray:
+def bitops(conv: Conv, w_bits, a_bits) -> Values:
     """Products of single bits for one image: the MACs times both bitwidths.
 
     Args:

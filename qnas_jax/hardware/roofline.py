@@ -7,11 +7,12 @@ References:
 import numpy as np
 
 from qnas_jax.hardware import counts
+from qnas_jax.hardware.counts import Values
 from qnas_jax.hardware.devices import Roofline
 from qnas_jax.space import Conv
 
 
-def latency_ms(device: Roofline, conv: Conv, w_bits, a_bits) -> np.ndarray:
+def latency_ms(device: Roofline, conv: Conv, w_bits, a_bits) -> Values:
     """Milliseconds of a convolution for one image.
 
     Both operands are multiplied at the width of the wider one, and nothing runs at a
@@ -29,7 +30,7 @@ def latency_ms(device: Roofline, conv: Conv, w_bits, a_bits) -> np.ndarray:
     return np.maximum(2 * conv.macs / peak, moved / device.bandwidth_bytes_per_s) * 1e3
 
 
-def traffic_bytes(device: Roofline, conv: Conv, w_bits, a_bits) -> np.ndarray:
+def traffic_bytes(device: Roofline, conv: Conv, w_bits, a_bits) -> Values:
     """Bytes that cross the memory bus for one image; arguments as of `latency_ms`.
 
     Weights always do. The input and the output (taken to have as many bits as the input) stay
@@ -43,7 +44,7 @@ def traffic_bytes(device: Roofline, conv: Conv, w_bits, a_bits) -> np.ndarray:
     return weights + spilled
 
 
-def _widths(device: Roofline, w_bits, a_bits) -> tuple[np.ndarray, np.ndarray]:
+def _widths(device: Roofline, w_bits, a_bits) -> tuple[Values, Values]:
     """The device's bitwidths that hold those asked for."""
     known = np.array(device.bits)
     w_bits, a_bits = counts.checked_bits(w_bits, a_bits, most=device.bits[-1])

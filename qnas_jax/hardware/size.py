@@ -18,6 +18,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from qnas_jax.hardware import counts
+from qnas_jax.hardware.counts import Values
 from qnas_jax.space import Conv
 
 SCALE_BYTES = 4
@@ -46,13 +47,13 @@ ONNX_QDQ = FileFormat(zero_point_bits=None, bias_bytes=BIAS_BYTES + SCALE_BYTES)
 TFLITE = FileFormat(zero_point_bits=64, bias_bytes=BIAS_BYTES + SCALE_BYTES + 8)
 
 
-def conv_bytes(conv: Conv, w_bits) -> np.ndarray | np.integer:
+def conv_bytes(conv: Conv, w_bits) -> Values:
     """Logical bytes of one convolution at each of the bitwidths (an int or an array)."""
     weights = -(-conv.weights * np.asarray(w_bits, np.int64) // 8)
     return weights + conv.out_channels * (SCALE_BYTES + BIAS_BYTES)
 
 
-def file_bytes(conv: Conv, w_bits, file_format: FileFormat) -> np.ndarray:
+def file_bytes(conv: Conv, w_bits, file_format: FileFormat) -> Values:
     """Bytes that one convolution takes in a file.
 
     Args:
