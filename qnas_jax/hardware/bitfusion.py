@@ -3,8 +3,8 @@
 A unit multiplies two 8-bit numbers in a cycle, or several pairs of narrower ones. Pairs are
 whole, so 6 bits compute no faster than 8, nor 3 faster than 4: they only move fewer bytes.
 Rows take input channels and taps, columns take output channels. In a depthwise convolution a
-column takes one channel, its taps along the rows; channel by channel, with all other columns
-idle, MobileNetV1 would take three times the latency that was published.
+column takes one channel, its taps along the rows; with one channel at a time, all other columns
+being idle, MobileNetV1 would take three times the latency that was published.
 
 References:
   Sharma et al., 2018, https://arxiv.org/abs/1712.01507, and the authors' simulator,

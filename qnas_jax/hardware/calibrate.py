@@ -45,7 +45,7 @@ def fitted(bits: int) -> tuple[dict[str, Accelerator], list[Figure]]:
         start = (name, quantity, "mobilenet_v1", bits, bits)
         figure = next((f for f in published.FIGURES if f[: len(start)] == start), None)
         if figure is None:
-            raise InputError(f"bits={bits}: of {name} 4, 6 and 8 were published")
+            raise InputError(f"bits={bits}: of {name} 4, 6 and 8 bits were published")
         found[name] = fit(getattr(devices, name), constant, figure)
         used.append(figure)
     return found, used

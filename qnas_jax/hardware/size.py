@@ -43,7 +43,8 @@ class FileFormat:
 
 # DequantizeLinear takes a zero point of the type that it reads, and of a bias a scale.
 ONNX_QDQ = FileFormat(zero_point_bits=None, bias_bytes=BIAS_BYTES + SCALE_BYTES)
-# QuantizationParameters of a tensor are float32 scales and int64 zero points, of biases too.
+# Scales are float32 and zero points int64, and biases have their own; so do files of
+# litert-converter 0.5.0.
 TFLITE = FileFormat(zero_point_bits=64, bias_bytes=BIAS_BYTES + SCALE_BYTES + 8)
 
 
