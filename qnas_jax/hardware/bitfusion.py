@@ -4,7 +4,7 @@ A unit multiplies two 8-bit numbers in a cycle, or several pairs of narrower one
 whole, so 6 bits compute no faster than 8, nor 3 faster than 4: they only move fewer bytes.
 Rows take input channels and taps, columns take output channels. In a depthwise convolution a
 column takes one channel, its taps along the rows; with one channel at a time, all other columns
-being idle, MobileNetV1 would take three times the latency that was published.
+being idle, MobileNetV1 would take 1.8 times the latency that was published.
 
 References:
   Sharma et al., 2018, https://arxiv.org/abs/1712.01507, and the authors' simulator,
