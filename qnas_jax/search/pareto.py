@@ -89,9 +89,9 @@ def covered(by: np.ndarray, points: np.ndarray) -> np.ndarray:
         order = np.lexsort(by.T[::-1])
         least = np.concatenate([[np.inf], np.minimum.accumulate(by[order, 1])])
         ahead = np.searchsorted(by[order, 0], points[:, 0], side="right")
-        return np.asarray(least[ahead] <= points[:, 1])
+        return least[ahead] <= points[:, 1]
     if len(by) * len(points) <= _PAIRS:
-        return _no_worse(points, by).any(axis=1)
+        return np.asarray(_no_worse(points, by).any(axis=1))
     values = np.unique(by[:, 0])
     cut = values[(len(values) - 1) // 2]
     low, late = by[:, 0] <= cut, points[:, 0] >= cut

@@ -62,7 +62,7 @@ def test_the_best_under_a_budget_is_the_best_of_all_subnets_that_fit(case):
     points, everything = case
     sizes = sorted({size for _, size, _ in everything})
     for budget in (*sizes, sizes[-1] + 1000):
-        best = front.best_under(points, budget)
+        best = front.best_under(points, {"size_bytes": budget})
         assert best.size_bytes <= budget
         assert best.nsr == min(nsr for nsr, size, _ in everything if size <= budget)
 
@@ -71,7 +71,7 @@ def test_a_budget_below_the_smallest_subnet_is_refused_with_its_size(case):
     points, everything = case
     smallest = min(size for _, size, _ in everything)
     with pytest.raises(InputError) as error:
-        front.best_under(points, smallest - 1)
+        front.best_under(points, {"size_bytes": smallest - 1})
     expected = f"a budget of {smallest - 1} bytes: the smallest subnet has {smallest}"
     assert str(error.value) == expected
 
