@@ -195,10 +195,13 @@ def prepare(config: Config, workdir: pathlib.Path) -> Setting:
         dataclasses.replace(block, depth=depth)
         for block, depth in zip(groups[1:], config.space.depths, strict=True)
     )
-    device = _target(config, targets.places(blocks, _features(config, groups[0])))
+    where = targets.places(blocks, _features(config, groups[0]))
+    device = _target(config, where)
     config = for_target(config, device)
     chosen = config.space
     ops = tuple(space.Op(k, e) for k in chosen.kernels for e in chosen.expansions)
+    if config.hardware.table:
+        _tell_what_is_missing(config, where, ops)
     train_data = _pictures(config, "train", config.data.train_images)
     config.check_images(len(train_data))
     return Setting(
@@ -245,6 +248,18 @@ def _target(config: Config, where: tuple[targets.Place, ...]) -> targets.Target:
                 f"{name!r}; set hardware.target or hardware.table"
             )
     return device
+
+
+def _tell_what_is_missing(config: Config, where, ops) -> None:
+    path, chosen = pathlib.Path(config.hardware.table), config.space
+    pairs = tuple(zip(chosen.w_bits, chosen.a_bits, strict=True))
+    lacking = measured.missing(measured.read(path), where, ops, pairs)
+    if lacking:
+        place, op, w_bits, a_bits = (*lacking[0][:2], *lacking[0][-2:])
+        logger.info(
+            "%s: %d lines are missing, so these are not run; the first is %s %s w%da%d",
+            *(path, len(lacking), place, op, w_bits, a_bits),
+        )
 
 
 def _picture(config: Config) -> tuple[int, int]:

@@ -202,7 +202,7 @@ def append(path: pathlib.Path, row: Row) -> None:
       InputError: The file is no such table.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+", newline="", encoding="utf-8") as file:
+    with path.open("a+", newline="", encoding="utf-8", errors="replace") as file:
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         file.seek(0)

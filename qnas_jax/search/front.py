@@ -143,7 +143,7 @@ def refusal(budgets: Mapping[str, int | float], values: np.ndarray) -> InputErro
 
 
 def _short(value: int | float) -> str:
-    return str(value) if value == int(value) else f"{value:.6g}"
+    return f"{value:.0f}" if value == int(value) else f"{value:.6g}"
 
 
 def spread(points: Sequence[Point], count: int, cost: str = "size_bytes") -> list[Point]:
