@@ -53,7 +53,7 @@ def front(
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     predicted = _axes(figure, 1, 2, 1)
     x = [getattr(p, cost) / unit for p in points]
-    predicted.step(x, [p.nsr for p in points], where="post", color=SUBNET, alpha=0.35)
+    predicted.step(x, [p.nsr for p in points], where="pre", color=SUBNET, alpha=0.35)
     predicted.plot(x, [p.nsr for p in points], ".", color=SUBNET, label="front")
     picked = [s[cost] / unit for s in subnets]
     predicted.plot(
@@ -77,7 +77,8 @@ def front(
     if cost in teacher:
         predicted.axvline(teacher[cost] / unit, color=TEACHER, ls="--", lw=1, label="teacher")
         measured.axvline(teacher[cost] / unit, color=TEACHER, ls="--", lw=1)
-    measured.axhline(teacher["miou_quantized"], color=TEACHER, ls="--", lw=1)
+    label = None if cost in teacher else "teacher, quantized"
+    measured.axhline(teacher["miou_quantized"], color=TEACHER, ls="--", lw=1, label=label)
     measured.set_ylabel("mIoU, validation (%)")
     measured.set_title("Measured after training", loc="left", fontsize=11)
     for axes in (predicted, measured):
@@ -186,7 +187,7 @@ def fronts(by_policy: Mapping[str, Sequence[Point]]) -> str:
     axes = _axes(figure, 1, 1, 1)
     for name, points in by_policy.items():
         kilobytes = [point.size_bytes / 1e3 for point in points]
-        axes.step(kilobytes, [point.nsr for point in points], where="post", label=name)
+        axes.step(kilobytes, [point.nsr for point in points], where="pre", label=name)
     axes.set(xlabel="size of the quantized network (kB)", ylabel="NSR summed over blocks")
     axes.legend(fontsize=8, frameon=False)
     return _svg(figure)

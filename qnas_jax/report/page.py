@@ -47,8 +47,8 @@ $rows
 </table>
 <p class="note">Sizes are those of the quantized networks: weights at their bitwidth, a scale and a
 bias for each output channel. The encoder is the network without its head; only its six blocks are
-searched. The NSR is summed over the blocks. Green rows dominate the quantized teacher: no larger,
-no less accurate, and better in one of the two.</p>
+searched. The NSR is summed over the blocks. $about_costs Green rows dominate the quantized
+teacher: no larger, no less accurate, and better in one of the two.</p>
 <h2>Front</h2>
 $fronts
 <h2>Architectures</h2>
@@ -136,6 +136,7 @@ def write(
         drawn,
         fronts="\n".join(fronts.values()),
         costs="".join(f"<th>{_COSTS[name]}</th>" for name in costs),
+        about_costs=_about_costs(config, costs),
         name=html.escape(workdir.name),
         summary=_summary(config, points),
         verdict=_verdict(results),
@@ -231,6 +232,14 @@ def _summary(config: dict[str, Any], points: Sequence[front.Point]) -> str:
         f"{data['source']}, {data['height']} x {data['width']}; bitwidths {choices}; "
         f"seed {config['seed']}; {len(points)} subnets on the front"
     )
+
+
+def _about_costs(config: dict[str, Any], costs: Sequence[str]) -> str:
+    if not costs:
+        return ""
+    names = " and ".join(_COSTS[name].partition(",")[0] for name in costs).capitalize()
+    source = config["hardware"]["table"] or config["hardware"]["target"]
+    return html.escape(f"{names}: sums over the layers by {source}, for one picture.")
 
 
 def _verdict(results: dict[str, Any]) -> str:
