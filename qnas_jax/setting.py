@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import enum
+import functools
 import logging
 import pathlib
 from typing import Any
@@ -116,6 +117,7 @@ class Setting:
         top, left = (images.shape[1] - height) // 2, (images.shape[2] - width) // 2
         return images[:, top : top + height, left : left + width]
 
+    @functools.cached_property
     def fixed_convs(self) -> dict[str, list[space.Conv]]:
         """What is in no searched block: `stem` within the encoder, `head` behind it."""
         convs = layers.convs(self.teacher(), (*_picture(self.config), 3))
@@ -126,11 +128,11 @@ class Setting:
     def fixed_bytes(self) -> dict[str, int]:
         """Bytes of what is in no searched block."""
         bits = targets.FIXED_BITS
-        return {part: size.network_bytes(c, bits) for part, c in self.fixed_convs().items()}
+        return {part: size.network_bytes(c, bits) for part, c in self.fixed_convs.items()}
 
     def fixed_costs(self) -> dict[str, float]:
         """What the target takes for what is in no searched block."""
-        return targets.fixed_costs(self.target, self.fixed_convs())
+        return targets.fixed_costs(self.target, self.fixed_convs)
 
     def places(self) -> tuple[targets.Place, ...]:
         """Every layer of the search space in a picture of the deployed size."""
