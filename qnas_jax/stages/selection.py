@@ -35,7 +35,12 @@ def search_front(
         if len(how.costs) > 1:
             for cost in how.costs:
                 front.write(stage.folder / f"front_{cost}.csv", front.pair(points, cost))
-        deployed = {"places": setting.places(), "fixed_convs": setting.fixed_convs}
+        deployed = {
+            "target": setting.target.name,
+            "fixed_costs": fixed,
+            "fixed_convs": setting.fixed_convs,
+            "places": setting.places(),
+        }
         artefact.write_json(stage.folder / "deployed.json", deployed)
         stage.finish()
         logger.info("search: a front of %d subnets in %.2f s", len(points), stage.seconds)

@@ -142,6 +142,19 @@ def test_within_epsilon_of_every_subnet_there_is_one_on_the_front(costly):
     assert near.all(2).any(1).all()
 
 
+def test_within_epsilon_several_budgets_are_met_nearly_as_well_as_tighter_ones_can_be(costly):
+    rows, everything = costly
+    points = front.search(rows, STEM, HEAD, COSTS, FIXED, 0.3)
+    tried = 0
+    for low in np.quantile(everything[:, 1:], (0.02, 0.1, 0.3, 0.6), axis=0):
+        fit = everything[(everything[:, 1:] <= low).all(1), 0]
+        if len(fit):
+            budgets = dict(zip(COSTS, (1.3 * low).tolist(), strict=True))
+            assert front.best_under(points, budgets).nsr <= 1.3 * fit.min()
+            tried += 1
+    assert tried
+
+
 def test_the_best_within_several_budgets_is_the_best_of_all_subnets_that_meet_all(costly):
     rows, everything = costly
     points = front.search(rows, STEM, HEAD, COSTS, FIXED)
