@@ -116,7 +116,7 @@ def test_without_a_target_the_config_stays_as_it_is(smoke, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"hardware.target": "gpu"}, "hardware.target='gpu': must be 'none' or 'chip'"),
+        ({"hardware.target": "gpu"}, "hardware.target='gpu': must be 'none' or 'bismo_edge' or"),
         ({"hardware.table": "/no.csv"}, "/no.csv: cannot be read as a table of latencies"),
         (
             {"space.kernels": (5,)},

@@ -16,6 +16,8 @@ import numpy as np
 
 from qnas_jax import space
 from qnas_jax.errors import InputError
+from qnas_jax.hardware import cost as models
+from qnas_jax.hardware import devices
 from qnas_jax.space import Bits, Block, Conv, Op
 
 FIXED_BITS = 8  # of all that is not searched: the stem, the first group, the head
@@ -45,7 +47,7 @@ LayerCost = Callable[[Place, Op, np.ndarray, np.ndarray], np.ndarray]
 # its convolutions at `FIXED_BITS`.
 PartCost = Callable[[str, Sequence[Conv]], float]
 # Of a convolution on a device, at some bitwidths of weights and of activations.
-ConvCost = Callable[[Any, Conv, np.ndarray, np.ndarray], np.ndarray]
+ConvCost = Callable[[Any, Conv, np.ndarray, np.ndarray], Any]
 
 
 class Cost(NamedTuple):
@@ -204,7 +206,13 @@ def _summed(device: Any, model: ConvCost) -> Cost:
 
 
 NONE = Target("none")  # no device in mind: all is run, and only the size is known
-TARGETS: dict[str, Target] = {target.name: target for target in (NONE,)}
+_MODELS = (
+    Target("bismo_edge", costs=of_model(devices.BISMO_EDGE, models.latency_ms)),
+    # Of a batch of 16 images, as it was published.
+    Target("bismo_cloud", costs=of_model(devices.BISMO_CLOUD, models.latency_ms)),
+    Target("bitfusion", costs=of_model(devices.BITFUSION, models.latency_ms, models.energy_mj)),
+)
+TARGETS: dict[str, Target] = {target.name: target for target in (NONE, *_MODELS)}
 
 
 def named(name: str) -> Target:

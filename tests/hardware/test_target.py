@@ -5,7 +5,8 @@ import pytest
 
 from qnas_jax import space
 from qnas_jax.errors import InputError
-from qnas_jax.hardware import target
+from qnas_jax.hardware import cost as models
+from qnas_jax.hardware import devices, target
 
 BLOCKS = (
     space.Block(in_channels=8, channels=16, stride=2, dilation=1, depth=2),
@@ -126,3 +127,16 @@ def test_targets_are_found_by_their_names():
     assert all(target.named(name).name == name for name in target.TARGETS)
     with pytest.raises(InputError, match=r"hardware\.target='gpu': must be .*'none'"):
         target.named("gpu")
+
+
+@pytest.mark.parametrize("name", ["bismo_edge", "bismo_cloud", "bitfusion"])
+def test_targets_of_models_cost_what_the_models_say(name):
+    found = target.named(name)
+    device = getattr(devices, name.upper())
+    place = target.Place(2, 0, 12, 24, 16, 32, 2, 1)
+    w_bits, a_bits = np.array([8, 4]), np.array([8, 6])
+    convs = space.mbconv_convs(space.Op(5, 3), "", (12, 24, 16), 32, 2, 1)
+    cost = found.costs["latency_ms"].of_layer(place, space.Op(5, 3), w_bits, a_bits)
+    expected = sum(models.latency_ms(device, conv, w_bits, a_bits) for conv in convs)
+    np.testing.assert_allclose(cost, expected)
+    assert ("energy_mj" in found.costs) == (name == "bitfusion")
