@@ -31,6 +31,8 @@ PIXELS = graph.Grid(scale=1 / 128, zero_point=128, bits=8)  # the grid that is a
 IMAGE = "image"
 # A channel's scale is no smaller than its bias (or what a float32 holds) needs.
 MOST_BIAS_CODES, LEAST_SCALE = 2.0**30, 2.0**-64
+# What the largest weight can add for one code of the input, in codes of the output.
+MOST_OF_A_CODE = 8.0
 
 
 class _Draft(NamedTuple):
@@ -85,10 +87,10 @@ class _Draft(NamedTuple):
             weights = (np.asarray(params["kernel"], np.float64) * factor).astype(np.float32)
             return self.append(graph.Conv(weights=weights, **how))
         read = self.tensors[x].grid
-        assert read is not None
+        assert read is not None and grid is not None
         w_bits = int(_at(self.quant, name)["w_bits"])
         codes, scale = affine.weight_codes(jnp.asarray(params["kernel"]), jnp.int32(w_bits))
-        folded = _folded(np.asarray(codes), np.asarray(scale), factor, bias, read.scale)
+        folded = _folded(np.asarray(codes), np.asarray(scale), factor, bias, read.scale, grid.scale)
         return self.append(graph.Conv(w_bits=w_bits, **folded, **how))
 
 
@@ -110,18 +112,24 @@ def _affine(params, statistics, norm: bool) -> tuple[np.ndarray, np.ndarray]:
     return factor, bias - mean * factor
 
 
-def _folded(codes, scale, factor, bias, x_scale) -> dict[str, np.ndarray]:
+def _folded(codes, scale, factor, bias, x_scale, scale_out) -> dict[str, np.ndarray]:
     """Weights and bias as codes.
 
-    A channel that its norm all but switches off would need a bias beyond 32 bits; it gets a
-    coarser scale, on which its weights are next to nothing, as they are beside the bias.
+    A bias is a whole number of steps, one step being the least that an input's code and a
+    weight's can add. Where a norm divides by next to nothing, because its channel reads
+    nothing but zeros, a step would be several codes of the output. Such a channel gets finer
+    steps, beyond which its weights are clipped: they weigh nothing but zeros. A channel that
+    its norm all but switches off would need a bias beyond 32 bits, and gets coarser ones.
     """
     exact = scale.astype(np.float64) * np.abs(factor)
     least = np.maximum(np.abs(bias) / (x_scale * MOST_BIAS_CODES), LEAST_SCALE)
-    w_scale = np.maximum(exact, least).astype(np.float32)
-    shrunk = np.where(exact < least, exact / least, 1.0)
+    q_max = np.abs(codes).max(initial=1)
+    most = MOST_OF_A_CODE / q_max * scale_out / x_scale
+    w_scale = np.maximum(np.minimum(exact, most), least).astype(np.float32)
+    ratio = np.where(w_scale == exact.astype(np.float32), 1.0, exact / w_scale)
+    weights = np.clip(np.rint(codes * np.sign(factor) * ratio), -q_max, q_max)
     return {
-        "weights": np.rint(codes * np.sign(factor) * shrunk).astype(np.int8),
+        "weights": weights.astype(np.int8),
         "w_scale": w_scale,
         "bias_codes": np.rint(bias / (x_scale * w_scale.astype(np.float64))).astype(np.int32),
     }
@@ -156,6 +164,33 @@ def of_network(
     if quant is not None:
         _check_pixels(quant["encoder"]["input"])
     return _drawn(model, variables, quant, Tensor(IMAGE, image_shape, PIXELS), wire)
+
+
+def with_bias_codes(variables: PyTree, network: Graph) -> PyTree:
+    """The variables with the weights and biases that the quantized graph really has.
+
+    Fake quantization with them differs from the graph by the rounding of float32 alone;
+    with those that the graph was made from, by the rounding of the biases, too.
+
+    Args:
+      variables: `params` and `batch_stats` that the graph was made from.
+      network: The quantized graph.
+    """
+    params = jax.tree.map(np.asarray, variables["params"])
+    tensors = network.tensors()
+    for conv in network.convs:
+        read, leaves = tensors[conv.x].grid, _at(params, conv.out.name)
+        assert read is not None and conv.w_scale is not None and conv.bias_codes is not None
+        statistics = _at(variables["batch_stats"], conv.out.name)
+        factor, offset = _affine(leaves, statistics, "norm" in leaves)
+        w_scale = conv.w_scale.astype(np.float64)
+        holder = leaves.get("norm", leaves)
+        change = conv.bias_codes * w_scale * read.scale - offset
+        holder["bias"] = (holder["bias"] + change).astype(np.float32)
+        kept = np.where(factor == 0, 1.0, factor)
+        kernel = (conv.weights * (w_scale / kept)).astype(np.float32)
+        leaves["kernel"] = np.where(factor == 0, leaves["kernel"], kernel)
+    return {**variables, "params": params}
 
 
 def of_path(

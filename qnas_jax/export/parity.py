@@ -1,11 +1,11 @@
 """Placeholder."""
+
 from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import PyTree
 
 from qnas_jax import segment
