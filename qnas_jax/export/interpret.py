@@ -25,11 +25,17 @@ def run(
     for node in network.nodes:
         inputs = [values[name] for name in node.inputs]
         grids = [tensors[name].grid for name in node.inputs]
-        values[node.out.name] = _run(node, inputs, grids, rule)
+        values[node.out.name] = step(node, inputs, grids, rule)
     return values
 
 
-def _run(node: Node, inputs: list[np.ndarray], grids: list, rule: integer.Rule) -> np.ndarray:
+def step(
+    node: Node,
+    inputs: list[np.ndarray],
+    grids: list,
+    rule: integer.Rule = integer.by_float,
+) -> np.ndarray:
+    """What one node gives; `grids` are those of its inputs (None in float)."""
     x, read, written = inputs[0], grids[0], node.out.grid
     match node:
         case graph.Conv():

@@ -49,7 +49,7 @@ def _first_line(error: Exception) -> str:
 
 def run(ready: onnxruntime.InferenceSession, images: np.ndarray) -> np.ndarray:
     """What the model gives for images [n, height, width, channels]; class maps, mostly."""
-    return ready.run(None, {ready.get_inputs()[0].name: images})[0]
+    return np.asarray(ready.run(None, {ready.get_inputs()[0].name: images})[0])
 
 
 def with_outputs(model: onnx.ModelProto, names: Iterable[str]) -> onnx.ModelProto:
@@ -68,5 +68,6 @@ def tensors(ready: onnxruntime.InferenceSession, images: np.ndarray) -> dict[str
     """Every output by its name; inner tensors, channels first, are put channels last."""
     names = [output.name for output in ready.get_outputs()]
     found = ready.run(names, {ready.get_inputs()[0].name: images})
-    own, *inner = zip(names, found, strict=True)
-    return dict([own]) | {name: np.moveaxis(value, 1, -1) for name, value in inner}
+    arrays = [np.asarray(value) for value in found]
+    inner = {k: np.moveaxis(v, 1, -1) for k, v in zip(names[1:], arrays[1:], strict=True)}
+    return {names[0]: arrays[0], **inner}

@@ -144,10 +144,17 @@ def add(
 ) -> UInt8[np.ndarray, "*n"]:
     """Codes of the sum of two tensors, each grid a scale and a zero point; ties to even.
 
-    In float32, each term times its scale over the output's.
+    In float32, each term times its scale over the output's, all zero points gathered in one
+    constant first, in the order that ONNX Runtime has on CPUs with fused products.
     """
     scale = np.float32(out_grid[0])
-    total = np.float32(0)
-    for codes, (own, zero_point) in ((a, a_grid), (b, b_grid)):
-        total = total + (codes.astype(np.float32) - zero_point) * (np.float32(own) / scale)
-    return np.clip(np.rint(total) + out_grid[1], 0, q_max).astype(np.uint8)
+    a_ratio, b_ratio = np.float32(a_grid[0]) / scale, np.float32(b_grid[0]) / scale
+    zeros = _fused(a_ratio, np.float32(a_grid[1]), b_ratio * np.float32(b_grid[1]))
+    total = _fused(b, b_ratio, np.float32(out_grid[1]) - zeros)
+    total = _fused(a, a_ratio, total)
+    return np.clip(np.rint(total), 0, q_max).astype(np.uint8)
+
+
+def _fused(x, factor, offset) -> np.ndarray:
+    """``x * factor + offset`` in float32, rounded once."""
+    return np.asarray(x * np.float64(factor) + np.float64(offset), np.float32)
