@@ -6,10 +6,8 @@ import numpy as np
 
 from qnas_jax import space
 from qnas_jax.export import graph
-from qnas_jax.export.graph import Graph
+from qnas_jax.export.graph import PACKED_BITS, Graph
 from qnas_jax.hardware import size
-
-FLOAT_BYTES, PACKED_BITS = size.FLOAT_BYTES, 4
 
 
 def describe(network: Graph, file_bytes: int) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import numpy as np
 
 Shape = tuple[int, int, int]  # height, width, channels of one image
 Bounds = tuple[float, float]  # the interval that an activation clips to
+PACKED_BITS = 4  # weights of so many bits, and of fewer, are stored in pairs
 
 
 class Grid(NamedTuple):

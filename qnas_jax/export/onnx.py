@@ -19,10 +19,9 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from qnas_jax.export import graph
-from qnas_jax.export.graph import Graph, Node, Tensor
+from qnas_jax.export.graph import PACKED_BITS, Graph, Node, Tensor
 
 OPSET, IR_VERSION = 21, 10
-PACKED_BITS = 4  # and fewer: two weights in a byte
 
 
 class _Draft(NamedTuple):

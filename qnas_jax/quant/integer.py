@@ -23,13 +23,15 @@ Rule = Callable[[np.ndarray, np.ndarray], np.ndarray]  # (sums, multipliers) -> 
 INT32 = np.iinfo(np.int32)
 
 
-def by_float(sums: Int[np.ndarray, "*n c"], multiplier: Float[np.ndarray, "c"]) -> np.ndarray:
+def by_float(sums: Int[np.ndarray, "*n c"], multiplier: Float[np.ndarray, "#c"]) -> np.ndarray:
     """Sums times float32 multipliers, ties to even; int64."""
     scaled = sums.astype(np.float32) * multiplier.astype(np.float32)
     return np.rint(scaled).astype(np.int64)
 
 
-def by_fixed_point(sums: Int[np.ndarray, "*n c"], multiplier: Float[np.ndarray, "c"]) -> np.ndarray:
+def by_fixed_point(
+    sums: Int[np.ndarray, "*n c"], multiplier: Float[np.ndarray, "#c"]
+) -> np.ndarray:
     """Sums times multipliers of 31 bits and a shift, each step rounded; int64.
 
     The product's upper half is rounded with ties away from zero (towards zero below zero, as
@@ -109,7 +111,7 @@ def conv(
 
 def requantize(
     sums: Int[np.ndarray, "*n c"],
-    multiplier: Float[np.ndarray, "c"],
+    multiplier: Float[np.ndarray, "#c"],
     zero_point: int,
     bounds: tuple[int, int],
     rule: Rule = by_float,
