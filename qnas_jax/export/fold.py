@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
@@ -41,25 +40,18 @@ class _Draft(NamedTuple):
     Attributes:
       units: The network's convolutions and grids by name.
       variables: Its `params` and `batch_stats`.
-      quant: Its policy, calibrated; None in float.
+      grids: Its grids by name; empty in float.
+      weights: Codes, scales and bitwidth of its weights by name; empty in float.
       tensors: What there is so far, by name.
       nodes: What gives them.
     """
 
     units: dict[str, layers.Unit]
     variables: PyTree
-    quant: PyTree | None
+    grids: dict[str, graph.Grid]
+    weights: dict[str, tuple[np.ndarray, np.ndarray, int]]
     tensors: dict[str, Tensor]
     nodes: list[Node]
-
-    def grid(self, name: str) -> graph.Grid | None:
-        """The grid of that name; none in float."""
-        if self.quant is None:
-            return None
-        leaves = _at(self.quant, name)
-        bits = jnp.int32(leaves["a_bits"])
-        scale, zero_point, _ = affine.asymmetric_grid(jnp.asarray(leaves["range"]), bits)
-        return graph.Grid(float(scale), int(zero_point), int(bits))
 
     def append(self, node: Node) -> str:
         """Adds a node; returns the name of what it gives."""
@@ -83,14 +75,13 @@ class _Draft(NamedTuple):
             "groups": unit.in_shape[-1] if layer.depthwise else 1,
             "bounds": layer.bounds,
         }
-        if self.quant is None:
+        if name not in self.weights:
             weights = (np.asarray(params["kernel"], np.float64) * factor).astype(np.float32)
             return self.append(graph.Conv(weights=weights, **how))
         read = self.tensors[x].grid
         assert read is not None and grid is not None
-        w_bits = int(_at(self.quant, name)["w_bits"])
-        codes, scale = affine.weight_codes(jnp.asarray(params["kernel"]), jnp.int32(w_bits))
-        folded = _folded(np.asarray(codes), np.asarray(scale), factor, bias, read.scale, grid.scale)
+        codes, scale, w_bits = self.weights[name]
+        folded = _folded(codes, scale, factor, bias, read.scale, grid.scale)
         return self.append(graph.Conv(w_bits=w_bits, **folded, **how))
 
 
@@ -151,7 +142,7 @@ def of_network(
         if quant is None:
             x = draft.append(graph.Dequantize(Tensor("pixels", image_shape), x))
         x = _aspp(draft, "aspp", _encoder(draft, "encoder", x))
-        x = draft.conv("classifier", x, draft.grid("classifier/out"))
+        x = draft.conv("classifier", x, draft.grids.get("classifier/out"))
         if quant is not None:
             x = draft.append(
                 graph.Dequantize(draft.tensors[x]._replace(name="logits", grid=None), x)
@@ -220,10 +211,34 @@ def _drawn(
     x: Tensor,
     wire: Callable[[_Draft, str], Any],
 ) -> Graph:
-    variables, quant = jax.device_get((variables, quant))
-    draft = _Draft(layers.units(module, x.shape), variables, quant, {x.name: x}, [])
+    units = layers.units(module, x.shape)
+    coded = _coded(units, variables["params"], quant) if quant is not None else ({}, {})
+    draft = _Draft(units, jax.device_get(variables), *coded, {x.name: x}, [])
     wire(draft, x.name)
     return Graph(x, tuple(draft.nodes))
+
+
+def _coded(units: dict[str, layers.Unit], params: PyTree, quant: PyTree):
+    """All grids, and all weights as codes: one program, not one for each shape."""
+    convs = [name for name, unit in units.items() if isinstance(unit.module, ConvBnAct)]
+
+    @jax.jit
+    def encode(params, quant):
+        grids, weights = {}, {}
+        for name in units:
+            leaves = _at(quant, name)
+            if name in convs:
+                weights[name] = affine.weight_codes(_at(params, name)["kernel"], leaves["w_bits"])
+            else:
+                grids[name] = affine.asymmetric_grid(leaves["range"], leaves["a_bits"])[:2]
+        return grids, weights
+
+    grids, weights = jax.device_get(encode(params, quant))
+    bits = {name: _at(quant, name)["w_bits" if name in convs else "a_bits"] for name in units}
+    return (
+        {name: graph.Grid(float(s), int(z), int(bits[name])) for name, (s, z) in grids.items()},
+        {name: (*coded, int(bits[name])) for name, coded in weights.items()},
+    )
 
 
 def _check_pixels(leaves) -> None:
@@ -235,7 +250,7 @@ def _check_pixels(leaves) -> None:
 
 def _encoder(draft: _Draft, name: str, x: str) -> str:
     """Stem and blocks, in the order in which they were traced."""
-    x = draft.conv(f"{name}/stem", x, draft.grid(f"{name}/stem/out"))
+    x = draft.conv(f"{name}/stem", x, draft.grids.get(f"{name}/stem/out"))
     return _layers(draft, f"{name}/", x)
 
 
@@ -254,19 +269,19 @@ def _mbconv(draft: _Draft, name: str, x: str) -> str:
     for part in ("expand", "depthwise", "project"):
         place = f"{name}/{part}"
         if place in draft.units:
-            y = draft.conv(place, y, draft.grid(f"{place}/out"))
+            y = draft.conv(place, y, draft.grids.get(f"{place}/out"))
     place = f"{name}/add"
     if place not in draft.units:
         return y
-    out = Tensor(place, draft.tensors[y].shape, draft.grid(place))
+    out = Tensor(place, draft.tensors[y].shape, draft.grids.get(place))
     return draft.append(graph.Add(out, (x, y)))
 
 
 def _aspp(draft: _Draft, name: str, x: str) -> str:
     """Atrous spatial pyramid pooling: every branch on the grid of their concatenation."""
     height, width, channels = draft.tensors[x].shape
-    mean = Tensor(f"{name}/mean", (1, 1, channels), draft.grid(f"{name}/mean"))
-    joined = draft.grid(f"{name}/concat")
+    mean = Tensor(f"{name}/mean", (1, 1, channels), draft.grids.get(f"{name}/mean"))
+    joined = draft.grids.get(f"{name}/concat")
     pool = draft.conv(f"{name}/pool", draft.append(graph.Mean(mean, x)), joined)
     spread = draft.tensors[pool]._replace(
         name=f"{name}/broadcast", shape=(height, width, draft.tensors[pool].shape[-1])
@@ -278,4 +293,4 @@ def _aspp(draft: _Draft, name: str, x: str) -> str:
             branches.append(draft.conv(place, x, joined))
     out = Tensor(f"{name}/concat", draft.units[f"{name}/concat"].out_shape, joined)
     x = draft.append(graph.Concat(out, tuple(branches)))
-    return draft.conv(f"{name}/join", x, draft.grid(f"{name}/join/out"))
+    return draft.conv(f"{name}/join", x, draft.grids.get(f"{name}/join/out"))
