@@ -1,6 +1,7 @@
 """Training states on disk: saved whole or not at all, found again after any kill."""
 
 import dataclasses
+import io
 import pathlib
 import shutil
 import zipfile
@@ -120,7 +121,7 @@ def read_arrays(file: pathlib.Path, like: Tree) -> Tree:
       InputError: The file is damaged, or does not match.
     """
     try:
-        with np.load(file) as found:
+        with np.load(io.BytesIO(file.read_bytes())) as found:
             arrays = {name: found[name] for name in found.files}
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise InputError(f"{file}: cannot be read ({error}); delete it") from None

@@ -13,11 +13,11 @@ there on, the two networks read different codes. Each layer's own rounding is th
 compared on codes that fake quantization gave it.
 """
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
@@ -34,35 +34,36 @@ Codes = dict[str, np.ndarray]  # of tensors, by their names
 ClassMaps = Callable[[np.ndarray], np.ndarray]  # uint8[n, h, w, 3] -> uint8[n, h, w]
 
 
-def simulator(model: DeepLabV3, network: Graph) -> Callable[[PyTree, np.ndarray], Codes]:
-    """A function (variables, images) -> the codes that fake quantization gives every tensor.
+def simulate(model: DeepLabV3, network: Graph, variables: PyTree, images: np.ndarray) -> Codes:
+    """The codes that fake quantization gives every tensor.
 
-    The variables hold `quant`. It is compiled once for each shape.
+    Args:
+      model: The network.
+      network: Its quantized graph.
+      variables: Its variables, `quant` among them.
+      images: Pictures, uint8[n, h, w, 3].
     """
-    grids = {name: tensor.grid for name, tensor in network.tensors().items() if tensor.grid}
+    tensors, found = network.tensors(), {network.x.name: images}
+    captured = jax.device_get(_captured(model, variables, images))
+    for path, value in jax.tree_util.tree_leaves_with_path(captured):
+        place = "/".join(key.key for key in path if isinstance(key, jax.tree_util.DictKey))
+        name = place.removesuffix("/__call__").removesuffix("/out")
+        grid = tensors[name].grid if name in tensors else None
+        if grid:
+            found[name] = grid.codes(value)
+    return _parts(network, found)
 
-    @jax.jit
-    def capture(variables, images):
-        _, state = model.apply(
-            variables,
-            segment.pixels(images),
-            capture_intermediates=lambda module, _: isinstance(module, Grid),
-            mutable=["intermediates"],
-        )
-        found = {}
-        for path, value in jax.tree_util.tree_leaves_with_path(state["intermediates"]):
-            place = "/".join(key.key for key in path if isinstance(key, jax.tree_util.DictKey))
-            name = place.removesuffix("/__call__").removesuffix("/out")
-            if name in grids:
-                codes = jnp.round(value / grids[name].scale) + grids[name].zero_point
-                found[name] = codes.astype(jnp.uint8)
-        return found
 
-    def simulate(variables, images):
-        found = {name: np.asarray(codes) for name, codes in capture(variables, images).items()}
-        return {**_parts(network, found), network.x.name: images}
-
-    return simulate
+@functools.partial(jax.jit, static_argnums=0)
+def _captured(model, variables, images):
+    """What the grids of a network give, in real units."""
+    _, state = model.apply(
+        variables,
+        segment.pixels(images),
+        capture_intermediates=lambda module, _: isinstance(module, Grid),
+        mutable=["intermediates"],
+    )
+    return state["intermediates"]
 
 
 def _parts(network: Graph, found: Codes) -> Codes:

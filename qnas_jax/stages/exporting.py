@@ -2,7 +2,6 @@
 
 import logging
 
-import jax
 from jaxtyping import PyTree
 
 from qnas_jax import artefact, segment, space
@@ -87,7 +86,7 @@ def _compare(
     batch = setting.config.run.eval_batch
     miou, agreement = parity.class_maps(sources, setting.val_data, batch, CLASSES)
     images = stacked(setting.val_data, range(min(CODE_IMAGES, len(setting.val_data)))).images
-    simulated = jax.device_get(parity.simulator(model, network)(rounded, images))
+    simulated = parity.simulate(model, network, rounded, images)
     inner = [name for name in simulated if name != network.x.name]
     ready = run.session(run.with_outputs(onnx_file.model(network), inner))
     computed = {"integer": interpret.run(network, images), QUANTIZED: run.tensors(ready, images)}

@@ -17,8 +17,8 @@ def test_codes_are_those_of_fake_quantization(int8, mixed):
     """Each layer by itself, on the codes that fake quantization gives it."""
     for case in (int8, mixed):
         exact = fold.with_bias_codes(case.variables, case.network)
-        simulate = parity.simulator(case.model, case.network)
-        simulated = simulate({**exact, "quant": case.quant}, case.images)
+        rounded = {**exact, "quant": case.quant}
+        simulated = parity.simulate(case.model, case.network, rounded, case.images)
         rows = parity.layers(case.network, simulated, {"integer": simulated})
         assert [row["name"] for row in rows][:3] == [
             "encoder/stem",
@@ -33,8 +33,7 @@ def test_codes_are_those_of_fake_quantization(int8, mixed):
 
 
 def test_rounded_biases_move_a_layer_by_less_than_a_code(int8):
-    simulate = parity.simulator(int8.model, int8.network)
-    simulated = simulate(int8.quantized, int8.images)
+    simulated = parity.simulate(int8.model, int8.network, int8.quantized, int8.images)
     rows = parity.layers(int8.network, simulated, {"integer": simulated})
     differ = sum(row["own_rounding"]["differ"] for row in rows)
     assert 0 < differ < 0.01 * sum(row["codes"] for row in rows)

@@ -21,10 +21,10 @@ def test_differences_are_counted_and_found():
 
 def test_a_code_that_is_changed_shows_where_it_is_and_behind(int8):
     exact = fold.with_bias_codes(int8.variables, int8.network)
-    simulate = parity.simulator(int8.model, int8.network)
-    simulated = simulate({**exact, "quant": int8.quant}, int8.images[:1])
+    rounded, images = {**exact, "quant": int8.quant}, int8.images
+    simulated = parity.simulate(int8.model, int8.network, rounded, images)
     assert set(simulated) == {k for k, t in int8.network.tensors().items() if t.grid}
-    computed = interpret.run(int8.network, int8.images[:1])
+    computed = interpret.run(int8.network, images)
     changed = {name: value.copy() for name, value in computed.items()}
     changed["encoder/stem"][0, 1, 2, 3] ^= 64
     rows = parity.layers(int8.network, simulated, {"integer": computed, "file": changed})
