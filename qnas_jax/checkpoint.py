@@ -1,12 +1,16 @@
 """Training states on disk: saved whole or not at all, found again after any kill."""
 
 import dataclasses
+import io
 import pathlib
 import shutil
+import zipfile
 from typing import Any, TypeVar
 
 import jax
+import numpy as np
 
+from qnas_jax import artefact
 from qnas_jax.errors import InputError
 
 Tree = TypeVar("Tree")
@@ -103,6 +107,28 @@ def adopt(folder: pathlib.Path, step: int, state: Any) -> None:
         manager.close()
 
 
+def write_arrays(file: pathlib.Path, tree: Any) -> None:
+    """A small tree of arrays as one file, by their places in it."""
+    leaves = jax.tree_util.tree_leaves_with_path(jax.device_get(tree))
+    with artefact.writing(file) as out:
+        np.savez(out, allow_pickle=False, **{_place(path): leaf for path, leaf in leaves})
+
+
+def read_arrays(file: pathlib.Path, like: Tree) -> Tree:
+    """What `write_arrays` wrote, as a tree like the one that is given.
+
+    Raises:
+      InputError: The file is damaged, or does not match.
+    """
+    try:
+        with np.load(io.BytesIO(file.read_bytes())) as found:
+            arrays = {name: found[name] for name in found.files}
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise InputError(f"{file}: cannot be read ({error}); delete it") from None
+    _check_match(file, arrays, {_place(p): v for p, v in jax.tree_util.tree_leaves_with_path(like)})
+    return jax.tree_util.tree_map_with_path(lambda path, _: arrays[_place(path)], like)
+
+
 def _plain(state):
     """The state as Orbax takes it: of several processes, it refuses a single one's JAX arrays."""
     return jax.device_get(state) if jax.process_count() > 1 else state
@@ -121,7 +147,12 @@ def _check_match(folder, saved, like) -> None:
 def _shapes(tree) -> dict[str, tuple[int, ...]]:
     """Shape of each leaf by its place, for states and for what Orbax tells of them alike."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {"/".join(str(_name(key)) for key in path): tuple(leaf.shape) for path, leaf in leaves}
+    return {_place(path): tuple(leaf.shape) for path, leaf in leaves}
+
+
+def _place(path) -> str:
+    """A leaf's place in its tree."""
+    return "/".join(str(_name(key)) for key in path)
 
 
 def _name(key):

@@ -259,6 +259,17 @@ class Retrain:
 
 
 @dataclasses.dataclass(slots=True)
+class Export:
+    """The files of the teacher and of the retrained subnets."""
+
+    max_miou_drop: float = 1.0  # points of mIoU that a file may lose; the run stops beyond
+
+    def check(self) -> None:
+        """Raises InputError for the first value that cannot be used."""
+        checks.at_least("export.max_miou_drop", self.max_miou_drop, 0.0)
+
+
+@dataclasses.dataclass(slots=True)
 class Run:
     """How a run behaves; nothing here changes its results."""
 
@@ -289,6 +300,7 @@ class Config:
     hardware: Hardware = dataclasses.field(default_factory=Hardware)
     search: Search = dataclasses.field(default_factory=Search)
     retrain: Retrain = dataclasses.field(default_factory=Retrain)
+    export: Export = dataclasses.field(default_factory=Export)
     run: Run = dataclasses.field(default_factory=Run)
 
     def check(self) -> None:

@@ -1,6 +1,6 @@
 """The order of the stages.
 
-    pictures > teacher > supernet > table > front > retrained subnets > report
+    pictures > teacher > supernet > table > front > retrained subnets > files > report
 
 A stage (see `stages/`) finds its inputs, is skipped or resumed (see `artefact.py`), and
 leaves its artefacts in the run's folder. The work itself lies in the rooms below.
@@ -11,13 +11,13 @@ from typing import Any
 
 from jaxtyping import PyTree
 
-from qnas_jax import artefact, measure
+from qnas_jax import artefact, measure, space
 from qnas_jax.artefact import Stage
 from qnas_jax.config import Config
 from qnas_jax.data.batching import stacked
 from qnas_jax.report import page
 from qnas_jax.setting import Setting, prepare
-from qnas_jax.stages import distillation, networks, population, selection
+from qnas_jax.stages import distillation, exporting, networks, population, selection
 
 
 def run(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
@@ -39,7 +39,11 @@ def run(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
         networks.retrain(setting, distilled, variables, params, point, f"retrain {i}/{len(picked)}")
         for i, point in enumerate(picked, 1)
     ]
-    return write_report(setting, [teacher, distilled, populated, searched], retrained)
+    exported = [exporting.export(setting, teacher, setting.teacher(), setting.teacher_subnet())]
+    for point, stage in zip(picked, retrained, strict=True):
+        subnet = space.parse_subnet(point.subnet)
+        exported.append(exporting.export(setting, stage, setting.student(subnet), subnet))
+    return write_report(setting, [teacher, distilled, populated, searched], retrained, exported)
 
 
 def begin(config: Config, workdir: pathlib.Path) -> tuple[Setting, Stage, PyTree]:
@@ -52,11 +56,14 @@ def begin(config: Config, workdir: pathlib.Path) -> tuple[Setting, Stage, PyTree
     return setting, *networks.train_teacher(setting)
 
 
-def write_report(setting: Setting, stages: list[Stage], retrained: list[Stage]) -> dict[str, Any]:
+def write_report(
+    setting: Setting, stages: list[Stage], retrained: list[Stage], exported: list[Stage]
+) -> dict[str, Any]:
     """Writes `report/` from what the stages left behind."""
     artefact.write_json(setting.workdir / "config.json", setting.config)  # no stage refused it
     seconds = {stage.folder.name: round(stage.seconds, 1) for stage in stages}
     seconds["retrain"] = round(sum(stage.seconds for stage in retrained), 1)
+    seconds["export"] = round(sum(stage.seconds for stage in exported), 1)
     samples = stacked(setting.val_data, range(min(measure.SAMPLES, len(setting.val_data))))
     folders = [stage.folder for stage in retrained]
     return page.write(setting.workdir, seconds, folders, samples, setting.teacher_costs())

@@ -134,7 +134,7 @@ def predictor(model: DeepLabV3) -> Callable[[PyTree, Any], Array]:
 
 
 def predictions(
-    predict: Callable[[PyTree, Any], Array], variables: PyTree, data: Dataset, batch: int
+    predict: Callable[[PyTree, Any], Any], variables: PyTree, data: Dataset, batch: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Labels and predicted class maps of a whole data set, uint8[<= batch, h, w] at a time.
 

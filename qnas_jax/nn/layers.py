@@ -1,6 +1,7 @@
 """A module's quantizable convolutions as a flat list of records, and its policy."""
 
 import itertools
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -8,23 +9,47 @@ import jax.numpy as jnp
 from jaxtyping import PyTree
 
 from qnas_jax import space
-from qnas_jax.nn.conv import ConvBnAct
+from qnas_jax.nn.conv import ConvBnAct, Grid
 
 
-def convs(module: nn.Module, image_shape: tuple[int, ...]) -> list[space.Conv]:
-    """The convolutions in the order in which they run, on one input of that shape.
+class Unit(NamedTuple):
+    """A convolution or a grid of a network, and what it is given."""
+
+    module: ConvBnAct | Grid
+    in_shape: tuple[int, int, int]  # height, width, channels
+    out_shape: tuple[int, int, int]
+
+
+def units(module: nn.Module, image_shape: tuple[int, ...]) -> dict[str, Unit]:
+    """Convolutions and grids by name, in the order in which they end, on one such input.
 
     Nothing is computed: the module is only traced.
     """
-    records = []
+    found = {}
 
     def record(next_call, args, kwargs, context):
-        layer = context.module
-        if isinstance(layer, ConvBnAct) and context.method_name == "__call__":
-            _, height, width, channels = args[0].shape
+        out = next_call(*args, **kwargs)
+        if isinstance(context.module, (ConvBnAct, Grid)) and context.method_name == "__call__":
+            name = "/".join(context.module.path)
+            found[name] = Unit(context.module, args[0].shape[1:], out.shape[1:])
+        return out
+
+    def run(image):
+        with nn.intercept_methods(record):
+            return module.init(jax.random.key(0), image)
+
+    jax.eval_shape(run, jax.ShapeDtypeStruct((1, *image_shape), jnp.float32))
+    return found
+
+
+def convs(module: nn.Module, image_shape: tuple[int, ...]) -> list[space.Conv]:
+    """The convolutions in the order in which they run, on one input of that shape."""
+    records = []
+    for name, (layer, (height, width, channels), _) in units(module, image_shape).items():
+        if isinstance(layer, ConvBnAct):
             records.append(
                 space.Conv(
-                    "/".join(layer.path),
+                    name,
                     layer.kernel,
                     layer.stride,
                     layer.dilation,
@@ -35,13 +60,6 @@ def convs(module: nn.Module, image_shape: tuple[int, ...]) -> list[space.Conv]:
                     width,
                 )
             )
-        return next_call(*args, **kwargs)
-
-    def run(image):
-        with nn.intercept_methods(record):
-            return module.init(jax.random.key(0), image)
-
-    jax.eval_shape(run, jax.ShapeDtypeStruct((1, *image_shape), jnp.float32))
     return records
 
 

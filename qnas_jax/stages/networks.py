@@ -108,11 +108,7 @@ def _measure(setting: Setting, stage: Stage, model: DeepLabV3, variables, quant,
     """Writes `metrics.json` and some predictions; finishes the stage."""
     if stage.done:
         return
-    how = setting.config.quantize
-    starts = range(0, how.images, how.images_per_pass)
-    chunks = (range(s, min(s + how.images_per_pass, how.images)) for s in starts)
-    batches = (setting.training_crops(chunk) for chunk in chunks)
-    quant = segment.calibrated(model, variables, quant, batches)
+    quant = _calibrated(setting, stage, model, variables, quant)
     found, samples = measure.accuracy(
         model, variables, quant, setting.val_data, setting.config.run.eval_batch, CLASSES
     )
@@ -128,3 +124,28 @@ def _measure(setting: Setting, stage: Stage, model: DeepLabV3, variables, quant,
         found["miou_quantized"],
         sizes["size_bytes"] / 1e3,
     )
+
+
+def _calibrated(setting: Setting, stage: Stage, model: DeepLabV3, variables, quant) -> PyTree:
+    """The policy with its ranges, which are found once and kept in `quant.npz`."""
+    file, how = stage.folder / "quant.npz", setting.config.quantize
+    if not file.exists():
+        starts = range(0, how.images, how.images_per_pass)
+        chunks = (range(s, min(s + how.images_per_pass, how.images)) for s in starts)
+        batches = (setting.training_crops(chunk) for chunk in chunks)
+        found = segment.calibrated(model, variables, quant, batches)
+        checkpoint.write_arrays(file, found)
+    return checkpoint.read_arrays(file, quant)
+
+
+def measured(
+    setting: Setting, stage: Stage, model: DeepLabV3, subnet: space.Subnet
+) -> tuple[PyTree, PyTree]:
+    """Variables and calibrated policy of a network whose stage is finished."""
+    config = setting.config
+    key = setting.key(Purpose.TEACHER_INIT)  # what it draws is overwritten
+    fresh = init.initialize(model, key, (1, *config.train.crop, 3))
+    state = segment.fresh_state(fresh, _optimizer(config))
+    variables = checkpoint.load(stage.folder / "checkpoint", state).variables()
+    quant = layers.with_bits(fresh["quant"], subnet)
+    return variables, _calibrated(setting, stage, model, variables, quant)

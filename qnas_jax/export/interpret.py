@@ -1,0 +1,95 @@
+"""Runs a graph in NumPy: what every runtime is compared with."""
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from qnas_jax.export import graph
+from qnas_jax.export.graph import Graph, Node
+from qnas_jax.quant import integer
+
+
+def run(
+    network: Graph, images: np.ndarray, rule: integer.Rule = integer.by_float
+) -> dict[str, np.ndarray]:
+    """Every tensor of a graph by its name: codes (uint8) or real values (float32).
+
+    Args:
+      network: The graph, quantized or float.
+      images: What it reads, [n, height, width, channels], codes or real values.
+      rule: How sums become codes.
+
+    Raises:
+      OverflowError: A sum of the quantized network does not fit into 32 bits.
+    """
+    values, tensors = {network.x.name: images}, network.tensors()
+    for node in network.nodes:
+        inputs = [values[name] for name in node.inputs]
+        grids = [tensors[name].grid for name in node.inputs]
+        values[node.out.name] = step(node, inputs, grids, rule)
+    return values
+
+
+def step(
+    node: Node,
+    inputs: list[np.ndarray],
+    grids: list,
+    rule: integer.Rule = integer.by_float,
+) -> np.ndarray:
+    """What one node gives; `grids` are those of its inputs (None in float)."""
+    x, read, written = inputs[0], grids[0], node.out.grid
+    match node:
+        case graph.Conv():
+            return _conv(node, x, read, rule)
+        case graph.Add() if written:
+            a, b, out = ((grid.scale, grid.zero_point) for grid in (*grids, written))
+            return integer.add(inputs[0], inputs[1], a, b, out, written.q_max)
+        case graph.Add():
+            return inputs[0] + inputs[1]
+        case graph.Mean() if written:
+            sums, pixels = integer.mean(x, read.zero_point)
+            factor = np.asarray([read.scale / (written.scale * pixels)], np.float32)
+            return integer.requantize(sums, factor, written.zero_point, (0, written.q_max), rule)
+        case graph.Mean():
+            return x.mean((1, 2), keepdims=True)
+        case graph.Dequantize():
+            return read.reals(x)
+        case graph.Broadcast():
+            return np.broadcast_to(x, (len(x), *node.out.shape))
+        case graph.Concat():
+            return np.concatenate(inputs, -1)
+        case graph.Resize():
+            return resize(x, *node.out.shape[:2])
+        case graph.ArgMax():
+            return x.argmax(-1)[..., None].astype(np.uint8)
+
+
+def _conv(node: graph.Conv, x: np.ndarray, read, rule: integer.Rule) -> np.ndarray:
+    how = (node.stride, node.dilation, node.groups)
+    written = node.out.grid
+    if written is None or node.w_scale is None or node.bias_codes is None:
+        total = integer.accumulate(x, node.weights, *how) + node.bias
+        return np.clip(total, *node.bounds).astype(np.float32)
+    sums = integer.conv(x, read.zero_point, node.weights, node.bias_codes, *how)
+    multiplier = np.float32(read.scale) * node.w_scale / np.float32(written.scale)
+    bounds = written.code_bounds(node.bounds)
+    return integer.requantize(sums, multiplier, written.zero_point, bounds, rule)
+
+
+def resize(
+    x: Float[np.ndarray, "n h w c"], height: int, width: int
+) -> Float[np.ndarray, "n h2 w2 c"]:
+    """Bilinear, pixel centres aligned, edges repeated."""
+    rows, columns = _weights(x.shape[1], height), _weights(x.shape[2], width)
+    return np.einsum("ab,cd,nbdk->nack", rows, columns, x, optimize=True).astype(np.float32)
+
+
+def _weights(inputs: int, outputs: int) -> Float[np.ndarray, "{outputs} {inputs}"]:
+    """What each input pixel is worth to each output pixel, along one side."""
+    centre = (np.arange(outputs) + 0.5) * inputs / outputs - 0.5
+    centre = np.clip(centre, 0, inputs - 1)[:, None]
+    return np.maximum(1 - np.abs(centre - np.arange(inputs)), 0)
+
+
+def classes(values: dict[str, np.ndarray], network: Graph) -> UInt8[np.ndarray, "n h w"]:
+    """The class maps among a segmentation network's tensors."""
+    return values[network.out.name][..., 0]

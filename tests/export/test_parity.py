@@ -1,0 +1,103 @@
+import json
+
+import numpy as np
+import pytest
+
+from qnas_jax import artefact, metrics
+from qnas_jax.errors import InputError
+from qnas_jax.export import describe, fold, interpret, parity
+from qnas_jax.export import onnx as onnx_file
+from qnas_jax.hardware import size
+from qnas_jax.nn import layers
+
+
+def test_differences_are_counted_and_found():
+    a, b = np.zeros((2, 3, 4, 5), np.uint8), np.zeros((2, 3, 4, 5), np.uint8)
+    assert parity.difference(a, b) == {"differ": 0}
+    b[1, 2, 0, 4], b[1, 0, 3, 1] = 255, 3
+    found = {"differ": 2, "largest": 255, "first": [1, 0, 3, 1]}
+    assert parity.difference(a, b) == parity.difference(b, a) == found
+
+
+def test_a_code_that_is_changed_shows_where_it_is_and_behind(int8):
+    exact = fold.with_bias_codes(int8.variables, int8.network)
+    rounded, images = {**exact, "quant": int8.quant}, int8.images
+    simulated = parity.simulate(int8.model, int8.network, rounded, images)
+    assert set(simulated) == {k for k, t in int8.network.tensors().items() if t.grid}
+    computed = interpret.run(int8.network, images)
+    changed = {name: value.copy() for name, value in computed.items()}
+    changed["encoder/stem"][0, 1, 2, 3] ^= 64
+    rows = parity.layers(int8.network, simulated, {"integer": computed, "file": changed})
+    assert rows[0]["file"] == {"differ": 1, "largest": 64, "first": [0, 1, 2, 3]}
+    summary = dict(parity.summary(rows))
+    assert summary["file"]["differ"] == summary["file"]["layers"] == 1
+    assert summary["file"]["codes"] == sum(row["codes"] for row in rows)
+    assert set(summary) == {"own_rounding", "simulation", "file"}
+
+
+class _Pictures:
+    """Five pictures whose labels are in their first channel."""
+
+    images = np.random.default_rng(0).integers(0, 4, (5, 6, 7, 3)).astype(np.uint8)
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, index):
+        label = self.images[index, ..., 0].copy()
+        label[0, 0] = metrics.IGNORE
+        return self.images[index], label
+
+
+def test_class_maps_are_counted():
+    sources = {
+        "right": lambda images: images[..., 0],
+        "other": lambda images: images[..., 1],
+        "again": lambda images: images[..., 0],
+    }
+    miou, agreement = parity.class_maps(sources, _Pictures(), batch=2, classes=4)
+    assert miou["right"] == miou["again"] == 100
+    labels = np.stack([label for _, label in map(_Pictures().__getitem__, range(5))])
+    matrix = metrics.confusion(labels, _Pictures.images[..., 1], 4)
+    assert miou["other"] == pytest.approx(metrics.mean_iou(matrix), abs=1e-4)
+    equal = np.mean(_Pictures.images[..., 0] == _Pictures.images[..., 1])
+    assert agreement["right"] == {"other": pytest.approx(100 * equal, abs=1e-4), "again": 100}
+
+
+def test_the_gate():
+    miou = {"model.onnx": 60.0, "jax_quantized": 61.5}
+    parity.check(miou, "model.onnx", "jax_quantized", 1.5)
+    parity.check({**miou, "model.onnx": 70.0}, "model.onnx", "jax_quantized", 0.0)
+    for most, bad in ((1.4, miou), (50.0, {**miou, "model.onnx": float("nan")})):
+        with pytest.raises(InputError, match=r"model\.onnx: mIoU .* export\.max_miou_drop="):
+            parity.check(bad, "model.onnx", "jax_quantized", most)
+
+
+@pytest.mark.parametrize("name", ["int8", "mixed"])
+def test_the_description_counts_what_the_tables_count(name, request, tmp_path):
+    case = request.getfixturevalue(name)
+    model = onnx_file.model(case.network)
+    found = describe.describe(case.network, model.ByteSize())
+    artefact.write_json(tmp_path / "model.json", found)
+    assert json.loads((tmp_path / "model.json").read_text()) == found
+    bits = layers.w_bits(case.quant)
+    for conv, layer in zip(
+        sorted(layers.convs(case.model, case.images.shape[1:])),
+        sorted(found["layers"], key=lambda layer: layer["name"]),
+        strict=True,
+    ):
+        assert layer["name"] == conv.name
+        assert layer["macs"] == conv.macs
+        assert layer["w_bits"] == bits[conv.name]
+        assert layer["size_bytes"] == size.conv_bytes(conv, bits[conv.name])
+        container = 4 if layer["w_bits"] <= 4 else 8
+        assert layer["stored_bytes"] == size.conv_bytes(conv, container)
+        assert layer["w_container"] == f"int{container}"
+    # Scales and weights, biases: that many bytes are in the file's initializers.
+    held = sum(
+        len(c.raw_data)
+        for c in model.graph.initializer
+        if (c.dims and c.data_type not in (7, 1)) or (len(c.dims) == 1 and c.data_type == 1)
+    )
+    assert 0 <= found["stored_bytes"] - held < 0.01 * held, "equal ones are held once"
+    assert found["graph_bytes"] == found["file_bytes"] - found["stored_bytes"] > 0
