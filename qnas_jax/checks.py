@@ -79,3 +79,13 @@ def distinct(name: str, values: tuple) -> None:
     """No value comes twice."""
     if len(set(values)) < len(values):
         raise InputError(f"{name}={values}: each only once")
+
+
+def training(name: str, section: Any) -> None:
+    """What all training by SGD is told, `name` being that of its section."""
+    at_least(f"{name}.steps", section.steps, 1)
+    at_least(f"{name}.batch", section.batch, 1)
+    within(f"{name}.momentum", section.momentum, 0.0, 0.999)
+    above_zero(f"{name}.power", section.power)
+    at_least(f"{name}.weight_decay", section.weight_decay, 0.0)
+    one_of(f"{name}.compute", section.compute, ("float32", "bfloat16"))

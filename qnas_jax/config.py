@@ -82,7 +82,7 @@ class Train:
 
     def check(self) -> None:
         """Raises InputError for the first value that cannot be used."""
-        _check_sgd("train", self)
+        checks.training("train", self)
         checks.above_zero("train.lr", self.lr)
         checks.length("train.crop", self.crop, 2)
         checks.all_of("train.crop", self.crop, lambda c: c >= 32, "at least 32 pixels")
@@ -152,7 +152,7 @@ class Supernet:
 
     def check(self) -> None:
         """Raises InputError for the first value that cannot be used."""
-        _check_sgd("supernet", self)
+        checks.training("supernet", self)
         checks.at_least("supernet.parts", self.parts, 1)
         if self.batch % self.parts:
             raise InputError(
@@ -323,12 +323,3 @@ class Config:
         ):
             if wanted > known:
                 raise InputError(f"{name}={wanted}: there are {known} training pictures")
-
-
-def _check_sgd(name: str, section: Train | Supernet) -> None:
-    checks.at_least(f"{name}.steps", section.steps, 1)
-    checks.at_least(f"{name}.batch", section.batch, 1)
-    checks.within(f"{name}.momentum", section.momentum, 0.0, 0.999)
-    checks.above_zero(f"{name}.power", section.power)
-    checks.at_least(f"{name}.weight_decay", section.weight_decay, 0.0)
-    checks.one_of(f"{name}.compute", section.compute, ("float32", "bfloat16"))
