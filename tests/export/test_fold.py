@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import BLOCKS, PATHS, SHAPE, lived
+from small_network import BLOCKS, PATHS, SHAPE, lived
 
 from qnas_jax import segment
 from qnas_jax.export import fold, graph, interpret, parity
