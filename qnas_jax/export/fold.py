@@ -30,8 +30,6 @@ PIXELS = graph.Grid(scale=1 / 128, zero_point=128, bits=8)  # the grid that is a
 IMAGE = "image"
 # A channel's scale is no smaller than its bias (or what a float32 holds) needs.
 MOST_BIAS_CODES, LEAST_SCALE = 2.0**30, 2.0**-64
-# What the largest weight can add for one code of the input, in codes of the output.
-MOST_OF_A_CODE = 8.0
 
 
 class _Draft(NamedTuple):
@@ -81,7 +79,7 @@ class _Draft(NamedTuple):
         read = self.tensors[x].grid
         assert read is not None and grid is not None
         codes, scale, w_bits = self.weights[name]
-        folded = _folded(codes, scale, factor, bias, read.scale, grid.scale)
+        folded = _folded(codes, scale, factor, bias, read.scale, grid)
         return self.append(graph.Conv(w_bits=w_bits, **folded, **how))
 
 
@@ -103,19 +101,20 @@ def _affine(params, statistics, norm: bool) -> tuple[np.ndarray, np.ndarray]:
     return factor, bias - mean * factor
 
 
-def _folded(codes, scale, factor, bias, x_scale, scale_out) -> dict[str, np.ndarray]:
+def _folded(codes, scale, factor, bias, x_scale, out) -> dict[str, np.ndarray]:
     """Weights and bias as codes.
 
     A bias is a whole number of steps, one step being the least that an input's code and a
     weight's can add. Where a norm divides by next to nothing, because its channel reads
-    nothing but zeros, a step would be several codes of the output. Such a channel gets finer
-    steps, beyond which its weights are clipped: they weigh nothing but zeros. A channel that
-    its norm all but switches off would need a bias beyond 32 bits, and gets coarser ones.
+    nothing but zeros, a step is many codes of the output. It is made so fine that the largest
+    weight and one code of the input cross half of the output's grid; the weights beyond
+    that are clipped, and weigh nothing but zeros. A channel that its norm all but switches
+    off would need a bias beyond 32 bits, and gets coarser steps.
     """
     exact = scale.astype(np.float64) * np.abs(factor)
     least = np.maximum(np.abs(bias) / (x_scale * MOST_BIAS_CODES), LEAST_SCALE)
     q_max = np.abs(codes).max(initial=1)
-    most = MOST_OF_A_CODE / q_max * scale_out / x_scale
+    most = out.q_max / 2 / q_max * out.scale / x_scale
     w_scale = np.maximum(np.minimum(exact, most), least).astype(np.float32)
     ratio = np.where(w_scale == exact.astype(np.float32), 1.0, exact / w_scale)
     weights = np.clip(np.rint(codes * np.sign(factor) * ratio), -q_max, q_max)

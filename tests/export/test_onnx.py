@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import onnx
 import pytest
-from conftest import BLOCKS, PATHS
+from small_network import BLOCKS, PATHS
 
 from qnas_jax import segment
 from qnas_jax.errors import InputError
