@@ -8,8 +8,9 @@ Each process, with its own number:
 Under Slurm, on TPU pods and in Kubernetes jobs the last three are found by themselves; see
 the batch jobs in `launch/jobs/`. The teacher must have been trained (by `launch/main.py
 --until=teacher`), and all processes must see the same folder. Afterwards `launch/main.py` goes
-on with the search. The numbers are those of one process. If one is killed, start all again: they
-go on. Several processes on one machine with GPUs need CUDA_VISIBLE_DEVICES, one GPU each.
+on with the search. The numbers are those of one process. If one is killed, the others end with
+exit code 4 within a minute; start all again: they go on. Several processes on one machine with
+GPUs need CUDA_VISIBLE_DEVICES, one GPU each.
 """
 
 from qnas_jax import platform
@@ -19,15 +20,21 @@ if __name__ == "__main__":
 
 import logging
 import pathlib
+import socket
+import time
 
 import jax
 from absl import flags
 
-from qnas_jax import artefact, cli, parallel
+from qnas_jax import artefact, cli, parallel, preempt
 from qnas_jax.config import Config
-from qnas_jax.errors import InputError
+from qnas_jax.errors import InputError, ProcessLost
 from qnas_jax.setting import prepare
 from qnas_jax.stages import distillation, networks, population
+
+logger = logging.getLogger("qnas_jax.distributed")
+
+WAIT_S, HEARTBEAT_S, GRACE_S = 300, 30, 5
 
 cli.define_run_flags()
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0.")
@@ -42,23 +49,71 @@ def main() -> None:
     if not artefact.is_finished(workdir / "teacher"):
         main_first = "train it with launch/main.py --until=teacher first"
         raise InputError(f"{workdir / 'teacher'}: not finished; {main_first}")
+    _meet()
     try:
-        jax.distributed.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+        if parallel.is_first():
+            with artefact.only_one(workdir):
+                _work(config, workdir)
+        else:
+            logging.getLogger("qnas_jax").setLevel(logging.WARNING)  # the first tells of progress
+            _work(config, workdir)
+    except InputError:
+        if parallel.is_first():  # the others, who meet the same error, need it to end in order
+            time.sleep(GRACE_S)
+        raise
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1:
+            raise
+        reason = str(error).splitlines()[0][:200]
+        raise ProcessLost(f"a process is gone or failed ({reason}); start all again") from None
+
+
+def _meet() -> None:
+    """Waits for the other processes.
+
+    Raises:
+      InputError: The flags cannot be used, or nobody answers at the coordinator's address.
+    """
+    given = [_COORDINATOR.value, _PROCESSES.value, _PROCESS.value]
+    if any(value is not None for value in given):
+        if None in given:
+            raise InputError("--coordinator, --processes, --process: give all three or none")
+        host, _, port = given[0].rpartition(":")
+        if not (host and port.isdigit()):
+            raise InputError(f"--coordinator={given[0]}: must be HOST:PORT of process 0")
+        if given[2] >= given[1]:
+            raise InputError(f"--process={given[2]}: must be below --processes={given[1]}")
+        wait = f"waiting up to {WAIT_S // 60} minutes"
+        logger.info("%s for all %d processes at %s", wait, given[1], given[0])
+        if given[2]:
+            _wait_for(host, int(port))
+    try:
+        jax.distributed.initialize(
+            *given, initialization_timeout=WAIT_S, heartbeat_timeout_seconds=HEARTBEAT_S
+        )
     except (RuntimeError, ValueError) as error:
         raise InputError(f"--coordinator, --processes, --process: {error}") from None
-    if parallel.is_first():
-        with artefact.only_one(workdir):
-            _work(config, workdir)
-    else:
-        logging.getLogger("qnas_jax").setLevel(logging.WARNING)  # the first tells of progress
-        _work(config, workdir)
+
+
+def _wait_for(host: str, port: int) -> None:
+    """Returns once somebody listens there; JAX itself would abort the program."""
+    end = time.monotonic() + WAIT_S
+    while True:
+        try:
+            socket.create_connection((host, port), timeout=10).close()
+            return
+        except OSError as error:
+            if time.monotonic() > end:
+                raise InputError(f"--coordinator={host}:{port}: no answer ({error})") from None
+        time.sleep(1)
 
 
 def _work(config: Config, workdir: pathlib.Path) -> None:
     setting = prepare(config, workdir)
     teacher, variables = networks.train_teacher(setting)  # it is finished: only read
     distilled, params = distillation.train_supernet(setting, teacher, variables)
-    population.populate_table(setting, distilled, variables, jax.device_get(params))
+    with preempt.raising():  # JAX, which took SIGTERM for the training, asks for it no more
+        population.populate_table(setting, distilled, variables, jax.device_get(params))
 
 
 if __name__ == "__main__":

@@ -14,11 +14,11 @@ from absl import logging as absl_logging
 from ml_collections import config_flags
 
 from qnas_jax import config, preempt
-from qnas_jax.errors import InputError
+from qnas_jax.errors import InputError, ProcessLost
 from qnas_jax.train import Diverged
 
 # Exit codes. The last two are what shells make of SIGINT and SIGTERM: 128 + the signal.
-INPUT_ERROR, DIVERGED, INTERRUPTED, TERMINATED = 2, 3, 130, 143
+INPUT_ERROR, DIVERGED, PROCESS_LOST, INTERRUPTED, TERMINATED = 2, 3, 4, 130, 143
 _FULL_DISK = os.strerror(errno.ENOSPC)
 
 
@@ -93,6 +93,8 @@ def _guarded(main: Callable[[], None]) -> None:
         _leave(str(error), INPUT_ERROR)
     except Diverged as error:
         _leave(str(error), DIVERGED)
+    except ProcessLost as error:
+        _leave(str(error), PROCESS_LOST)
     except KeyboardInterrupt:
         _leave("stopped; the same command goes on from here", INTERRUPTED)
     except preempt.Stopped as error:

@@ -282,6 +282,9 @@ class Run:
         """Raises InputError for the first value that cannot be used."""
         for name in self.__slots__:
             checks.at_least(f"run.{name}", getattr(self, name), 1)
+        if self.save_every % self.per_dispatch:  # each length is a program of its own
+            rule = f"must divide run.save_every={self.save_every}"
+            raise InputError(f"run.per_dispatch={self.per_dispatch}: {rule}")
 
 
 @dataclasses.dataclass(slots=True)

@@ -1,4 +1,4 @@
-"""What a user can mend: told in one line, without a traceback."""
+"""What is told in one line, without a traceback."""
 
 
 class InputError(ValueError):
@@ -6,3 +6,7 @@ class InputError(ValueError):
 
     The message is one line: the value, what is allowed, and the way out.
     """
+
+
+class ProcessLost(RuntimeError):
+    """One of several processes is gone; the others cannot go on without it."""

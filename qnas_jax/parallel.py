@@ -7,6 +7,9 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, TypeVar
 
 import jax
+import numpy as np
+
+from qnas_jax.errors import InputError
 
 Unit = TypeVar("Unit")
 Device = Any  # a jax.Device, which type checkers do not know as a type
@@ -120,13 +123,34 @@ def wait_for_all(name: str) -> None:
         multihost_utils.sync_global_devices(name)
 
 
-def stop_is_agreed(step: int) -> bool:
-    """Whether SIGTERM came to any of several processes: all are told at the same step."""
+def check_same(what: str, number: int) -> None:
+    """Makes sure that all processes found the same.
+
+    Raises:
+      InputError: They did not.
+    """
+    if jax.process_count() == 1:
+        return
+    from jax.experimental import multihost_utils
+
+    found = np.ravel(multihost_utils.process_allgather(np.int32(number))).tolist()
+    if len(set(found)) > 1:
+        raise InputError(
+            f"{what} {found} by process: the folder does not look the same to all of them "
+            "(a file system that shows changes late?); start them again"
+        )
+
+
+def stop_is_agreed(round_: int) -> bool:
+    """Whether SIGTERM came to any of several processes: all are told in the same round.
+
+    Rounds are numbered one by one; of a number that is left out nobody would be told.
+    """
     if jax.process_count() == 1:
         return False
     from jax.experimental import multihost_utils
 
-    return multihost_utils.reached_preemption_sync_point(step)
+    return multihost_utils.reached_preemption_sync_point(round_)
 
 
 def is_first() -> bool:
@@ -136,12 +160,17 @@ def is_first() -> bool:
 
 @contextlib.contextmanager
 def first_goes_first(name: str) -> Iterator[None]:
-    """The first process runs the body before all others do."""
+    """The first process runs the body before all others do.
+
+    Also where it fails there: the others then fail in the same place.
+    """
     if not is_first():
         wait_for_all(name)
-    yield
-    if is_first():
-        wait_for_all(name)
+    try:
+        yield
+    finally:
+        if is_first():
+            wait_for_all(name)
 
 
 def free_bytes(device: Device) -> int | None:

@@ -51,7 +51,7 @@ def _handled_by(handler: Callable[..., None]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, handler)
+    before = signal.signal(signal.SIGTERM, handler) or signal.SIG_DFL  # None: not Python's
     try:
         yield
     finally:

@@ -88,6 +88,11 @@ class Metrics:
         for name, value in values.items():
             self._events.add_scalar(f"{self._stage}/{name}", value, step)
 
+    def flush(self) -> None:
+        """Puts what was recorded on the disk: a checkpoint behind it must not be younger."""
+        if self._events:
+            self._events.flush()
+
 
 def read_metrics(workdir: pathlib.Path, stage: str) -> dict[int, dict[str, float]]:
     """A stage's metrics by step; of a step that was repeated after a kill, the latest.

@@ -123,18 +123,19 @@ def fit(
         contextlib.closing(checkpoint.open_folder(folder)) as manager,
     ):
         first, saved = checkpoint.restore(manager, state)
+        parallel.check_same(f"{folder}: holds the states of steps", first)
         spread, gathered = forms
         state = spread(saved)
         if 0 < first < steps:
             logger.info("%s: resumed at step %d of %d", title, first, steps)
-        guard = _Guard(manager, title, watched, first)
+        guard = _Guard(manager, folder.parent, title, watched, first)
         progress = Progress(title, steps, first)
         spans = list(_spans(first, steps, per_dispatch, save_every))
         making = prefetch(lambda i: _stacked(make_batch, spans[i]), 0, len(spans), threads)
         batches = Timed(making)
         done, found = range(first, first), {}
-        for span in spans:
-            if asked() or parallel.stop_is_agreed(done.stop):
+        for round_, span in enumerate(spans):
+            if asked() or parallel.stop_is_agreed(round_):
                 break
             before = done, found
             state, found = steps_function(state, *next(batches), jnp.array(span, jnp.int32))
@@ -142,10 +143,13 @@ def fit(
             # further ahead would have to be finished before a stop.
             guard.check(*before)
             done = span
+            to_save = done.stop % save_every == 0 or done.stop == steps
             told = [n + 1 for n in done if (n + 1) % log_every == 0]
-            if told or done.stop % save_every == 0 or done.stop == steps:
-                _tell({*told, done.stop}, guard.check(done, found), metrics, progress)
-            if done.stop % save_every == 0 or done.stop == steps:
+            if told or to_save:
+                told = sorted({*told, done.stop}) if to_save else told
+                _tell(told, guard.check(done, found), metrics, progress)
+            if to_save:
+                metrics.flush()
                 saved = guard.save(done.stop, gathered(state))
         if done.stop > guard.saved:
             guard.check(done, found)
@@ -180,10 +184,10 @@ def _stacked(make_batch: Callable[[int], Batch], span: range) -> Batch:
 
 def _tell(told, values, metrics, progress) -> None:
     """Records the metrics after the steps `told`; `values` are by step."""
-    for done in sorted(told):
+    for done in told:
         metrics.write(done, values[done])
-    texts = [f"{name} {value:.4g}" for name, value in values[max(told)].items()]
-    progress.show(max(told), ", ".join(texts[:3]))
+    texts = [f"{name} {value:.4g}" for name, value in values[told[-1]].items()]
+    progress.show(told[-1], ", ".join(texts[:3]))
 
 
 class _Guard:
@@ -193,8 +197,16 @@ class _Guard:
       saved: The step of the last state that is saved; 0: there is none.
     """
 
-    def __init__(self, manager: Any, title: str, watched: Sequence[Watched], saved: int):
-        self._manager, self._title, self._watched = manager, title, watched
+    def __init__(
+        self,
+        manager: Any,
+        folder: pathlib.Path,
+        title: str,
+        watched: Sequence[Watched],
+        saved: int,
+    ):
+        self._manager, self._folder = manager, folder
+        self._title, self._watched = title, watched
         self.saved = saved
 
     def check(self, span: range, found: dict[str, jax.Array]) -> dict[int, dict[str, float]]:
@@ -229,5 +241,6 @@ class _Guard:
         kept = f"the state of step {self.saved} is kept" if self.saved else "no step was saved yet"
         raise Diverged(
             f"{self._title}: {part.name} has {what} at step {done} with learning rate "
-            f"{float(part.rate(done - 1)):.3g}; {kept}; lower {part.setting}"
+            f"{float(part.rate(done - 1)):.3g}; {kept}; "
+            f"lower {part.setting} and delete {self._folder}"
         )

@@ -103,6 +103,7 @@ BAD = [
     ("run.save_every", 0, "must be at least 1"),
     ("run.log_every", 0, "must be at least 1"),
     ("run.per_dispatch", 0, "must be at least 1"),
+    ("run.per_dispatch", 3, "must divide run.save_every=2"),
     ("run.eval_batch", 0, "must be at least 1"),
 ]
 # Any text; whether there is such a thing is seen when it is read.

@@ -236,6 +236,7 @@ def _run_two_processes(workdir, cache, *settings):
 @pytest.mark.slow
 def test_two_processes_train_the_supernet_like_one(tmp_path, cache):
     halves = ["--config.supernet.parts=2", "--config.supernet.steps=60"]
+    halves += ["--config.run.per_dispatch=2"]
     one, two = tmp_path / "one", tmp_path / "two"
     code, output = run(SMOKE, f"--workdir={one}", *halves, cache=cache)
     assert code == 0, output
@@ -253,6 +254,17 @@ def test_two_processes_train_the_supernet_like_one(tmp_path, cache):
     assert [process.returncode for process in processes] == [143, 143]
     assert told[0] == told[1]
     assert re.match(r"error: stopped by SIGTERM at step \d+ of supernet;", told[0])
+
+    # Of one that is killed, the other tells in a line and ends.
+    processes = _start_two_processes(two, cache, *halves)
+    while max(step for stage, step in _last_metrics(two) if stage == "supernet") < 30:
+        assert all(process.poll() is None for process in processes)
+        time.sleep(0.1)
+    processes[1].kill()
+    output, _ = processes[0].communicate(timeout=120)
+    assert processes[0].returncode == 4, output
+    assert output.splitlines()[-1].startswith("error: a process is gone or failed (")
+    assert output.splitlines()[-1].endswith("; start all again")
 
     _run_two_processes(two, cache, *halves)
     of_one, of_two = (_last_metrics(folder) for folder in (one, two))

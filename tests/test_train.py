@@ -115,7 +115,7 @@ def test_a_loss_that_is_not_finite_stops_the_training_and_keeps_the_last_state(t
 
     message = (
         "toy: the toy has loss nan at step 6 with learning rate 0.0167; "
-        "the state of step 4 is kept; lower toy.lr"
+        f"the state of step 4 is kept; lower toy.lr and delete {tmp_path}"
     )
     with pytest.raises(train.Diverged, match=f"^{re.escape(message)}$"):
         _fit(tmp_path, 8, step=diverging)
@@ -202,7 +202,7 @@ def test_a_supernet_with_an_absurd_learning_rate_says_which_block_diverged(tmp_p
         _fit(tmp_path, 50, steps_function=steps, state=state, watched=watched, title="supernet")
     found = re.fullmatch(
         r"supernet: block 2 has (?:loss (?:nan|inf)|a state that is not finite) at step (\d+) with "
-        r"learning rate (\S+); (.*); lower supernet\.lr",
+        r"learning rate (\S+); (.*); lower supernet\.lr and delete .*",
         str(error.value),
     )
     assert found, error.value
