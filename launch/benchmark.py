@@ -2,6 +2,7 @@
 
     python launch/benchmark.py lut --json lut.json
     python launch/benchmark.py distill --json distill.json
+    python launch/benchmark.py front --json front.json
 
 Needs torch for the comparison: pip install -e '.[bench]'
 """
@@ -15,9 +16,9 @@ from qnas_jax import platform
 if __name__ == "__main__":
     platform.prepare_process()  # before all other imports
 
-from bench import distill, lut
+from bench import distill, front, lut
 
-SUBJECTS = {"lut": lut, "distill": distill}
+SUBJECTS = {"lut": lut, "distill": distill, "front": front}
 
 
 def main() -> None:

@@ -17,9 +17,10 @@ import pathlib
 
 from qnas_jax import artefact, cli
 from qnas_jax.config import Config
+from qnas_jax.errors import InputError
 from qnas_jax.report import figures
 from qnas_jax.search import front
-from qnas_jax.setting import prepare
+from qnas_jax.setting import for_target, prepare
 from qnas_jax.stages import distillation, networks, population, selection
 
 cli.define_run_flags()
@@ -53,22 +54,32 @@ def _compare(config: Config, workdir: pathlib.Path) -> None:
         changed = copy.deepcopy(config)
         changed.space.w_bits, changed.space.a_bits = w_bits, a_bits
         changed.space.bits_per = bits_per
+        try:
+            changed = for_target(changed, setting.target)
+        except InputError as error:
+            print(f"{name}: left out; {error}")
+            continue
         folder = workdir / "policies" / name.replace(", ", "-").replace(" ", "_")
         one = dataclasses.replace(setting, config=changed, workdir=folder)
         populated, rows = population.populate_table(one, distilled, variables, params)
         _, fronts[name] = selection.search_front(one, populated, rows)
         seconds[name] = populated.seconds
+    if not fronts:
+        raise InputError(f"target {setting.target.name!r} runs none of the policies")
     _report(workdir / "policies", fronts, seconds)
 
 
 def _report(
     folder: pathlib.Path, fronts: dict[str, list[front.Point]], seconds: dict[str, float]
 ) -> None:
-    """Prints each policy's smallest subnet no worse than INT8's middle one; draws the fronts."""
-    picked = front.spread(fronts["INT8"], 3)  # best, middle, smallest
+    """Prints each policy's smallest subnet no worse than the first's middle one; draws all."""
+    first = next(iter(fronts))
+    picked = front.spread(fronts[first], 3)  # best, middle, smallest
     limit = picked[len(picked) // 2].nsr
     lines = ["policy,table_s,front,best_nsr,size_bytes_at_limit,encoder_size_bytes_at_limit"]
-    print(f"the smallest subnets of NSR at most {limit:.4f}, which is INT8's at its middle size:")
+    print(
+        f"the smallest subnets of NSR at most {limit:.4f}, which is {first}'s at its middle size:"
+    )
     print("policy                     table s  front   best NSR  size kB  encoder kB")
     for name, points in fronts.items():
         within = [point for point in points if point.nsr <= limit]

@@ -10,8 +10,8 @@ The way through a run is `pipeline.py`, and each step of it in `stages/`; the ro
     train, segment       the training loop; training and measuring a whole network
     distill              block-wise distillation of the supernet
     lut, tree, table     every path of every block, quantized and scored
-    hardware/            what a layer costs
-    search/              the exact Pareto front over the table
+    hardware/            what a device runs, and what a layer costs on it
+    search/              the Pareto front over the table, exact or within an epsilon
     report/              the page of a run
     artefact, checkpoint, runlog     what a run leaves behind, and how it goes on
 """

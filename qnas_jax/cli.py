@@ -1,5 +1,7 @@
 """What the programs in `launch/` share: flags, log lines, and errors told in one line."""
 
+import dataclasses
+import difflib
 import errno
 import logging
 import os
@@ -50,6 +52,29 @@ def run_flags() -> tuple[config.Config, pathlib.Path]:
     return given, pathlib.Path(flags.FLAGS.workdir or f"runs/{pathlib.Path(path).stem}")
 
 
+def _keys() -> list[str]:
+    """Every setting, as it is written behind `--config.`."""
+    default = config.Config()
+    keys = []
+    for field in dataclasses.fields(config.Config):
+        section = getattr(default, field.name)
+        inner = dataclasses.fields(section) if dataclasses.is_dataclass(section) else ()
+        keys += [f"{field.name}.{f.name}" for f in inner] or [field.name]
+    return keys
+
+
+def knows(key: str) -> bool:
+    """Whether there is a setting `--config.KEY`."""
+    return key in _keys()
+
+
+def unknown_key(key: str) -> InputError:
+    """The error for a setting that does not exist."""
+    near = difflib.get_close_matches(key, _keys(), n=1, cutoff=0.4)
+    hint = f"; did you mean config.{near[0]}?" if near else ""
+    return InputError(f"config.{key}: no such setting{hint}")
+
+
 def _config_of(value: object, path: str) -> config.Config:
     if isinstance(value, config.Config):
         return value
@@ -93,8 +118,8 @@ def _parse(argv: list[str]) -> list[str]:
     except (flags.Error, AttributeError, KeyError, SyntaxError, TypeError, ValueError) as error:
         for argument in argv[1:]:
             key = argument.lstrip("-").partition("=")[0]
-            if key.startswith("config.") and not config.knows(key[7:]):
-                _leave(str(config.unknown_key(key[7:])), INPUT_ERROR)
+            if key.startswith("config.") and not knows(key[7:]):
+                _leave(str(unknown_key(key[7:])), INPUT_ERROR)
         _leave(str(error.args[0] if error.args else error), INPUT_ERROR)
     if len(rest) > 1:
         _leave(f"{rest[1]!r}: not understood; settings are given as --NAME=VALUE", INPUT_ERROR)

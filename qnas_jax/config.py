@@ -7,12 +7,12 @@ Lu et al., 2023 (https://arxiv.org/abs/2401.12350), or where it says nothing, as
 """
 
 import dataclasses
-import difflib
 
 from qnas_jax import checks
 from qnas_jax.errors import InputError
 
 BLOCKS = 6  # that MobileNetV2 is cut into, behind the stem and the first group
+COSTS = ("size_bytes", "latency_ms", "energy_mj")
 
 
 @dataclasses.dataclass(slots=True)
@@ -197,14 +197,50 @@ class Quantize:
 
 
 @dataclasses.dataclass(slots=True)
-class Search:
-    """What is asked of the tables."""
+class Hardware:
+    """The device that networks are searched for; see docs/targets.md."""
 
-    budget_bytes: int = 0  # of the whole network; its best subnet is retrained too
+    target: str = "none"  # its name in hardware/target.py; "none": only the size counts
+    table: str = ""  # a CSV file of measured latencies, which the search then uses; "": none
+    picture: tuple[int, int] = (0, 0)  # height, width as deployed; 0: those of the data
 
     def check(self) -> None:
         """Raises InputError for the first value that cannot be used."""
-        checks.at_least("search.budget_bytes", self.budget_bytes, 0)
+        checks.length("hardware.picture", self.picture, 2)
+        if tuple(self.picture) != (0, 0):
+            rule = "at least 32 pixels, or (0, 0)"
+            checks.all_of("hardware.picture", self.picture, lambda p: p >= 32, rule)
+
+
+@dataclasses.dataclass(slots=True)
+class Search:
+    """What is asked of the tables."""
+
+    costs: tuple[str, ...] = ("size_bytes",)  # low beside the NSR; or "latency_ms", "energy_mj"
+    epsilon: float = 0.0  # how far off a front of several costs may be, 0.01: 1 %; 0: exact
+    # Of the whole network; 0: none. The best subnet that meets all of them is retrained too.
+    budget_bytes: int = 0
+    budget_ms: float = 0.0
+    budget_mj: float = 0.0
+
+    def check(self) -> None:
+        """Raises InputError for the first value that cannot be used."""
+        rule = f"must be among {COSTS}"
+        checks.all_of("search.costs", self.costs, lambda cost: cost in COSTS, rule)
+        checks.distinct("search.costs", self.costs)
+        checks.within("search.epsilon", self.epsilon, 0.0, 1.0)
+        for name in ("budget_bytes", "budget_ms", "budget_mj"):
+            checks.at_least(f"search.{name}", getattr(self, name), 0)
+        for cost, most in self.budgets().items():
+            if cost not in self.costs:
+                raise InputError(
+                    f"search.costs={self.costs}: a budget of {most:g} needs {cost!r} there"
+                )
+
+    def budgets(self) -> dict[str, int | float]:
+        """The budgets that are set, by the cost that they bound."""
+        bounds = (self.budget_bytes, self.budget_ms, self.budget_mj)
+        return {cost: most for cost, most in zip(COSTS, bounds, strict=True) if most}
 
 
 @dataclasses.dataclass(slots=True)
@@ -258,6 +294,7 @@ class Config:
     supernet: Supernet = dataclasses.field(default_factory=Supernet)
     lut: Lut = dataclasses.field(default_factory=Lut)
     quantize: Quantize = dataclasses.field(default_factory=Quantize)
+    hardware: Hardware = dataclasses.field(default_factory=Hardware)
     search: Search = dataclasses.field(default_factory=Search)
     retrain: Retrain = dataclasses.field(default_factory=Retrain)
     export: Export = dataclasses.field(default_factory=Export)
@@ -283,29 +320,6 @@ class Config:
         ):
             if wanted > known:
                 raise InputError(f"{name}={wanted}: there are {known} training pictures")
-
-
-def _keys() -> list[str]:
-    """Every setting, as it is written behind `--config.`."""
-    default = Config()
-    keys = []
-    for field in dataclasses.fields(Config):
-        section = getattr(default, field.name)
-        inner = dataclasses.fields(section) if dataclasses.is_dataclass(section) else ()
-        keys += [f"{field.name}.{f.name}" for f in inner] or [field.name]
-    return keys
-
-
-def knows(key: str) -> bool:
-    """Whether there is a setting `--config.KEY`."""
-    return key in _keys()
-
-
-def unknown_key(key: str) -> InputError:
-    """The error for a setting that does not exist."""
-    near = difflib.get_close_matches(key, _keys(), n=1, cutoff=0.4)
-    hint = f"; did you mean config.{near[0]}?" if near else ""
-    return InputError(f"config.{key}: no such setting{hint}")
 
 
 def _check_sgd(name: str, section: Train | Supernet) -> None:

@@ -15,7 +15,6 @@ from qnas_jax import artefact, measure, space
 from qnas_jax.artefact import Stage
 from qnas_jax.config import Config
 from qnas_jax.data.batching import stacked
-from qnas_jax.errors import InputError
 from qnas_jax.report import page
 from qnas_jax.setting import Setting, prepare
 from qnas_jax.stages import distillation, exporting, networks, population, selection
@@ -35,7 +34,7 @@ def run(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
     distilled, params = distillation.train_supernet(setting, teacher, variables)
     populated, rows = population.populate_table(setting, distilled, variables, params)
     searched, points = selection.search_front(setting, populated, rows)
-    picked = selection.chosen(config, points)
+    picked = selection.chosen(setting.config, points)
     retrained = [
         networks.retrain(setting, distilled, variables, params, point, f"retrain {i}/{len(picked)}")
         for i, point in enumerate(picked, 1)
@@ -51,11 +50,9 @@ def begin(config: Config, workdir: pathlib.Path) -> tuple[Setting, Stage, PyTree
     """Runs the first stage alone: lays out the run and trains the teacher."""
     config.check()
     setting = prepare(config, workdir)
-    if 0 < config.search.budget_bytes < setting.least_bytes():
-        least = f"the smallest subnet has {setting.least_bytes()}"
-        raise InputError(f"search.budget_bytes={config.search.budget_bytes}: {least}")
+    setting.check_target()
     if not (workdir / "config.json").exists():
-        artefact.write_json(workdir / "config.json", config)
+        artefact.write_json(workdir / "config.json", setting.config)
     return setting, *networks.train_teacher(setting)
 
 
@@ -68,4 +65,5 @@ def write_report(
     seconds["retrain"] = round(sum(stage.seconds for stage in retrained), 1)
     seconds["export"] = round(sum(stage.seconds for stage in exported), 1)
     samples = stacked(setting.val_data, range(min(measure.SAMPLES, len(setting.val_data))))
-    return page.write(setting.workdir, seconds, [stage.folder for stage in retrained], samples)
+    folders = [stage.folder for stage in retrained]
+    return page.write(setting.workdir, seconds, folders, samples, setting.teacher_costs())

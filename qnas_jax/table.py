@@ -7,7 +7,7 @@ import dataclasses
 import logging
 import pathlib
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +15,7 @@ import numpy as np
 from qnas_jax import artefact, space
 from qnas_jax.errors import InputError
 from qnas_jax.hardware import size
+from qnas_jax.hardware.target import LayerCost, Place
 
 logger = logging.getLogger(__name__)
 
@@ -149,6 +150,37 @@ def _op_bytes(block: space.Block, ops, layer: int, w_bits: np.ndarray) -> np.nda
     shape = (1, 1, in_channels)  # the size does not depend on the pixels
     convs = [space.mbconv_convs(op, "", shape, block.channels, stride, 1) for op in ops]
     return np.array([[size.network_bytes(c, int(w)) for c in convs] for w in w_bits])
+
+
+def with_costs(rows: Table, where: Sequence[Place], costs: Mapping[str, LayerCost]) -> Table:
+    """The table with a column for each cost, summed over a path's layers.
+
+    Paths with a layer that a device does not run, which has no finite cost, lose their NSR.
+
+    Args:
+      rows: The table.
+      where: Every layer's place.
+      costs: What a layer costs, by the column's name.
+    """
+    columns = {name: _layer_sums(rows, where, cost) for name, cost in costs.items()}
+    runs = np.isfinite(sum(columns.values(), np.zeros(len(rows.nsr))))
+    if not runs.all():
+        left_out = np.count_nonzero(~runs)
+        logger.info("%d of %d rows are not run by the target; left out", left_out, len(rows.nsr))
+    nsr = np.where(runs, rows.nsr, np.inf).astype(rows.nsr.dtype)
+    return dataclasses.replace(rows, nsr=nsr, costs={**rows.costs, **columns})
+
+
+def _layer_sums(rows: Table, where: Sequence[Place], cost: LayerCost) -> np.ndarray:
+    total = np.zeros(len(rows.nsr))
+    for place in where:
+        in_block = rows.rows_of(place.block)
+        for number, op in enumerate(rows.ops):
+            picked = in_block[rows.path[in_block, place.layer] == number]
+            pairs = np.stack([rows.w_bits[picked, place.layer], rows.a_bits[picked, place.layer]])
+            pairs, inverse = np.unique(pairs.astype(np.int64), axis=1, return_inverse=True)
+            total[picked] += cost(place, op, *pairs)[inverse]
+    return total
 
 
 def save(path: pathlib.Path, table: Table) -> None:

@@ -5,7 +5,7 @@ import runpy
 
 import pytest
 
-from qnas_jax import config
+from qnas_jax import cli, config
 from qnas_jax.errors import InputError
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
@@ -83,7 +83,18 @@ BAD = [
     ("quantize.images", 0, "must be at least 1"),
     ("quantize.images", 17, "there are 16 training pictures"),
     ("quantize.images_per_pass", 0, "must be at least 1"),
+    ("hardware.picture", (96,), "must be 2 numbers"),
+    ("hardware.picture", (96, 31), "at least 32 pixels, or (0, 0)"),
+    ("hardware.picture", (0, 192), "at least 32 pixels, or (0, 0)"),
+    ("search.costs", (), "must be among ('size_bytes', 'latency_ms', 'energy_mj')"),
+    ("search.costs", ("nsr",), "must be among ('size_bytes', 'latency_ms', 'energy_mj')"),
+    ("search.costs", ("latency_ms", "latency_ms"), "each only once"),
+    ("search.costs", "latency_ms", "must be a tuple, like ('size_bytes',)"),
+    ("search.epsilon", -0.01, "must lie in [0.0, 1.0]"),
+    ("search.epsilon", math.nan, "must be finite numbers"),
     ("search.budget_bytes", -1, "must be at least 0"),
+    ("search.budget_ms", -0.5, "must be at least 0"),
+    ("search.budget_mj", -0.5, "must be at least 0"),
     ("retrain.subnets", 0, "must be at least 1"),
     ("retrain.init", "zeros", "must be 'supernet' or 'scratch'"),
     ("export.max_miou_drop", -0.1, "must be at least 0.0"),
@@ -91,7 +102,8 @@ BAD = [
     ("run.log_every", 0, "must be at least 1"),
     ("run.eval_batch", 0, "must be at least 1"),
 ]
-FREE = {"data.root", "teacher.checkpoint"}  # any text; whether it exists is seen when it is read
+# Any text; whether there is such a thing is seen when it is read.
+FREE = {"data.root", "teacher.checkpoint", "hardware.target", "hardware.table"}
 
 
 def load(name):
@@ -157,6 +169,18 @@ def test_bitwidths_of_weights_and_activations_come_in_pairs():
     )  # fmt: skip
 
 
+@pytest.mark.parametrize(("name", "cost"), [("ms", "latency_ms"), ("mj", "energy_mj")])
+def test_a_budget_needs_its_cost_among_those_that_are_searched(name, cost):
+    changed = with_setting(f"search.budget_{name}", 2.5)
+    with pytest.raises(InputError) as error:
+        changed.check()
+    message = f"search.costs=('size_bytes',): a budget of 2.5 needs {cost!r} there"
+    assert str(error.value) == message
+    changed.search.costs = ("size_bytes", cost)
+    changed.check()
+    assert changed.search.budgets() == {cost: 2.5}
+
+
 @pytest.mark.parametrize("name", sorted(path.name for path in CONFIGS.glob("*.py")))
 def test_every_config_of_the_folder_can_be_run(name):
     load(name).check()
@@ -190,8 +214,8 @@ def test_the_defaults_are_the_published_setup(section):
 
 
 def test_settings_are_known_by_their_whole_name_alone():
-    assert all(config.knows(setting) for setting in all_settings())
-    assert not any(map(config.knows, ["train", "steps", "train.stepps", "", "train.steps.x"]))
+    assert all(cli.knows(setting) for setting in all_settings())
+    assert not any(map(cli.knows, ["train", "steps", "train.stepps", "", "train.steps.x"]))
 
 
 @pytest.mark.parametrize(
@@ -204,4 +228,4 @@ def test_settings_are_known_by_their_whole_name_alone():
     ],
 )
 def test_an_unknown_setting_suggests_the_nearest(key, message):
-    assert str(config.unknown_key(key)) == message
+    assert str(cli.unknown_key(key)) == message

@@ -5,9 +5,9 @@ import logging
 import numpy as np
 import pytest
 
-from qnas_jax import space, table
+from qnas_jax import config, space, table
 from qnas_jax.errors import InputError
-from qnas_jax.hardware import size
+from qnas_jax.hardware import size, target
 
 SEARCHED = space.Space(
     blocks=(
@@ -91,6 +91,60 @@ def test_objectives_are_the_nsr_and_the_costs_of_a_block_in_the_order_asked_for(
     for place, row in enumerate(rows.rows_of(1)):
         expected = [rows.nsr[row], row, rows.costs["size_bytes"][row]]
         np.testing.assert_array_equal(found[place], expected)
+
+
+def layer_ms(place, op, w_bits, a_bits):
+    """Some cost that differs in all that it may depend on."""
+    assert w_bits.dtype == a_bits.dtype == np.int64
+    return place.in_height * op.kernel + 100.0 * place.layer + op.expansion * w_bits / a_bits
+
+
+@pytest.mark.parametrize("per_layer", [False, True])
+def test_costs_are_summed_over_the_layers_of_each_path(per_layer):
+    rows = built(per_layer)
+    where = target.places(SEARCHED.blocks, (32, 64))
+    found = table.with_costs(rows, where, {"latency_ms": layer_ms})
+    assert set(found.costs) == {"size_bytes", "latency_ms"}
+    for row in range(len(rows.nsr)):
+        places = [place for place in where if place.block == rows.block[row]]
+        expected = sum(
+            layer_ms(place, op, np.int64(w_bits), np.int64(a_bits))
+            for place, (op, w_bits, a_bits) in zip(places, rows.choices(row), strict=True)
+        )
+        assert found.costs["latency_ms"][row] == pytest.approx(expected, rel=1e-12)
+    np.testing.assert_array_equal(found.nsr, np.where(np.isfinite(rows.nsr), rows.nsr, np.nan))
+    assert set(rows.costs) == {"size_bytes"}, "the table that was given stays as it is"
+
+
+def test_paths_that_the_target_does_not_run_lose_their_nsr(caplog):
+    def some(place, op, w_bits, a_bits):
+        runs = (op.kernel != 5 or place.layer == 0) & (w_bits == 8)
+        return np.where(runs, 1.0, np.nan)
+
+    rows = built(bits=((8, 8), (4, 8)))
+    where = target.places(SEARCHED.blocks, (32, 64))
+    with caplog.at_level(logging.INFO, "qnas_jax.table"):
+        found = table.with_costs(rows, where, {"energy_mj": some})
+    for row, nsr in enumerate(found.nsr):
+        choices = rows.choices(row)
+        runs = choices[0].w_bits == 8 and all(c.op.kernel != 5 for c in choices[1:])
+        assert np.isposinf(nsr) if not runs else nsr == rows.nsr[row] or np.isnan(nsr)
+    left_out = int(np.isposinf(found.nsr).sum())
+    assert 0 < left_out < len(rows.nsr)
+    expected = f"{left_out} of {len(rows.nsr)} rows are not run by the target; left out"
+    assert caplog.records[-1].getMessage() == expected
+    assert found.nsr.dtype == np.float32
+
+
+def test_the_settings_know_the_costs_that_a_table_may_have():
+    assert config.COSTS == table.COSTS
+
+
+def test_without_costs_a_table_stays_as_it_is():
+    rows = built()
+    found = table.with_costs(rows, target.places(SEARCHED.blocks, (32, 64)), {})
+    np.testing.assert_array_equal(found.nsr, rows.nsr)
+    assert found.costs == rows.costs
 
 
 def test_paths_without_a_finite_nsr_are_named_but_not_all_of_very_many(caplog):

@@ -9,6 +9,7 @@ from qnas_jax.nn.mbconv import BlockPath
 
 # Pixels in [-1, 1) in steps of 1/128: the bytes of an image, exactly.
 PIXEL_RANGE = (-1.0, 127 / 128)
+STEM_STRIDE = 2
 TEACHER_OP = space.Op(kernel=3, expansion=6)
 
 
@@ -36,7 +37,7 @@ class MobileNetV2(nn.Module):
     ) -> tuple[Float[Array, "n _ _ _"], ...]:
         """The features at all boundaries: ahead of the first block and behind each."""
         x = Grid(fixed=PIXEL_RANGE, name="input")(images)
-        x = ConvBnAct(self.stem, kernel=3, stride=2, name="stem")(x, train)
+        x = ConvBnAct(self.stem, kernel=3, stride=STEM_STRIDE, name="stem")(x, train)
         path = (space.Op(kernel=3, expansion=1),) * self.first.depth
         x = BlockPath(self.first, path, name="block0")(x, train)
         features = [x]

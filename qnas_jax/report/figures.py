@@ -17,6 +17,12 @@ from qnas_jax.search.front import Point
 INK, FAINT, GRID = "#222222", "#8a8a8a", "#e3e3e3"
 TEACHER, SUBNET = "#b4432b", "#1f6f8b"
 BLOCKS = ("#1f6f8b", "#7fb8d4", "#5a9a5a", "#e0a030", "#d0663a", "#7a4a86")
+# Title of a cost's axis, and what its unit is in the table's.
+COSTS = {
+    "size_bytes": ("size of the quantized network (kB)", 1e3),
+    "latency_ms": ("latency of the quantized network (ms)", 1.0),
+    "energy_mj": ("energy of the quantized network (mJ)", 1.0),
+}
 KERNELS = ("#bcd9e6", "#5fa3c3", "#1f6f8b", "#12465a")  # ever darker with the kernel
 
 
@@ -36,40 +42,47 @@ def _svg(figure: Figure) -> str:
     return out.getvalue()[out.getvalue().index("<svg") :]
 
 
-def front(points: Sequence[Point], teacher: dict[str, Any], subnets: Sequence[dict]) -> str:
-    """The predicted front (NSR over size), and what training gave (mIoU over size)."""
+def front(
+    points: Sequence[Point],
+    teacher: dict[str, Any],
+    subnets: Sequence[dict],
+    cost: str = "size_bytes",
+) -> str:
+    """The predicted front (NSR over a cost), and what training gave (mIoU over it)."""
+    title, unit = COSTS[cost]
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     predicted = _axes(figure, 1, 2, 1)
-    kilobytes = [p.size_bytes / 1e3 for p in points]
-    predicted.step(kilobytes, [p.nsr for p in points], where="post", color=SUBNET, alpha=0.35)
-    predicted.plot(kilobytes, [p.nsr for p in points], ".", color=SUBNET, label="front")
-    picked = [s["size_bytes"] / 1e3 for s in subnets]
+    x = [getattr(p, cost) / unit for p in points]
+    predicted.step(x, [p.nsr for p in points], where="pre", color=SUBNET, alpha=0.35)
+    predicted.plot(x, [p.nsr for p in points], ".", color=SUBNET, label="front")
+    picked = [s[cost] / unit for s in subnets]
     predicted.plot(
         picked, [s["nsr"] for s in subnets], "o", mfc="none", mec=INK, ms=9, label="retrained"
     )
     for number, subnet in enumerate(subnets, 1):
-        _label(predicted, number, subnet["size_bytes"] / 1e3, subnet["nsr"])
-    predicted.axvline(teacher["size_bytes"] / 1e3, color=TEACHER, ls="--", lw=1, label="teacher")
+        _label(predicted, number, subnet[cost] / unit, subnet["nsr"])
     predicted.set_ylabel("NSR summed over blocks (low is good)")
     predicted.set_title("Predicted", loc="left", fontsize=11)
 
     measured = _axes(figure, 1, 2, 2)
     for values, colour, name in (([teacher], TEACHER, "teacher"), (subnets, SUBNET, "subnets")):
-        x = [v["size_bytes"] / 1e3 for v in values]
-        measured.plot(
-            x, [v["miou_fp32"] for v in values], "o", mfc="none", mec=colour, label=f"{name}, float"
-        )
-        measured.plot(
-            x, [v["miou_quantized"] for v in values], "o", color=colour, label=f"{name}, quantized"
-        )
+        known = [v for v in values if cost in v]
+        for key, kind, fill in (("fp32", "float", "none"), ("quantized", "quantized", colour)):
+            measured.plot(
+                [v[cost] / unit for v in known], [v[f"miou_{key}"] for v in known],
+                "o", mfc=fill, mec=colour, label=f"{name}, {kind}" if known else None,
+            )  # fmt: skip
     for number, subnet in enumerate(subnets, 1):
-        _label(measured, number, subnet["size_bytes"] / 1e3, subnet["miou_quantized"])
-    measured.axvline(teacher["size_bytes"] / 1e3, color=TEACHER, ls="--", lw=1)
-    measured.axhline(teacher["miou_quantized"], color=TEACHER, ls="--", lw=1)
+        _label(measured, number, subnet[cost] / unit, subnet["miou_quantized"])
+    if cost in teacher:
+        predicted.axvline(teacher[cost] / unit, color=TEACHER, ls="--", lw=1, label="teacher")
+        measured.axvline(teacher[cost] / unit, color=TEACHER, ls="--", lw=1)
+    label = None if cost in teacher else "teacher, quantized"
+    measured.axhline(teacher["miou_quantized"], color=TEACHER, ls="--", lw=1, label=label)
     measured.set_ylabel("mIoU, validation (%)")
     measured.set_title("Measured after training", loc="left", fontsize=11)
     for axes in (predicted, measured):
-        axes.set_xlabel("size of the quantized network (kB)")
+        axes.set_xlabel(title)
         axes.legend(fontsize=8, frameon=False)
     return _svg(figure)
 
@@ -174,7 +187,7 @@ def fronts(by_policy: Mapping[str, Sequence[Point]]) -> str:
     axes = _axes(figure, 1, 1, 1)
     for name, points in by_policy.items():
         kilobytes = [point.size_bytes / 1e3 for point in points]
-        axes.step(kilobytes, [point.nsr for point in points], where="post", label=name)
+        axes.step(kilobytes, [point.nsr for point in points], where="pre", label=name)
     axes.set(xlabel="size of the quantized network (kB)", ylabel="NSR summed over blocks")
     axes.legend(fontsize=8, frameon=False)
     return _svg(figure)

@@ -6,7 +6,8 @@ import json
 import pathlib
 import string
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from qnas_jax.runlog import duration, read_metrics
 from qnas_jax.search import front
 
 _FIGURES = ("miou_fp32", "miou_quantized", "size_bytes", "encoder_size_bytes")
+_COSTS = {"latency_ms": "latency, ms", "energy_mj": "energy, mJ"}  # where a target tells them
 
 _PAGE = string.Template("""<!doctype html>
 <html lang="en"><meta charset="utf-8">
@@ -39,15 +41,16 @@ _PAGE = string.Template("""<!doctype html>
 $verdict
 <table>
 <tr><th>network</th><th>NSR</th><th>size, kB</th><th>of the teacher</th><th>encoder, kB</th>
-<th>of the teacher</th><th>mIoU float</th><th>mIoU quantized</th><th class="text">subnet</th></tr>
+<th>of the teacher</th>$costs<th>mIoU float</th><th>mIoU quantized</th>
+<th class="text">subnet</th></tr>
 $rows
 </table>
 <p class="note">Sizes are those of the quantized networks: weights at their bitwidth, a scale and a
 bias for each output channel. The encoder is the network without its head; only its six blocks are
-searched. The NSR is summed over the blocks. Green rows dominate the quantized teacher: no larger,
-no less accurate, and better in one of the two.</p>
+searched. The NSR is summed over the blocks. $about_costs Green rows dominate the quantized
+teacher: no larger, no less accurate, and better in one of the two.</p>
 <h2>Front</h2>
-$front
+$fronts
 <h2>Architectures</h2>
 $architectures
 <p class="note">A bar is a layer: tall with its expansion, dark with its kernel (the number in it);
@@ -78,6 +81,7 @@ def write(
     seconds: dict[str, float],
     retrained: Sequence[pathlib.Path],
     samples: Batch,
+    teacher_costs: Mapping[str, float] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Writes `report/index.html`, its figures and `report/results.json`.
 
@@ -86,19 +90,24 @@ def write(
       seconds: How long each stage took.
       retrained: The folder of each retrained subnet.
       samples: The pictures whose predictions the networks' folders hold.
+      teacher_costs: What the target takes for the teacher, where it is known.
 
     Returns:
       What `results.json` holds.
     """
     config = json.loads((workdir / "config.json").read_text())
-    teacher = _metrics(workdir / "teacher")
+    teacher = {**_metrics(workdir / "teacher"), **teacher_costs}
     single_paths = _json(workdir / "supernet" / "nsr.json")
     points = front.read(workdir / "search" / "front.csv")
-    nsr = {point.subnet: point.nsr for point in points}
+    by_subnet = {point.subnet: point for point in points}
+    costs = [name for name in _COSTS if getattr(points[0], name) is not None]
     folders = {_metrics(folder)["subnet"]: folder for folder in retrained}
-    subnets = [{**_metrics(folder), "nsr": nsr[subnet]} for subnet, folder in folders.items()]
+    subnets = [
+        {**_metrics(folder), **{k: getattr(by_subnet[subnet], k) for k in ("nsr", *costs)}}
+        for subnet, folder in folders.items()
+    ]
     subnets.sort(key=lambda subnet: subnet["size_bytes"])
-    results = _results(teacher, subnets, seconds, config["seed"])
+    results = _results(teacher, subnets, costs, seconds, config["seed"])
     best = max(subnets, key=lambda subnet: subnet["miou_quantized"])
     maps = [
         ("labels", samples.labels),
@@ -106,8 +115,13 @@ def write(
         (f"subnet {subnets.index(best) + 1}", _prediction(folders[best["subnet"]])),
     ]
     names = ["teacher", *(f"subnet {i}" for i in range(1, len(subnets) + 1))]
+    fronts = {
+        "front" if name == "size_bytes" else f"front_{name}": figures.front(
+            front.pair(points, name), teacher, subnets, name
+        )
+        for name in ("size_bytes", *costs)
+    }
     drawn = {
-        "front": figures.front(points, teacher, subnets),
         "architectures": figures.architectures(
             space.parse_subnet(teacher["subnet"]),
             [space.parse_subnet(s["subnet"]) for s in subnets],
@@ -120,11 +134,15 @@ def write(
     picture = figures.samples(samples.images, maps)
     page = _PAGE.substitute(
         drawn,
+        fronts="\n".join(fronts.values()),
+        costs="".join(f"<th>{_COSTS[name]}</th>" for name in costs),
+        about_costs=_about_costs(config, costs),
         name=html.escape(workdir.name),
         summary=_summary(config, points),
         verdict=_verdict(results),
         rows="\n".join(
-            _row(name, s, teacher) for name, s in zip(names, (teacher, *subnets), strict=True)
+            _row(name, s, teacher, costs)
+            for name, s in zip(names, (teacher, *subnets), strict=True)
         ),
         paths="\n".join(
             _block_row(number, block) for number, block in enumerate(single_paths["blocks"], 1)
@@ -132,7 +150,7 @@ def write(
         samples=base64.b64encode(picture).decode(),
         times="".join(f"<tr><td>{n}</td><td>{duration(s)}</td></tr>" for n, s in seconds.items()),
     )
-    for name, text in drawn.items():
+    for name, text in {**fronts, **drawn}.items():
         _write(workdir / "report" / f"{name}.svg", text.encode())
     _write(workdir / "report" / "samples.png", picture)
     _write(workdir / "report" / "index.html", page.encode())
@@ -140,11 +158,13 @@ def write(
     return results
 
 
-def _results(teacher, subnets, seconds, seed) -> dict[str, Any]:
+def _results(teacher, subnets, costs, seconds, seed) -> dict[str, Any]:
     """What `results.json` holds."""
+    known = [name for name in (*_FIGURES, *costs) if name in teacher]
+    figures_of = ("subnet", "nsr", *_FIGURES, *costs)
     return {
-        "teacher": {name: teacher[name] for name in _FIGURES},
-        "subnets": [{name: s[name] for name in ("subnet", "nsr", *_FIGURES)} for s in subnets],
+        "teacher": {name: teacher[name] for name in known},
+        "subnets": [{name: s[name] for name in figures_of} for s in subnets],
         "dominating": [s["subnet"] for s in subnets if dominates(s, teacher)],
         "seconds": seconds,
         "seed": seed,
@@ -154,13 +174,20 @@ def _results(teacher, subnets, seconds, seed) -> dict[str, Any]:
 def as_text(results: dict[str, Any]) -> str:
     """The networks of a run, a line each, for a terminal."""
     networks = [{"subnet": "teacher", **results["teacher"]}, *results["subnets"]]
-    lines = ["    size kB  encoder kB   mIoU float  quantized  network"]
+    costs = [name for name in _COSTS if name in networks[-1]]
+    titles = "".join(f"  {_COSTS[name].replace(',', ''):>11}" for name in costs)
+    lines = [f"    size kB  encoder kB{titles}   mIoU float  quantized  network"]
     for network in networks:
         better = "*" if network["subnet"] in results["dominating"] else " "
         sizes = f"{network['size_bytes'] / 1e3:9.1f}  {network['encoder_size_bytes'] / 1e3:10.1f}"
+        sizes += "".join(f"  {_cost(network, name):>11}" for name in costs)
         mious = f"{network['miou_fp32']:11.2f}  {network['miou_quantized']:9.2f}"
         lines.append(f"{better} {sizes}  {mious}  {network['subnet']}")
     return "\n".join([*lines, "* dominates the quantized teacher"])
+
+
+def _cost(network: dict[str, Any], name: str) -> str:
+    return f"{network[name]:.4g}" if name in network else "-"
 
 
 def dominates(subnet: dict[str, Any], teacher: dict[str, Any]) -> bool:
@@ -207,12 +234,20 @@ def _summary(config: dict[str, Any], points: Sequence[front.Point]) -> str:
     )
 
 
+def _about_costs(config: dict[str, Any], costs: Sequence[str]) -> str:
+    if not costs:
+        return ""
+    names = " and ".join(_COSTS[name].partition(",")[0] for name in costs).capitalize()
+    source = config["hardware"]["table"] or config["hardware"]["target"]
+    return html.escape(f"{names}: sums over the layers by {source}, for one picture.")
+
+
 def _verdict(results: dict[str, Any]) -> str:
     count, of = len(results["dominating"]), len(results["subnets"])
     return f"<p>{count} of {of} retrained subnets dominate the quantized teacher.</p>"
 
 
-def _row(name: str, network: dict[str, Any], teacher: dict[str, Any]) -> str:
+def _row(name: str, network: dict[str, Any], teacher: dict[str, Any], costs: list[str]) -> str:
     cells = [
         f"<td>{name}</td>",
         f"<td>{network['nsr']:.4f}</td>" if "nsr" in network else "<td></td>",
@@ -220,6 +255,7 @@ def _row(name: str, network: dict[str, Any], teacher: dict[str, Any]) -> str:
     for size in ("size_bytes", "encoder_size_bytes"):
         share = 100 * network[size] / teacher[size]
         cells += [f"<td>{network[size] / 1e3:.1f}</td>", f"<td>{share:.1f} %</td>"]
+    cells += [f"<td>{_cost(network, cost)}</td>" for cost in costs]
     cells += [f"<td>{network[key]:.2f}</td>" for key in ("miou_fp32", "miou_quantized")]
     cells.append(f'<td class="text">{network["subnet"]}</td>')
     better = ' class="better"' if dominates(network, teacher) else ""

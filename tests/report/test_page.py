@@ -8,6 +8,7 @@ import shutil
 
 import numpy as np
 import pytest
+from matplotlib import cbook
 from PIL import Image
 
 from qnas_jax import artefact, config
@@ -161,6 +162,87 @@ def test_the_report_is_one_page_with_its_figures_beside_it(run, text):
     picture = (workdir / "report" / "samples.png").read_bytes()
     assert f"data:image/png;base64,{base64.b64encode(picture).decode()}" in loads
     assert Image.open(io.BytesIO(picture)).format == "PNG"
+
+
+@pytest.fixture(scope="module")
+def priced(run, tmp_path_factory):
+    """The same run with the latency of a target, which it does not tell for the teacher."""
+    workdir = tmp_path_factory.mktemp("runs") / "priced"
+    shutil.copytree(run[0], workdir)
+    told = config.Config()
+    told.hardware.table = "my <board>.csv"
+    artefact.write_json(workdir / "config.json", told)
+    points = front.read(workdir / "search" / "front.csv")
+    slow = front.Point(3, 9.0, 90_000, 10_000, "k3e3.w8a8", 30.0)  # not on that of the latency
+    points = [p._replace(latency_ms=10.0 / p.nsr) for p in points]
+    front.write(workdir / "search" / "front.csv", [*sorted(points), slow])
+    networks = [workdir / "retrain" / subnet for subnet, *_ in SUBNETS]
+    shape = (PICTURES, HEIGHT, WIDTH)
+    samples = Batch(np.zeros((*shape, 3), np.uint8), np.zeros(shape, np.uint8))
+    return workdir, lambda **costs: page.write(workdir, SECONDS, networks, samples, costs)
+
+
+def test_a_target_adds_a_column_and_a_figure_for_each_of_its_costs(priced):
+    workdir, write = priced
+    results = write()
+    assert [s["latency_ms"] for s in results["subnets"]] == [10 / 2.5, 10 / 1.5, 10 / 1.25]
+    assert "latency_ms" not in results["teacher"]
+    text = (workdir / "report" / "index.html").read_text()
+    rows = Page(text).rows
+    assert rows[0][6] == "latency, ms"
+    assert [row[6 if i else 5] for i, row in enumerate(rows[1:5])] == ["-", "4", "6.667", "8"]
+    assert "Latency: sums over the layers by my &lt;board&gt;.csv, for one picture." in text
+    for name in ("front", "front_latency_ms"):
+        assert (workdir / "report" / f"{name}.svg").read_text() in text
+    lines = page.as_text(results).splitlines()
+    assert lines[0].split()[4:6] == ["latency", "ms"]
+    assert lines[1].split()[2] == "-"
+    assert lines[3].lstrip("* ").split()[2] == "6.667"
+    assert len({line.index(line.split()[-1]) for line in lines[1:2] + lines[2:5]}) == 1
+    assert write(latency_ms=5.5)["teacher"]["latency_ms"] == 5.5
+    rows = Page((workdir / "report" / "index.html").read_text()).rows
+    assert rows[1][5] == "5.5"
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_fronts_are_drawn_over_each_cost(monkeypatch, known):
+    drawn = []
+    monkeypatch.setattr(figures, "_svg", lambda figure: drawn.append(figure) or "<svg")
+    points = [front.Point(i, 1.0 + i, 9000 - i, 1, "k3e3.w8a8", 7.0 - i) for i in range(3)]
+    subnets = [{**p._asdict(), "miou_fp32": 50.0, "miou_quantized": 49.0 + p.rank} for p in points]
+    teacher = {"size_bytes": 9500, "miou_fp32": 40.0, "miou_quantized": 39.0}
+    teacher |= {"latency_ms": 8.0} if known else {}
+    figures.front(points, teacher, subnets, "latency_ms")
+    predicted, measured = drawn[0].axes
+    lines = {line.get_label(): line.get_xydata().tolist() for line in predicted.lines}
+    assert lines["front"] == [[7.0, 1.0], [6.0, 2.0], [5.0, 3.0]]
+    assert ("teacher" in lines) == known
+    assert predicted.get_xlabel() == "latency of the quantized network (ms)"
+    lines = {line.get_label(): line.get_xydata().tolist() for line in measured.lines}
+    assert lines["subnets, quantized"] == [[7.0, 49.0], [6.0, 50.0], [5.0, 51.0]]
+    if known:
+        assert lines["teacher, float"] == [[8.0, 40.0]]
+    else:
+        assert [y for _, y in lines["teacher, quantized"]] == [39.0, 39.0], "across all latencies"
+
+
+STEPS = ((30, 1.0), (20, 2.0), (10, 3.0))  # kB and NSR
+
+
+def test_the_staircase_of_a_front_promises_nothing_that_no_subnet_has(monkeypatch):
+    """Between two sizes the best is the smaller one's NSR."""
+    drawn = []
+    monkeypatch.setattr(figures, "_svg", lambda figure: drawn.append(figure) or "<svg")
+    points = [front.Point(i, nsr, kb * 1000, 1, "k3e3.w8a8") for i, (kb, nsr) in enumerate(STEPS)]
+    teacher = {"size_bytes": 9500, "miou_fp32": 40.0, "miou_quantized": 39.0}
+    figures.front(points, teacher, [])
+    figures.fronts({"INT8": points})
+    for figure in drawn:
+        stairs = figure.axes[0].lines[0]
+        corners = cbook.STEP_LOOKUP_MAP[stairs.get_drawstyle()](*stairs.get_xydata().T)
+        assert len(corners[0]) == 5
+        for kb, nsr in zip(*corners, strict=True):
+            assert nsr >= min(n for k, n in STEPS if k <= kb)
 
 
 def test_the_table_has_a_row_for_each_network_and_marks_those_that_dominate(text):

@@ -3,6 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
+from qnas_jax.errors import InputError
 from qnas_jax.search import pareto
 
 TABLE_1 = tuple(6**depth for depth in (3, 3, 4, 4, 3, 1))
@@ -120,3 +121,96 @@ def test_a_block_without_a_finite_row_leaves_an_empty_front(objectives):
         assert len(front) == 0
         assert front.objectives.shape == (0, objectives)
         assert front.rows.shape == (0, len(tables))
+
+
+def plain_front(points):
+    """Indices of the first of each non-dominated point, by comparing every pair."""
+    finite = [i for i, point in enumerate(points) if np.isfinite(point).all()]
+    found = []
+    for i in finite:
+        no_worse = (points[finite] <= points[i]).all(1)
+        equal = (points[finite] == points[i]).all(1)
+        first = finite[int(np.argmax(equal))] == i
+        if first and not (no_worse & ~equal).any():
+            found.append(i)
+    return found
+
+
+@pytest.mark.parametrize("objectives", [2, 3, 4, 5])
+def test_large_sets_are_divided_without_losing_or_adding_a_point(objectives):
+    rng = np.random.default_rng(objectives)
+    for values in (3, 12, 1000, 10**9):  # from ties everywhere to none
+        points = rng.integers(0, values, (700, objectives)).astype(float)
+        points[:, -1] += values * objectives - points.sum(1) // 2  # few dominate each other
+        points[rng.random(points.shape) < 0.01] = rng.choice([np.nan, np.inf, -np.inf])
+        found = pareto.non_dominated(points)
+        assert sorted(found.tolist()) == plain_front(points)
+        kept = points[found]
+        assert (np.lexsort(kept.T[::-1]) == np.arange(len(kept))).all()
+
+
+@pytest.mark.parametrize("objectives", [2, 3, 4])
+def test_points_are_covered_by_what_is_no_worse_everywhere(objectives):
+    rng = np.random.default_rng(objectives)
+    for values, of in itertools.product((1, 4, 10**6), (0, 1, 300)):
+        by = rng.integers(0, values, (of, objectives)).astype(float)
+        points = rng.integers(0, values, (400, objectives)).astype(float)
+        expected = (by[None] <= points[:, None]).all(2).any(1)
+        np.testing.assert_array_equal(pareto.covered(by, points), expected)
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 0.02])
+def test_sums_formed_few_at_a_time_give_the_same_front(monkeypatch, epsilon):
+    rng = np.random.default_rng(5)
+    tables = [rng.integers(1, 30, (20, 3)).astype(float) for _ in range(4)]
+    whole = pareto.pareto_front(tables, epsilon)
+    monkeypatch.setattr(pareto, "SUMS_AT_ONCE", 50)
+    found = pareto.pareto_front(tables, epsilon)
+    if epsilon:
+        assert len(found) > 50
+        assert (all_within(found.objectives, whole.objectives, 1 + epsilon)).all()
+    else:
+        np.testing.assert_array_equal(found.objectives, whole.objectives)
+        np.testing.assert_array_equal(found.rows, whole.rows)
+
+
+def all_within(front, points, factor):
+    """For each point, whether the front has one at most `factor` times as high everywhere."""
+    rounding = 1 + 1e-12
+    return (front[None] <= factor * rounding * points[:, None]).all(2).any(1)
+
+
+@pytest.mark.parametrize("objectives", [2, 3, 4])
+@pytest.mark.parametrize("epsilon", [1e-3, 0.05, 0.5, 5.0])
+def test_within_epsilon_of_every_sum_there_is_a_point_on_a_smaller_front(objectives, epsilon):
+    rng = np.random.default_rng(objectives)
+    tables = []
+    for _ in range(4):
+        table = np.exp(rng.normal(0, 1, (9, objectives)))  # over orders of magnitude
+        table[rng.random(table.shape) < 0.05] = 0.0
+        tables.append(table)
+    exact = pareto.pareto_front(tables)
+    found = pareto.pareto_front(tables, epsilon)
+    combinations = itertools.product(*(table.tolist() for table in tables))
+    sums = np.array([np.sum(rows, axis=0) for rows in combinations])
+    assert all_within(found.objectives, sums, 1 + epsilon).all()
+    np.testing.assert_allclose(found.objectives.min(0), sums.min(0), rtol=1e-12)
+    assert len(found) <= len(exact)
+    if epsilon >= 0.5 and objectives > 2:
+        assert len(found) < 0.7 * len(exact)
+        assert not all_within(found.objectives, sums, 1 + epsilon / 100).all(), "no slack at all"
+    assert pareto.non_dominated(found.objectives).tolist() == list(range(len(found)))
+    totals = sum(table[rows] for table, rows in zip(tables, found.rows.T, strict=True))
+    np.testing.assert_array_equal(found.objectives, totals)
+
+
+def test_a_front_too_large_is_told_with_the_setting_that_helps():
+    rng = np.random.default_rng(6)
+    tables = [rng.dirichlet(np.ones(3), 30) for _ in range(3)]
+    with pytest.raises(InputError) as error:
+        pareto.pareto_front(tables, most_points=100)
+    expected = "search.epsilon=0: a front of more than 100 points at block 2 of 3; "
+    assert str(error.value) == expected + "set 0.01, or fewer search.costs"
+    with pytest.raises(InputError, match=r"epsilon=0\.04: .*; set 0\.08, or"):
+        pareto.pareto_front(tables, epsilon=0.04, most_points=5)
+    assert len(pareto.pareto_front(tables, epsilon=0.5, most_points=1000)) > 100

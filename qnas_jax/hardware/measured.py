@@ -1,0 +1,298 @@
+"""Measured latencies as a CSV table: from a profiler, a vendor's simulator or a board.
+
+One line for each subject that was measured, below a header with these columns in this order:
+
+    place              "block3/layer1" (blocks from 1, layers from 0, as in the network), a whole
+                       block "block3", or one of the parts that are in no block: "stem" (from the
+                       picture to the first block) and "head" (behind the encoder)
+    path               the op of a layer, "k3e6" (kernel 3, expansion 6), those of a block,
+                       "k3e6-k5e3"; empty for stem and head
+    in_height, in_width, in_channels    of the input
+    channels           of the output
+    stride, dilation   of the place's first depthwise convolution; 1, 1 for the head
+    w_bits, a_bits     bitwidths of weights and of activations, 2 to 8, or 32 for float
+    latency_ms         mean of all repeats, of one image
+    std_ms, p50_ms, p90_ms, p99_ms      standard deviation and percentiles; may be empty
+    count              number of repeats
+    energy_mj          of one image; may be empty
+    runtime, runtime_version, device    in words; the same in all lines
+    threads            the same in all lines
+
+A search adds up layers and the two fixed parts, so it needs these lines; lines of whole blocks
+and of float networks are for comparison. What has no line is not run by the device.
+"""
+
+import csv
+import dataclasses
+import io
+import itertools
+import math
+import os
+import pathlib
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from qnas_jax.errors import InputError
+from qnas_jax.hardware.target import FIXED_BITS, Choices, Cost, Place, Target, runnable
+from qnas_jax.space import Bits, Op
+
+FLOAT_BITS = 32  # stands for a layer that was not quantized
+
+
+class Subject(NamedTuple):
+    """What is measured; the first columns."""
+
+    place: str
+    path: str
+    in_height: int
+    in_width: int
+    in_channels: int
+    channels: int
+    stride: int
+    dilation: int
+    w_bits: int
+    a_bits: int
+
+
+class Row(NamedTuple):
+    """A line of the table; what was not measured is None."""
+
+    subject: Subject
+    latency_ms: float
+    std_ms: float | None
+    p50_ms: float | None
+    p90_ms: float | None
+    p99_ms: float | None
+    count: int
+    energy_mj: float | None
+    runtime: str
+    runtime_version: str
+    device: str
+    threads: int
+
+
+COLUMNS = (*Subject._fields, *Row._fields[1:])
+_PLACE = re.compile(r"stem|head|block[1-9]\d*(/layer\d+)?")
+_PATH = re.compile(r"(k\d+e\d+(-k\d+e\d+)*)?")
+_SHARED = ("runtime", "runtime_version", "device", "threads")
+
+
+def _text(pattern: str | re.Pattern[str]) -> Callable[[str], str]:
+    def parse(cell):
+        if not re.fullmatch(pattern, cell):
+            raise ValueError(cell)
+        return cell
+
+    return parse
+
+
+def _whole(cell: str) -> int:
+    if not (cell.isascii() and cell.isdigit() and int(cell) >= 1):
+        raise ValueError(cell)
+    return int(cell)
+
+
+def _bits(cell: str) -> int:
+    if _whole(cell) not in (*range(2, 9), FLOAT_BITS):
+        raise ValueError(cell)
+    return int(cell)
+
+
+def _above_zero(cell: str) -> float:
+    value = float(cell)
+    if not 0 < value < math.inf:
+        raise ValueError(cell)
+    return value
+
+
+def _from_zero(cell: str) -> float | None:
+    if cell and not 0 <= float(cell) < math.inf:
+        raise ValueError(cell)
+    return float(cell) if cell else None
+
+
+_NUMBER, _ANY = (_whole, "a whole number from 1"), (_text(r"[^\r\n]*"), "a text")
+_MAYBE = (_from_zero, "a number from 0, or nothing")
+# How the cells of each column are read, and what is allowed there.
+_CELLS = {
+    **dict.fromkeys(COLUMNS, _NUMBER),
+    "place": (_text(_PLACE), "stem, head, block3/layer1 or block3"),
+    "path": (_text(_PATH), "k3e6 or k3e6-k5e3, or nothing for stem and head"),
+    **dict.fromkeys(("w_bits", "a_bits"), (_bits, f"2 to 8, or {FLOAT_BITS} for float")),
+    "latency_ms": (_above_zero, "a number above 0"),
+    **dict.fromkeys(("std_ms", "p50_ms", "p90_ms", "p99_ms", "energy_mj"), _MAYBE),
+    **dict.fromkeys(("runtime", "runtime_version", "device"), _ANY),
+}
+
+
+def read(path: pathlib.Path) -> list[Row]:
+    """Reads and checks a table.
+
+    Raises:
+      InputError: It is missing or breaks the schema; the message names line and column.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.reader(file)
+            _check_header(path, next(reader, []))
+            rows, seen = [], {}
+            for cells in reader:
+                row = _row(f"{path}, line {reader.line_num}", cells)
+                _check_beside(path, reader.line_num, row, rows, seen)
+                rows.append(row)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: cannot be read as a table of latencies ({error})") from None
+    return rows
+
+
+def _check_header(path: pathlib.Path, cells: Sequence[str]) -> None:
+    for wanted, found in itertools.zip_longest(COLUMNS, cells):
+        if wanted != found:
+            raise InputError(
+                f"{path}, line 1: column {found!r} where {wanted!r} must be; "
+                f"the columns are {','.join(COLUMNS)}"
+            )
+
+
+def _row(where: str, cells: Sequence[str]) -> Row:
+    if len(cells) != len(COLUMNS):
+        raise InputError(
+            f"{where}: {len(cells)} cells, must be {len(COLUMNS)}; "
+            "a line that was cut off can be deleted"
+        )
+    values: list[Any] = []
+    for name, cell in zip(COLUMNS, cells, strict=True):
+        parse, allowed = _CELLS[name]
+        try:
+            values.append(parse(cell))
+        except ValueError:
+            raise InputError(f"{where}, column {name}: {cell!r}, must be {allowed}") from None
+    split = len(Subject._fields)
+    row = Row(Subject(*values[:split]), *values[split:])
+    place, path = row.subject[:2]
+    if bool(path) != place.startswith("block") or ("/" in place and "-" in path):
+        allowed = "one op for a layer, those of its layers for a block, nothing for stem and head"
+        raise InputError(f"{where}, column path: {path!r} for {place}, must be {allowed}")
+    return row
+
+
+def _check_beside(path, line: int, row: Row, rows: Sequence[Row], seen: dict[Subject, int]) -> None:
+    """Refuses a subject that comes twice, and measurements under other conditions."""
+    first = seen.setdefault(row.subject, line)
+    if first != line:
+        what = " ".join(row.subject[:2])
+        raise InputError(f"{path}, line {line}: {what} stands in line {first} too")
+    for name in _SHARED:
+        if rows and getattr(row, name) != getattr(rows[0], name):
+            raise InputError(
+                f"{path}, line {line}, column {name}: {getattr(row, name)!r}, must be "
+                f"{getattr(rows[0], name)!r} as in line 2; take a file for each"
+            )
+
+
+def append(path: pathlib.Path, row: Row) -> None:
+    """Adds a line, on the disk when this returns; begins the table if there is none.
+
+    What was measured before an interruption is `{row.subject for row in read(path)}`.
+
+    Raises:
+      InputError: The file is no such table.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+", newline="", encoding="utf-8", errors="replace") as file:
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        file.seek(0)
+        lines = file.read()
+        if lines:
+            _check_header(path, next(csv.reader([lines.partition("\n")[0]])))
+            text.write("\n" * (not lines.endswith("\n")))  # the last one was cut off
+        else:
+            writer.writerow(COLUMNS)
+        writer.writerow((*row.subject, *row[1:]))
+        file.write(text.getvalue())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def subject(place: Place, op: Op, w_bits: int, a_bits: int) -> Subject:
+    """An op in a place at bitwidths, as the table names it."""
+    return Subject(str(place), str(op), *place[2:], w_bits, a_bits)
+
+
+def missing(
+    rows: Sequence[Row], where: Sequence[Place], ops: Sequence[Op], bits: Sequence[Bits]
+) -> list[Subject]:
+    """What a search needs and the table has not; the fixed parts are not looked for."""
+    found = {row.subject for row in rows}
+    wanted = itertools.product(where, ops, bits)
+    return [s for place, op, pair in wanted if (s := subject(place, op, *pair)) not in found]
+
+
+def with_table(target: Target, path: pathlib.Path, where: Sequence[Place]) -> Target:
+    """The target with costs that are looked up, and which runs what was measured alone.
+
+    Args:
+      target: What else is known of the device; its latency model gives way to the table.
+      path: The table.
+      where: The places of the search space.
+
+    Raises:
+      InputError: The table breaks its schema, or has nothing for one of the places.
+    """
+    rows = [row for row in read(path) if row.subject.w_bits != FLOAT_BITS]
+    needed = {str(place) for place in where}
+    layers = [row.subject for row in rows if row.subject.place in needed]
+    _check_places(path, layers, where)
+    ops = [tuple(map(int, re.findall(r"\d+", layer.path))) for layer in layers]
+    latency = {row.subject: row.latency_ms for row in rows}
+    energy = {row.subject: row.energy_mj for row in rows if row.energy_mj is not None}
+    costs = {"latency_ms": _looked_up(path, latency)}
+    costs |= {"energy_mj": _looked_up(path, energy)} if len(energy) == len(rows) else {}
+    seen = Choices(
+        tuple(sorted({kernel for kernel, _ in ops})),
+        tuple(sorted({expansion for _, expansion in ops})),
+        tuple(sorted({(layer.w_bits, layer.a_bits) for layer in layers})),
+    )
+    return dataclasses.replace(
+        target,
+        name=f"{target.name} with {path}",
+        **runnable(target, seen)._asdict(),
+        costs={**target.costs, **costs},
+    )
+
+
+def _check_places(path: pathlib.Path, layers: Sequence[Subject], where: Sequence[Place]) -> None:
+    shapes: dict[str, set[tuple]] = {}
+    for layer in layers:
+        shapes.setdefault(layer.place, set()).add(layer[2:8])
+    for place in where:
+        if str(place) not in shapes:
+            raise InputError(f"{path}: nothing was measured for {place}")
+        if place[2:] not in shapes[str(place)]:
+            names = "(height, width, input channels, channels, stride, dilation)"
+            found = min(shapes[str(place)])
+            raise InputError(
+                f"{path}: {place} was measured as {found}, must be {place[2:]} {names}; "
+                "hardware.picture says the size of pictures"
+            )
+
+
+def _looked_up(path: pathlib.Path, by_subject: Mapping[Subject, float]) -> Cost:
+    def of_layer(place, op, w_bits, a_bits):
+        pairs = zip(w_bits.tolist(), a_bits.tolist(), strict=True)
+        return np.array([by_subject.get(subject(place, op, *pair), np.nan) for pair in pairs])
+
+    def of_part(part, convs):
+        shape = max((conv.in_height, conv.in_width) for conv in convs)
+        for row, value in by_subject.items():
+            bits = (row.w_bits, row.a_bits)
+            if row.place == part and row[2:4] == shape and bits == (FIXED_BITS, FIXED_BITS):
+                return value
+        height, width = shape
+        raise InputError(f"{path}: nothing was measured for {part}, {height} x {width}, w8a8")
+
+    return Cost(of_layer, of_part)

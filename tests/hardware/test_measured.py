@@ -1,0 +1,225 @@
+import itertools
+
+import numpy as np
+import pytest
+
+from qnas_jax import space
+from qnas_jax.errors import InputError
+from qnas_jax.hardware import measured, target
+
+BLOCKS = (
+    space.Block(in_channels=8, channels=16, stride=2, dilation=1, depth=2),
+    space.Block(in_channels=16, channels=24, stride=1, dilation=2, depth=1),
+)
+PLACES = target.places(BLOCKS, (16, 32))
+OPS = (space.Op(3, 2), space.Op(5, 3))
+BITS = ((8, 8), (4, 8))
+CONDITIONS = ("a runtime, with a comma", "1.2", 'my "b"', 4)
+STEM = [space.Conv("encoder/stem", 3, 2, 1, 1, 3, 8, 32, 64)]
+HEAD = [
+    space.Conv("aspp/pool", 1, 1, 1, 1, 24, 8, 1, 1),
+    space.Conv("aspp/point", 1, 1, 1, 1, 24, 8, 8, 16),
+]
+
+
+def row(subject, latency_ms, energy_mj=None):
+    shape = (0.1, latency_ms, latency_ms * 1.5, None, 50, energy_mj)
+    return measured.Row(subject, latency_ms, *shape, *CONDITIONS)
+
+
+def fixed_rows():
+    stem = measured.Subject("stem", "", 32, 64, 3, 8, 2, 1, 8, 8)
+    return [row(stem, 0.5), row(measured.Subject("head", "", 8, 16, 24, 19, 1, 1, 8, 8), 0.25)]
+
+
+def layer_rows():
+    wanted = itertools.product(PLACES, OPS, BITS)
+    subjects = [measured.subject(place, op, *pair) for place, op, pair in wanted]
+    return [row(subject, 1 + number / 8) for number, subject in enumerate(subjects)]
+
+
+def written(path, rows):
+    for one in rows:
+        measured.append(path, one)
+    return path
+
+
+@pytest.fixture
+def file(tmp_path):
+    return written(tmp_path / "tables" / "board.csv", fixed_rows() + layer_rows())
+
+
+def test_what_was_appended_is_read(file):
+    assert measured.read(file) == fixed_rows() + layer_rows()
+    header, stem, *_ = file.read_text().splitlines()
+    assert header == (
+        "place,path,in_height,in_width,in_channels,channels,stride,dilation,w_bits,a_bits,"
+        "latency_ms,std_ms,p50_ms,p90_ms,p99_ms,count,energy_mj,"
+        "runtime,runtime_version,device,threads"
+    )
+    assert stem == (
+        'stem,,32,64,3,8,2,1,8,8,0.5,0.1,0.5,0.75,,50,,"a runtime, with a comma",1.2,"my ""b""",4'
+    )
+
+
+def test_every_column_is_explained():
+    described = (measured.__doc__ or "").replace(",", " ").split()
+    assert set(measured.COLUMNS) <= set(described)
+
+
+def test_a_table_of_whole_blocks_and_float_networks_is_read_too(tmp_path):
+    shape = (16, 32, 8, 16, 2, 1)
+    rows = [
+        row(measured.Subject("block1", "k3e2-k5e3", *shape, 8, 8), 3.0, energy_mj=0.0),
+        row(measured.Subject("block1", "k3e2-k5e3", *shape, 32, 32), 9.0, energy_mj=2.5),
+    ]
+    assert measured.read(written(tmp_path / "t.csv", rows)) == rows
+
+
+def test_a_line_that_was_cut_off_stands_alone_and_is_told(file):
+    whole = file.read_text()
+    last = whole.splitlines()[-1]
+    file.write_text(whole[: -len(last) // 2])
+    done = {one.subject for one in (fixed_rows() + layer_rows())[:-1]}
+    measured.append(file, layer_rows()[-1])
+    lines = file.read_text().splitlines()
+    assert lines[-1] == last
+    with pytest.raises(InputError) as error:
+        measured.read(file)
+    number = len(whole.splitlines())
+    assert str(error.value).startswith(f"{file}, line {number}: ")
+    assert "cut off can be deleted" in str(error.value)
+    file.write_text("\n".join([*lines[:-2], lines[-1]]))  # and none at its end
+    assert {one.subject for one in measured.read(file)} == done | {layer_rows()[-1].subject}
+
+
+CHANGES = [
+    ("place", "block0/layer1", "stem, head, block3/layer1 or block3"),
+    ("path", "k3", "k3e6 or k3e6-k5e3, or nothing for stem and head"),
+    ("in_height", "0", "a whole number from 1"),
+    ("channels", "1.5", "a whole number from 1"),
+    ("w_bits", "16", "2 to 8, or 32 for float"),
+    ("latency_ms", "0", "a number above 0"),
+    ("latency_ms", "nan", "a number above 0"),
+    ("latency_ms", "fast", "a number above 0"),
+    ("std_ms", "-1", "a number from 0, or nothing"),
+    ("p99_ms", "inf", "a number from 0, or nothing"),
+    ("count", "", "a whole number from 1"),
+    ("energy_mj", "x", "a number from 0, or nothing"),
+    ("threads", "-2", "a whole number from 1"),
+]
+
+
+@pytest.mark.parametrize(("column", "cell", "allowed"), CHANGES)
+def test_a_wrong_cell_is_told_with_line_column_and_what_is_allowed(tmp_path, column, cell, allowed):
+    path = written(tmp_path / "t.csv", layer_rows()[:2])
+    lines = path.read_text().replace("a runtime, with a comma", "r").splitlines()
+    cells = lines[2].split(",")
+    cells[measured.COLUMNS.index(column)] = cell
+    path.write_text("\n".join([*lines[:2], ",".join(cells)]))
+    with pytest.raises(InputError) as error:
+        measured.read(path)
+    assert str(error.value) == f"{path}, line 3, column {column}: {cell!r}, must be {allowed}"
+
+
+@pytest.mark.parametrize(
+    ("subject", "message"),
+    [
+        (layer_rows()[0].subject._replace(path="k3e2-k3e2"), "'k3e2-k3e2' for block1/layer0, must"),
+        (layer_rows()[0].subject._replace(path=""), "'' for block1/layer0, must be one op"),
+        (fixed_rows()[0].subject._replace(path="k3e2"), "'k3e2' for stem, must be one op"),
+    ],
+)
+def test_a_path_fits_its_place(tmp_path, subject, message):
+    path = written(tmp_path / "t.csv", [row(subject, 1.0)])
+    with pytest.raises(InputError) as error:
+        measured.read(path)
+    assert str(error.value).startswith(f"{path}, line 2, column path: {message}")
+
+
+def test_a_subject_stands_once_and_all_lines_are_of_one_device(tmp_path):
+    one, two = layer_rows()[:2]
+    path = written(tmp_path / "twice.csv", [one, two, one])
+    with pytest.raises(InputError) as error:
+        measured.read(path)
+    assert str(error.value) == f"{path}, line 4: block1/layer0 k3e2 stands in line 2 too"
+    path = written(tmp_path / "two.csv", [one, two._replace(threads=1)])
+    with pytest.raises(InputError) as error:
+        measured.read(path)
+    expected = f"{path}, line 3, column threads: 1, must be 4 as in line 2; take a file for each"
+    assert str(error.value) == expected
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\xff\xfe", b"place,path\n", b"a,b\n"])
+def test_what_is_no_table_is_told_in_one_line(tmp_path, content):
+    path = tmp_path / "t.csv"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError) as error:
+        measured.read(path)
+    assert str(error.value).startswith(str(path))
+    assert "\n" not in str(error.value)
+    if content:
+        with pytest.raises(InputError, match="line 1: column"):
+            measured.append(path, layer_rows()[0])
+        assert path.read_bytes() == content
+
+
+def test_what_is_missing_is_listed(file):
+    rows = measured.read(file)
+    assert measured.missing(rows, PLACES, OPS, BITS) == []
+    del rows[3], rows[5]
+    gone = [one.subject for one in layer_rows() if one not in rows]
+    assert len(gone) == 2
+    assert measured.missing(rows, PLACES, OPS, BITS) == gone
+    more = measured.missing(rows, PLACES, (*OPS, space.Op(7, 6)), BITS)
+    assert len(more) == 2 + len(PLACES) * len(BITS)
+
+
+def test_costs_are_those_of_the_table_and_what_is_not_in_it_is_not_run(file):
+    device = measured.with_table(target.NONE, file, PLACES)
+    assert (device.kernels, device.expansions) == ((3, 5), (2, 3))
+    assert device.bits == ((4, 8), (8, 8))
+    assert set(device.costs) == {"latency_ms"}, "not all lines have an energy"
+    cost = device.costs["latency_ms"]
+    by_subject = {one.subject: one.latency_ms for one in layer_rows()}
+    for place, op in itertools.product(PLACES, OPS):
+        expected = [by_subject[measured.subject(place, op, *pair)] for pair in BITS]
+        assert cost.of_layer(place, op, *np.array(BITS).T).tolist() == expected
+    alien = cost.of_layer(PLACES[0], space.Op(3, 3), *np.array([(8, 8), (4, 4)]).T)
+    assert np.isnan(alien).all()
+    assert target.fixed_costs(device, {"stem": STEM, "head": HEAD}) == {"latency_ms": 0.75}
+
+
+def test_a_table_restricts_a_target_and_replaces_its_latency_alone(tmp_path):
+    rows = [one._replace(energy_mj=one.latency_ms * 2) for one in fixed_rows() + layer_rows()]
+    path = written(tmp_path / "t.csv", rows)
+    model = target.of_model(None, lambda *_: 100.0, lambda *_: 100.0)
+    both = measured.with_table(target.Target("chip", kernels=(3,), costs=model), path, PLACES)
+    assert both.kernels == (3,)
+    for name, factor in (("latency_ms", 1), ("energy_mj", 2)):
+        found = both.costs[name].of_layer(PLACES[0], OPS[0], np.array([8]), np.array([8]))
+        assert found == [factor * layer_rows()[0].latency_ms]
+    path = written(tmp_path / "u.csv", fixed_rows() + layer_rows())
+    latency = measured.with_table(target.Target("chip", costs=model), path, PLACES)
+    energy = latency.costs["energy_mj"].of_layer(PLACES[0], OPS[0], np.array([8]), np.array([8]))
+    assert energy == [300.0], "of the model: three convolutions"
+    with pytest.raises(InputError, match=r"'odd' runs none of the space's kernels \(3, 5\)"):
+        measured.with_table(target.Target("odd", kernels=(9,)), path, PLACES)
+
+
+def test_a_table_of_another_picture_or_with_a_hole_is_refused(file, tmp_path):
+    other = target.places(BLOCKS, (24, 48))
+    with pytest.raises(InputError) as error:
+        measured.with_table(target.NONE, file, other)
+    message = str(error.value)
+    assert "block1/layer0 was measured as (16, 32, 8, 16, 2, 1), must be (24, 48, 8, 16" in message
+    assert "hardware.picture" in message
+    path = written(
+        tmp_path / "t.csv", [one for one in layer_rows() if "2/" not in one.subject.place]
+    )
+    with pytest.raises(InputError, match="nothing was measured for block2/layer0"):
+        measured.with_table(target.NONE, path, PLACES)
+    device = measured.with_table(target.NONE, written(tmp_path / "u.csv", layer_rows()), PLACES)
+    with pytest.raises(InputError, match="nothing was measured for stem, 32 x 64, w8a8"):
+        target.fixed_costs(device, {"stem": STEM})
