@@ -37,7 +37,7 @@ OUTSIDE = {
     **{room: {"numpy"} for room in ("space", "hardware", "table", "search")},
     **{room: set() for room in ("artefact", "runlog", "preempt")},
     "nn": ARRAYS | {"flax"},
-    "export": ARRAYS | {"flax", "onnx", "onnxruntime"},
+    "export": ARRAYS | {"flax", "onnx", "onnxruntime", "ai_edge_litert", "flatbuffers"},
     "data": {"numpy", "PIL"},
     "report": {"numpy", "matplotlib"},
     "cli": {"absl", "ml_collections"},

@@ -6,8 +6,10 @@ may differ is how a sum becomes a code again, which is a `Rule`:
 
 - `by_float`: the sum times a float32 multiplier, ties to even. ONNX Runtime does that, and
   XNNPACK below LiteRT.
-- `by_fixed_point`: the sum times a 31-bit integer and a shift, rounded twice. LiteRT's own
-  kernels do that.
+- `by_fixed_point`: the sum times a 31-bit integer and a shift, rounded twice. LiteRT's
+  reference kernels do that.
+- `by_fixed_point_up`: the same, but the second rounding puts ties upwards. LiteRT's fast
+  kernels do that for convolutions.
 
 References:
   Jacob et al., 2018, https://arxiv.org/abs/1712.05877, section 2.2 and appendix B.
@@ -21,6 +23,7 @@ from jaxtyping import Float, Int, UInt8
 Rule = Callable[[np.ndarray, np.ndarray], np.ndarray]  # (sums, multipliers) -> whole numbers
 
 INT32 = np.iinfo(np.int32)
+MOST_SHIFT = 31  # beyond it a fixed-point multiplier is zero
 
 
 def by_float(sums: Int[np.ndarray, "*n c"], multiplier: Float[np.ndarray, "#c"]) -> np.ndarray:
@@ -41,17 +44,31 @@ def by_fixed_point(
       Jacob et al., 2018, https://arxiv.org/abs/1712.05877, appendix B; gemmlowp,
       `SaturatingRoundingDoublingHighMul` and `RoundingDivideByPOT`.
     """
+    high, right = _upper_half(sums, multiplier)
+    mask = (np.int64(1) << right) - 1
+    over = (high & mask) > (mask >> 1) + (high < 0)
+    return (high >> right) + over
+
+
+def by_fixed_point_up(
+    sums: Int[np.ndarray, "*n c"], multiplier: Float[np.ndarray, "#c"]
+) -> np.ndarray:
+    """As `by_fixed_point`, but the shift rounds ties upwards; int64."""
+    high, right = _upper_half(sums, multiplier)
+    return (high + ((np.int64(1) << right) >> 1)) >> right
+
+
+def _upper_half(sums, multiplier) -> tuple[np.ndarray, np.ndarray]:
+    """Rounded upper halves of the products, and by how much they are still to be shifted."""
     mantissa, exponent = np.frexp(multiplier.astype(np.float64))
     whole = np.rint(mantissa * 2.0**31).astype(np.int64)
     exponent = exponent + (whole == 2**31)
     whole = np.where(whole == 2**31, 2**30, whole)
-    left, right = np.maximum(exponent, 0), np.maximum(-exponent, 0)
+    whole = np.where(exponent < -MOST_SHIFT, 0, whole)
+    left, right = np.maximum(exponent, 0), np.clip(-exponent, 0, MOST_SHIFT)
     product = np.clip(sums.astype(np.int64) << left, INT32.min, INT32.max) * whole
     nudge = np.where(product >= 0, 2**30, 1 - 2**30)
-    high = _truncated(product + nudge)
-    mask = (np.int64(1) << right) - 1
-    over = (high & mask) > (mask >> 1) + (high < 0)
-    return (high >> right) + over
+    return _truncated(product + nudge), right
 
 
 def _truncated(product: np.ndarray) -> np.ndarray:

@@ -98,6 +98,18 @@ def test_both_rules_agree_but_at_ties():
     assert (a != b).any()
 
 
+def test_the_second_rounding_may_put_ties_upwards():
+    """1/32 is a half and a shift by 4: of even sums the first rounding leaves nothing over."""
+    sums = 2 * RNG.integers(-(2**12), 2**12, (2000, 1)).astype(np.int32)
+    multiplier = np.array([1 / 32], np.float32)
+    away, up = (
+        rule(sums, multiplier) for rule in (integer.by_fixed_point, integer.by_fixed_point_up)
+    )
+    np.testing.assert_array_equal(up, np.floor(sums / 32 + 0.5))
+    np.testing.assert_array_equal(away, np.sign(sums) * np.floor(np.abs(sums) / 32 + 0.5))
+    assert (up != away).any()
+
+
 def test_codes_of_sums_lie_within_their_bounds():
     sums = np.array([[-1000, 1000], [0, 10]], np.int32)
     found = integer.requantize(sums, np.array([0.5, 1.0], np.float32), 3, (2, 9))

@@ -1,0 +1,120 @@
+"""What LiteRT's kernels compute, code by code, in NumPy; all differ in how they round.
+
+- `xnnpack`, which runs by default: convolutions and means as `integer.by_float`, sums with
+  whole-number multipliers of 20 bits. It has no convolutions with packed weights, which it
+  leaves to the builtin kernels.
+- `builtin`, LiteRT's own fast kernels: `integer.by_fixed_point_up` for convolutions and means,
+  `integer.by_fixed_point` for sums, and for those channels of a depthwise convolution that are
+  left after groups of eight; the mean's zero point is rounded by itself.
+- `reference`, its slow and simple kernels: `integer.by_fixed_point` throughout.
+
+References:
+  LiteRT, https://github.com/google-ai-edge/LiteRT, `tflite/kernels`; XNNPACK,
+  https://github.com/google/XNNPACK. Found by comparing codes of ai-edge-litert 2.3.0.
+"""
+
+from typing import Literal, TypeAlias
+
+import numpy as np
+
+from qnas_jax.export import graph, interpret
+from qnas_jax.export.graph import Graph, Grid, Node
+from qnas_jax.quant import integer
+
+Kernels: TypeAlias = Literal["xnnpack", "builtin", "reference"]
+
+XNNPACK_BITS = 20  # of the larger multiplier of a sum
+LANES = 8  # channels that the builtin depthwise convolution computes at once
+INT8_MAX = 127
+HEADROOM = 20  # bits by which the builtin sum shifts its terms
+
+
+def run(network: Graph, images: np.ndarray, kernels: Kernels) -> dict[str, np.ndarray]:
+    """Every tensor of a graph by its name; see `interpret.run`."""
+    values, tensors = {network.x.name: images}, network.tensors()
+    for node in network.nodes:
+        inputs = [values[name] for name in node.inputs]
+        grids = [tensors[name].grid for name in node.inputs]
+        values[node.out.name] = step(node, inputs, grids, kernels)
+    return values
+
+
+def step(node: Node, inputs: list[np.ndarray], grids: list, kernels: Kernels) -> np.ndarray:
+    """What a node gives; see `interpret.step`."""
+    if node.out.grid is not None:
+        match node:
+            case graph.Conv() if kernels != "xnnpack" or _packed(node):
+                return _conv(node, inputs[0], grids[0], kernels)
+            case graph.Add():
+                add = _xnnpack_add if kernels == "xnnpack" else _fixed_point_add
+                return add(inputs, grids, node.out.grid)
+            case graph.Mean() if kernels == "builtin":
+                return _builtin_mean(inputs[0], grids[0], node.out.grid)
+            case graph.Mean() if kernels == "reference":
+                return interpret.step(node, inputs, grids, integer.by_fixed_point)
+    return interpret.step(node, inputs, grids, integer.by_float)
+
+
+def _packed(conv: graph.Conv) -> bool:
+    return conv.w_bits is not None and conv.w_bits <= graph.PACKED_BITS
+
+
+def _conv(conv: graph.Conv, x: np.ndarray, read: Grid, kernels: Kernels) -> np.ndarray:
+    """A convolution by fixed-point multipliers, which come from scales in float64."""
+    out = conv.out.grid
+    assert out is not None and conv.w_scale is not None and conv.bias_codes is not None
+    how = (conv.stride, conv.dilation, conv.groups)
+    sums = integer.conv(x, read.zero_point, conv.weights, conv.bias_codes, *how)
+    multiplier = read.scale * conv.w_scale.astype(np.float64) / out.scale
+    bounds = out.code_bounds(conv.bounds)
+    channels = len(multiplier)
+    ups = 0 if kernels == "reference" else channels
+    if kernels != "reference" and conv.groups > 1:
+        ups -= channels % LANES
+    parts = [
+        integer.requantize(sums[..., part], multiplier[part], out.zero_point, bounds, rule)
+        for part, rule in (
+            (slice(ups), integer.by_fixed_point_up),
+            (slice(ups, None), integer.by_fixed_point),
+        )
+    ]
+    return np.concatenate(parts, -1)
+
+
+def _xnnpack_add(inputs: list[np.ndarray], grids: list[Grid], out: Grid) -> np.ndarray:
+    """Terms times whole numbers, shifted; ties upwards."""
+    ratios = [np.float32(grid.scale) / np.float32(out.scale) for grid in grids]
+    shift = XNNPACK_BITS - int(np.floor(np.log2(max(ratios))))
+    total = np.full(inputs[0].shape, 1 << (shift - 1), np.int64)
+    for codes, grid, ratio in zip(inputs, grids, ratios, strict=True):
+        whole = np.int64(np.rint(np.ldexp(np.float64(ratio), shift)))
+        total = total + (codes.astype(np.int64) - grid.zero_point) * whole
+    return _on(out, total >> shift)
+
+
+def _fixed_point_add(inputs: list[np.ndarray], grids: list[Grid], out: Grid) -> np.ndarray:
+    """Terms on a grid that holds both, with spare bits; then their sum on the output's."""
+    common = 2 * max(grid.scale for grid in grids)
+    total = np.zeros(inputs[0].shape, np.int64)
+    for codes, grid in zip(inputs, grids, strict=True):
+        term = (codes.astype(np.int64) - grid.zero_point) << HEADROOM
+        total = total + integer.by_fixed_point(term, np.array([grid.scale / common]))
+    last = np.array([common / (2.0**HEADROOM * out.scale)])
+    return _on(out, integer.by_fixed_point(total, last))
+
+
+def _builtin_mean(codes: np.ndarray, grid: Grid, out: Grid) -> np.ndarray:
+    """The mean of int8 codes; the zero point follows, already rounded, ties away from zero."""
+    end = INT8_MAX - grid.q_max  # so much higher is what int8 holds (`litert.zero_point`)
+    sums, pixels = integer.mean(codes, -end)
+    scale, zero = np.float32(grid.scale), np.float32(grid.zero_point + end)
+    offset = zero * scale / np.float32(out.scale)
+    offset = int(np.trunc(offset + np.copysign(np.float32(0.5), offset)))
+    multiplier = np.array([scale / (np.float32(pixels) * np.float32(out.scale))], np.float64)
+    mean = integer.by_fixed_point_up(sums, multiplier)
+    return _on(out, mean - offset)
+
+
+def _on(out: Grid, centred: np.ndarray) -> np.ndarray:
+    """Codes of whole numbers that count from zero."""
+    return np.clip(centred + out.zero_point, 0, out.q_max).astype(np.uint8)
