@@ -117,10 +117,14 @@ class Setting:
         top, left = (images.shape[1] - height) // 2, (images.shape[2] - width) // 2
         return images[:, top : top + height, left : left + width]
 
+    def picture(self) -> tuple[int, int, int]:
+        """Height, width and channels of a picture of the deployed size."""
+        return (*_picture(self.config), 3)
+
     @functools.cached_property
     def fixed_convs(self) -> dict[str, list[space.Conv]]:
         """What is in no searched block: `stem` within the encoder, `head` behind it."""
-        convs = layers.convs(self.teacher(), (*_picture(self.config), 3))
+        convs = layers.convs(self.teacher(), self.picture())
         stem = [c for c in convs if c.name.startswith(("encoder/stem", "encoder/block0"))]
         head = [c for c in convs if not c.name.startswith("encoder")]
         return {"stem": stem, "head": head}

@@ -82,14 +82,19 @@ class _Writer(NamedTuple):
         self.draft.operator("QUANTIZE", [number], self.out(out))
 
 
-def model(network: Graph) -> bytes:
+def model(network: Graph, reads_bytes: bool = True) -> bytes:
     """The model as it stands in a file.
+
+    Args:
+      network: The graph.
+      reads_bytes: Whether codes go in as bytes, as those of an image do; else as int8, as
+        inside of a network.
 
     Raises:
       InputError: LiteRT has no such activation.
     """
     writer, x = _Writer(network.tensors(), flatbuffer.draft(), {}), network.x
-    if x.grid is None:
+    if x.grid is None or not reads_bytes:
         source = writer.out(x)
     else:
         grid = flatbuffer.per_tensor(x.grid.scale, x.grid.zero_point)

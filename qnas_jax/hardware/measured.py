@@ -11,7 +11,7 @@ One line for each subject that was measured, below a header with these columns i
     channels           of the output
     stride, dilation   of the place's first depthwise convolution; 1, 1 for the head
     w_bits, a_bits     bitwidths of weights and of activations, 2 to 8, or 32 for float
-    latency_ms         mean of all repeats, of one image
+    latency_ms         of one image: mean of the repeats, or of those that nothing disturbed
     std_ms, p50_ms, p90_ms, p99_ms      standard deviation and percentiles; may be empty
     count              number of repeats
     energy_mj          of one image; may be empty
@@ -190,6 +190,27 @@ def _check_beside(path, line: int, row: Row, rows: Sequence[Row], seen: dict[Sub
             raise InputError(
                 f"{path}, line {line}, column {name}: {getattr(row, name)!r}, must be "
                 f"{getattr(rows[0], name)!r} as in line 2; take a file for each"
+            )
+
+
+def check_conditions(
+    path: pathlib.Path, rows: Sequence[Row], conditions: tuple[str, str, str, int]
+) -> None:
+    """Refuses to go on with a table that was measured otherwise.
+
+    Args:
+      path: The table.
+      rows: Its lines, if there are any.
+      conditions: Runtime, its version, device and threads, as they would be now.
+
+    Raises:
+      InputError: They are others.
+    """
+    for name, now in zip(_SHARED, conditions, strict=True):
+        if rows and getattr(rows[0], name) != now:
+            raise InputError(
+                f"{path}: was measured with {name} {getattr(rows[0], name)!r}, now it is {now!r}; "
+                "take another table"
             )
 
 

@@ -17,6 +17,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from qnas_jax import space
 from qnas_jax.hardware import counts
 from qnas_jax.hardware.counts import Values
 from qnas_jax.space import Conv
@@ -87,3 +88,20 @@ def network_bytes(convs: Iterable[Conv], w_bits: int) -> int:
 def float_bytes(convs: Iterable[Conv]) -> int:
     """Bytes of several convolutions in float32, batch norm folded."""
     return sum(FLOAT_BYTES * (conv.weights + conv.out_channels) for conv in convs)
+
+
+def layer_bytes(block: space.Block, layer: int, choice: space.Choice) -> int:
+    """Bytes of what a subnet takes at one layer of a block."""
+    in_channels, stride = block.layer_shape(layer)
+    shape = (1, 1, in_channels)  # the size does not depend on the pixels
+    convs = space.mbconv_convs(choice.op, "", shape, block.channels, stride, block.dilation)
+    return network_bytes(convs, choice.w_bits)
+
+
+def subnet_bytes(blocks: Iterable[space.Block], subnet: space.Subnet) -> int:
+    """Bytes of a subnet's blocks."""
+    return sum(
+        layer_bytes(block, layer, choice)
+        for block, choices in zip(blocks, subnet, strict=True)
+        for layer, choice in enumerate(choices)
+    )

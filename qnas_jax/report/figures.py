@@ -206,3 +206,20 @@ def enough_images(curve: Sequence[tuple[int, float, float, float]], all_images: 
     axes.set(xlabel=f"images (compared with {all_images})", ylim=(0, 1.02))
     axes.legend(fontsize=8, frameon=False)
     return _svg(figure)
+
+
+def audit(latency: Sequence[tuple[float, float]], size: Sequence[tuple[float, float]]) -> str:
+    """What tables say of subnets over what was measured: latency (ms) and size (kB)."""
+    figure = Figure(figsize=(9, 4.2), layout="constrained")
+    parts = (("Latency", "ms", latency), ("Size of the file", "kB", size))
+    for column, (title, unit, pairs) in enumerate(parts, 1):
+        axes = _axes(figure, 1, 2, column)
+        table, measured = np.array(pairs).T
+        ends = [min(table.min(), measured.min()), max(table.max(), measured.max())]
+        axes.plot(ends, ends, color=FAINT, lw=1, label="the same")
+        axes.plot(measured, table, "o", color=SUBNET, ms=4, label="a subnet")
+        axes.set(xlabel=f"measured ({unit})", ylabel=f"added up from the table ({unit})")
+        axes.set_title(title, loc="left", fontsize=11)
+        axes.set_aspect("equal")
+        axes.legend(fontsize=8, frameon=False)
+    return _svg(figure)

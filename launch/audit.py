@@ -1,0 +1,67 @@
+"""Compares what a table of latencies adds up to with whole networks as measured.
+
+    python launch/audit.py --config configs/streets.py --table runs/cpu.csv
+
+Random subnets are exported with random weights and timed on the table's runtime with as many
+threads. Leaves `hardware/audit.json`, `audit.csv` and `audit.svg` in the run's folder.
+"""
+
+from qnas_jax import platform
+
+if __name__ == "__main__":
+    platform.prepare_process()  # before all other imports
+
+import dataclasses
+import pathlib
+
+from absl import flags
+
+from qnas_jax import artefact, cli
+from qnas_jax.errors import InputError
+from qnas_jax.export import audit, runtimes
+from qnas_jax.export.audit import Audited
+from qnas_jax.export.timing import Effort
+from qnas_jax.hardware import measured
+from qnas_jax.report import figures
+from qnas_jax.setting import prepare
+from qnas_jax.stages import auditing
+
+cli.define_run_flags()
+_TABLE = flags.DEFINE_string("table", None, "The CSV file; by default config.hardware.table.")
+_SUBNETS = flags.DEFINE_integer("subnets", 30, "How many.", lower_bound=2)
+_WIDTH = flags.DEFINE_float("width", Effort().width, "Goal: 95 % interval over the latency.")
+_LIMIT = flags.DEFINE_float("limit", Effort().limit_s, "Seconds of runs to give up the goal at.")
+
+
+def main() -> None:
+    """Audits the table; prints, writes and draws what came of it."""
+    config, workdir = cli.run_flags()
+    table = _TABLE.value or config.hardware.table
+    if not table:
+        raise InputError("--table: must be a table of measured latencies")
+    hardware = dataclasses.replace(config.hardware, table=table)
+    setting = prepare(dataclasses.replace(config, hardware=hardware), workdir)
+    rows = measured.read(pathlib.Path(table))
+    runtime, threads = runtimes.named(rows[0].runtime), rows[0].threads
+    conditions = (runtime.name, runtime.version, runtimes.device(), threads)
+    measured.check_conditions(pathlib.Path(table), rows, conditions)
+    effort = Effort(width=_WIDTH.value, limit_s=_LIMIT.value)
+    audited = auditing.audit(setting, _SUBNETS.value, runtime, threads, effort)
+    folder = workdir / "hardware"
+    names = ("runtime", "runtime_version", "device", "threads")
+    found = audit.verdict(audited) | dict(zip(names, conditions, strict=True))
+    found |= {"picture": setting.picture()[:2], "seed": config.seed, "table": table}
+    artefact.write_json(folder / "audit.json", found)
+    lines = [",".join(Audited._fields), *(",".join(map(str, line)) for line in audited)]
+    with artefact.writing(folder / "audit.csv") as file:
+        file.write(("\n".join(lines) + "\n").encode())
+    with artefact.writing(folder / "audit.svg") as file:
+        file.write(figures.audit(*audit.pairs(audited)).encode())
+    for name in ("latency", "size"):
+        tau, mape, bias = (found[f"{name}_{figure}"] for figure in ("tau", "mape", "bias"))
+        print(f"{name:8s} tau {tau:.3f}   mean error {mape:.2f} %   bias {bias:+.2f} %")
+    print(f"{len(audited)} subnets: {folder / 'audit.svg'}")
+
+
+if __name__ == "__main__":
+    cli.start(main)

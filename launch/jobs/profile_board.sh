@@ -1,0 +1,47 @@
+#!/bin/bash
+# Fills a table of measured latencies from a board:
+#
+#     python launch/profile.py --config configs/streets.py --runtime litert --export_only files
+#     launch/jobs/profile_board.sh files runs/imx8mp.csv
+#
+# Every file is copied to the board and run there by the runtime's own tool; what it prints stays
+# beside the file, as FILE.log. What has a log is not run again: after an interruption, or to
+# measure something once more, delete its log and start this again.
+
+# The board. For one behind adb: copy() { adb push "$1" "$FOLDER/"; } and on_board() { adb shell "$1"; }
+BOARD=root@imx8mp
+FOLDER=/tmp/qnas
+copy() { scp -q "$1" "$BOARD:$FOLDER/"; }
+on_board() { ssh -n "$BOARD" "$1"; }
+
+# How it is written in the table, and the tool. Here LiteRT on an i.MX 8M Plus (docs/profiling.md):
+# on one of its four Cortex-A53, or with the last line on its NPU, by the VX delegate.
+DEVICE="i.MX 8M Plus, Cortex-A53"
+RUNTIME=litert
+RUNTIME_VERSION=2.16.2
+THREADS=1
+TOOL="taskset -c 3 /usr/bin/tensorflow-lite-*/examples/benchmark_model --num_threads=$THREADS"
+TOOL+=" --warmup_runs=10 --num_runs=100 --max_secs=30 --graph="
+DELEGATE=""
+# DEVICE="i.MX 8M Plus, NPU" DELEGATE="--external_delegate_path=/usr/lib/libvx_delegate.so"
+# For onnxruntime_perf_test: TOOL="onnxruntime_perf_test -I -s -x $THREADS -y 1 -r 200 " DELEGATE=""
+
+set -euo pipefail
+files=$1
+table=$2
+[ -f "$files/manifest.csv" ] || { echo "$files/manifest.csv: is missing" >&2; exit 2; }
+on_board "mkdir -p $FOLDER"
+tail -n +2 "$files/manifest.csv" | cut -d, -f1 | while read -r name; do
+    log=$files/$name.log
+    [ -s "$log" ] && continue
+    copy "$files/$name"
+    if on_board "$TOOL$FOLDER/$name $DELEGATE; status=\$?; rm $FOLDER/$name; exit \$status" \
+        > "$log.part" 2>&1; then
+        mv "$log.part" "$log"
+        echo "$name"
+    else
+        echo "$name: failed, see $log.part; it will not be in the table" >&2
+    fi
+done
+python launch/board_table.py --files "$files" --table "$table" --device "$DEVICE" \
+    --runtime "$RUNTIME" --runtime_version "$RUNTIME_VERSION" --threads "$THREADS"

@@ -1,0 +1,202 @@
+"""Profiling, auditing and rehearsing a run's search space; the script for boards."""
+
+import itertools
+import json
+import os
+import pathlib
+import runpy
+import subprocess
+import sys
+
+import pytest
+
+from qnas_jax import setting, space
+from qnas_jax.errors import InputError
+from qnas_jax.export import audit, profile, runtimes, subjects
+from qnas_jax.export.runtimes import Runtime
+from qnas_jax.export.timing import Effort
+from qnas_jax.hardware import board, measured, size
+from qnas_jax.nn import layers
+from qnas_jax.stages import auditing, rehearsal
+
+ROOT = pathlib.Path(__file__).parents[1]
+QUICK = Effort(width=1.0, limit_s=0.0, bursts=2, burst_s=0.0, runs=2, warm_up=0)
+
+
+@pytest.fixture
+def smoke():
+    config = runpy.run_path(str(ROOT / "configs" / "smoke.py"))["get_config"]()
+    config.space.w_bits, config.space.a_bits = (8, 4), (8, 6)
+    return config
+
+
+def filled(config, tmp_path, runtime):
+    """A setting with the table that a runtime gives."""
+    laid_out = setting.prepare(config, tmp_path)
+    where = (laid_out.student, laid_out.searched)
+    wanted = subjects.layers(*where, laid_out.bits, laid_out.picture())
+    table = tmp_path / "t.csv"
+    profile.fill(table, wanted, runtime, 1, QUICK)
+    config.hardware.table = str(table)
+    return setting.prepare(config, tmp_path)
+
+
+def test_a_table_of_the_whole_space_is_what_the_search_needs(smoke, tmp_path):
+    laid_out = filled(smoke, tmp_path, runtimes.onnxruntime())
+    rows = measured.read(tmp_path / "t.csv")
+    assert not measured.missing(rows, laid_out.places(), laid_out.searched.ops, laid_out.bits)
+    laid_out.check_target()
+    assert laid_out.fixed_costs()["latency_ms"] > 0
+
+
+def test_an_audit_of_a_runtime_that_adds_up_finds_no_error(smoke, tmp_path, monkeypatch):
+    """A clock by which a network takes 1 s, and 3 s for each byte of its weights."""
+    now = 0.0
+
+    def write(network, path):
+        path.write_text(str(sum(conv.weights.nbytes for conv in network.convs)))
+
+    def load(path, threads):
+        def run():
+            nonlocal now
+            now += 1 + 3 * int(path.read_text())
+
+        return run
+
+    real = profile.timing.timed
+    monkeypatch.setattr(
+        profile.timing, "timed", lambda loads, effort: real(loads, effort, clock=lambda: now)
+    )
+    fake = Runtime("fake", "1.0", ".fake", write, load)
+    laid_out = filled(smoke, tmp_path, fake)
+    found = auditing.audit(laid_out, 12, fake, 1, QUICK)
+    verdict = audit.verdict(found)
+    assert (verdict["subnets"], verdict["latency_tau"], verdict["size_exact"]) == (12, 1.0, True)
+    assert verdict["latency_mape"] == pytest.approx(0, abs=1e-3)
+    assert len({one.subnet for one in found}) == 12
+    for one in found:
+        subnet = space.parse_subnet(one.subnet)
+        convs = layers.convs(laid_out.student(subnet), laid_out.picture())
+        searched = {f"encoder/block{n}" for n in range(1, 7)}
+        bits = [subnet[int(c.name.split("/")[1][5:]) - 1][int(c.name.split("/")[2][5:])].w_bits
+                if "/".join(c.name.split("/")[:2]) in searched else 8 for c in convs]  # fmt: skip
+        exact = sum(int(size.conv_bytes(c, b)) for c, b in zip(convs, bits, strict=True))
+        assert one.table_bytes == one.size_bytes == exact
+
+
+def test_the_seed_decides_which_subnets_are_audited(smoke, tmp_path):
+    first = auditing.draw(setting.prepare(smoke, tmp_path), 10)
+    assert first == auditing.draw(setting.prepare(smoke, tmp_path), 10)
+    smoke.seed = 1
+    assert first != auditing.draw(setting.prepare(smoke, tmp_path), 10)
+
+
+def test_a_small_space_is_audited_whole(smoke, tmp_path):
+    smoke.space.kernels, smoke.space.expansions = (3, 5), (3,)
+    smoke.space.depths = (1, 1, 1, 1, 1, 1)
+    smoke.space.w_bits = smoke.space.a_bits = (8,)
+    assert len(auditing.draw(setting.prepare(smoke, tmp_path), 100)) == 2**6
+
+
+def test_the_extremes_are_the_smallest_and_the_largest_of_all(smoke, tmp_path):
+    laid_out = setting.prepare(smoke, tmp_path)
+    block = laid_out.searched.blocks[0]
+    choices = [space.Choice(op, *pair) for pair in laid_out.bits for op in laid_out.searched.ops]
+    paths = list(itertools.product(choices, repeat=block.depth))
+    sizes = [size.subnet_bytes([block], (path,)) for path in paths]
+    small, large = rehearsal.extremes(laid_out)
+    assert size.subnet_bytes([block], small[:1]) == min(sizes)
+    assert size.subnet_bytes([block], large[:1]) == max(sizes)
+    for subnet in (small, large):
+        assert all(len({choice[1:] for choice in choices}) == 1 for choices in subnet)
+        assert space.parse_subnet(space.format_subnet(subnet)) == subnet
+
+
+def test_what_can_be_exported_passes_the_rehearsal(smoke, tmp_path):
+    rehearsal.dry_run(setting.prepare(smoke, tmp_path), runtimes.onnxruntime())
+
+
+def test_what_a_runtime_does_not_run_is_refused_in_one_line(smoke, tmp_path):
+    def load(path, threads):
+        raise RuntimeError("no kernel for Conv\nat 0x12345")
+
+    laid_out = setting.prepare(smoke, tmp_path)
+    small = space.format_subnet(rehearsal.extremes(laid_out)[0])
+    broken = runtimes.onnxruntime()._replace(load=load)
+    with pytest.raises(InputError) as error:
+        rehearsal.dry_run(laid_out, broken)
+    assert str(error.value) == (
+        f"onnxruntime {broken.version} does not run the smallest subnet {small} "
+        "(no kernel for Conv); take what it does not run out of the space"
+    )
+
+
+SSH = """#!/bin/bash
+# The board is a folder of this machine, and its tool prints what such tools print.
+command=${@: -1}
+case $command in
+    mkdir*) eval "$command" ;;
+    *broken*) echo "ERROR: no such op"; exit 1 ;;
+    *two.tflite*) echo "count=50 first=9 curr=9 min=9 max=9 avg=2900 std=9" ;;
+    *) echo "count=50 first=9 curr=9 min=9 max=9 avg=1500 std=9" ;;
+esac
+"""
+
+
+def test_the_script_for_boards_fills_a_table_and_goes_on(tmp_path):
+    layer = measured.Subject("block1/layer0", "k3e6", 48, 96, 8, 16, 2, 1, 8, 8)
+    names = {"one.tflite": board.of_call("call1"), "two.tflite": board.of_call("call2")}
+    names |= {"broken.tflite": layer._replace(path="k3e3"), "fine.tflite": layer}
+    files, tools, table = tmp_path / "files", tmp_path / "bin", tmp_path / "t.csv"
+    for folder in (files, tools):
+        folder.mkdir()
+    board.write_manifest(files, names)
+    for name in names:
+        (files / name).write_bytes(b"model")
+    for tool, text in (("ssh", SSH), ("scp", "#!/bin/bash\n")):
+        (tools / tool).write_text(text)
+        (tools / tool).chmod(0o755)
+    path = f"{tools}:{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)}
+    command = ["launch/jobs/profile_board.sh", str(files), str(table)]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "broken.tflite: failed" in done.stderr
+    (row,) = measured.read(table)
+    assert (row.subject, row.runtime, row.count) == (layer, "litert", 50)
+    assert row.latency_ms == pytest.approx(1.5 - (2 * 1.5 - 2.9))
+    again = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert again.stdout.splitlines()[-1] == f"1 of 2 were measured: {table}"
+    assert len(measured.read(table)) == 1
+
+
+def launch(program, *arguments):
+    command = [sys.executable, f"launch/{program}.py", "--config", "configs/smoke.py", *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(
+    ("program", "arguments", "message"),
+    [
+        ("profile", (), "--table: must be the CSV file to fill"),
+        ("profile", ("--runtime=tvm",), "--runtime=tvm: must be onnxruntime or litert"),
+        ("audit", (), "--table: must be a table of measured latencies"),
+        ("latency", ("--workdir=nowhere",), "nowhere: holds no retrained subnet"),
+    ],
+)
+def test_errors_take_one_line(program, arguments, message):
+    done = launch(program, *arguments)
+    assert (done.returncode, done.stderr) == (2, f"error: {message}\n")
+
+
+@pytest.mark.slow
+def test_the_programs_work_together(tmp_path):
+    table, quick = f"--table={tmp_path / 't.csv'}", ("--limit=0", "--width=1")
+    assert launch("profile", table, *quick, "--blocks=2", "--float").returncode == 0
+    done = launch("audit", table, *quick, "--subnets=5", f"--workdir={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "hardware" / "audit.json").read_text())
+    assert found["subnets"] == 5
+    assert found["latency_mape"] < 50
+    assert (tmp_path / "hardware" / "audit.svg").read_text().startswith("<svg")
