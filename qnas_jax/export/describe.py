@@ -83,5 +83,5 @@ def _layer(conv: graph.Conv, tensors: dict[str, graph.Tensor]) -> dict[str, Any]
         "scale": conv.out.grid.scale,
         "zero_point": conv.out.grid.zero_point,
         "size_bytes": int(size.conv_bytes(record, conv.w_bits)),
-        "stored_bytes": int(size.conv_bytes(record, PACKED_BITS if packed else 8)),
+        "stored_bytes": int(size.file_bytes(record, conv.w_bits, size.ONNX_QDQ)),
     }

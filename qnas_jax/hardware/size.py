@@ -31,22 +31,17 @@ PACKED_BITS, CONTAINER_BITS = 4, 8  # what files have to store weights in
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class FileFormat:
-    """What a file carries for each output channel beside its weights and their scale.
+    """What a file that is exported carries beyond the logical bytes.
 
     Attributes:
-      zero_point_bits: Of the weights' zero point; none for the width of a stored weight.
-      bias_bytes: The bias, with its own scale and zero point where it has them.
+      channel_bytes: For each output channel.
     """
 
-    zero_point_bits: int | None
-    bias_bytes: int
+    channel_bytes: int
 
 
-# DequantizeLinear takes a zero point of the type that it reads, and of a bias a scale.
-ONNX_QDQ = FileFormat(zero_point_bits=None, bias_bytes=BIAS_BYTES + SCALE_BYTES)
-# Scales are float32 and zero points int64, and biases have their own; so do files of
-# litert-converter 0.5.0.
-TFLITE = FileFormat(zero_point_bits=64, bias_bytes=BIAS_BYTES + SCALE_BYTES + 8)
+ONNX_QDQ = FileFormat(channel_bytes=0)  # the scale of a bias is a product of what is there
+TFLITE = FileFormat(channel_bytes=SCALE_BYTES)  # it is stored
 
 
 def conv_bytes(conv: Conv, w_bits) -> Values:
@@ -65,10 +60,7 @@ def file_bytes(conv: Conv, w_bits, file_format: FileFormat) -> Values:
     """
     w_bits, _ = counts.checked_bits(w_bits, CONTAINER_BITS)
     stored_bits = np.where(w_bits <= PACKED_BITS, PACKED_BITS, CONTAINER_BITS)
-    zero_point_bits = file_format.zero_point_bits or stored_bits
-    channels = conv.out_channels
-    packed = -(-conv.weights * stored_bits // 8) - (-channels * zero_point_bits // 8)
-    return packed + channels * (SCALE_BYTES + file_format.bias_bytes)
+    return conv_bytes(conv, stored_bits) + conv.out_channels * file_format.channel_bytes
 
 
 def runtime_bytes(conv: Conv) -> int:
