@@ -15,9 +15,18 @@ from qnas_jax import artefact, measure, space
 from qnas_jax.artefact import Stage
 from qnas_jax.config import Config
 from qnas_jax.data.batching import stacked
+from qnas_jax.export import runtimes
 from qnas_jax.report import page
 from qnas_jax.setting import Setting, prepare
-from qnas_jax.stages import distillation, exporting, networks, population, selection
+from qnas_jax.stages import (
+    distillation,
+    exporting,
+    latencies,
+    networks,
+    population,
+    rehearsal,
+    selection,
+)
 
 
 def run(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
@@ -43,7 +52,9 @@ def run(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
     for point, stage in zip(picked, retrained, strict=True):
         subnet = space.parse_subnet(point.subnet)
         exported.append(exporting.export(setting, stage, setting.student(subnet), subnet))
-    return write_report(setting, [teacher, distilled, populated, searched], retrained, exported)
+    timed = latencies.time_networks(setting, [point.subnet for point in picked])
+    stages = [teacher, distilled, populated, searched, timed]
+    return write_report(setting, stages, retrained, exported)
 
 
 def begin(config: Config, workdir: pathlib.Path) -> tuple[Setting, Stage, PyTree]:
@@ -51,6 +62,8 @@ def begin(config: Config, workdir: pathlib.Path) -> tuple[Setting, Stage, PyTree
     config.check()
     setting = prepare(config, workdir)
     setting.check_target()
+    if not artefact.is_finished(workdir / "teacher"):
+        rehearsal.dry_run(setting, runtimes.named("onnxruntime"))
     if not (workdir / "config.json").exists():
         artefact.write_json(workdir / "config.json", setting.config)
     return setting, *networks.train_teacher(setting)

@@ -16,6 +16,7 @@ from qnas_jax import artefact, space
 from qnas_jax.data.batching import Batch
 from qnas_jax.errors import InputError
 from qnas_jax.report import figures
+from qnas_jax.report import files as files_table
 from qnas_jax.runlog import duration, read_metrics
 from qnas_jax.search import front
 
@@ -49,6 +50,7 @@ $rows
 bias for each output channel. The encoder is the network without its head; only its six blocks are
 searched. The NSR is summed over the blocks. $about_costs Green rows dominate the quantized
 teacher: no larger, no less accurate, and better in one of the two.</p>
+$files
 <h2>Front</h2>
 $fronts
 <h2>Architectures</h2>
@@ -82,6 +84,7 @@ def write(
     retrained: Sequence[pathlib.Path],
     samples: Batch,
     teacher_costs: Mapping[str, float] = MappingProxyType({}),
+    files: Mapping[str, files_table.File] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Writes `report/index.html`, its figures and `report/results.json`.
 
@@ -91,6 +94,7 @@ def write(
       retrained: The folder of each retrained subnet.
       samples: The pictures whose predictions the networks' folders hold.
       teacher_costs: What the target takes for the teacher, where it is known.
+      files: Of exported networks, by their subnet, or "teacher".
 
     Returns:
       What `results.json` holds.
@@ -108,6 +112,9 @@ def write(
     ]
     subnets.sort(key=lambda subnet: subnet["size_bytes"])
     results = _results(teacher, subnets, costs, seconds, config["seed"])
+    ordered = [files[name] for name in ("teacher", *(s["subnet"] for s in subnets)) if files]
+    for network, file in zip((results["teacher"], *results["subnets"]), ordered, strict=False):
+        network["file"] = {**file._asdict(), "ratio": round(file.ratio, 4)}
     best = max(subnets, key=lambda subnet: subnet["miou_quantized"])
     maps = [
         ("labels", samples.labels),
@@ -134,6 +141,7 @@ def write(
     picture = figures.samples(samples.images, maps)
     page = _PAGE.substitute(
         drawn,
+        files=files_table.as_html(names, ordered),
         fronts="\n".join(fronts.values()),
         costs="".join(f"<th>{_COSTS[name]}</th>" for name in costs),
         about_costs=_about_costs(config, costs),

@@ -14,7 +14,7 @@ from PIL import Image
 from qnas_jax import artefact, config
 from qnas_jax.data.batching import Batch
 from qnas_jax.errors import InputError
-from qnas_jax.report import figures, page
+from qnas_jax.report import figures, files, page
 from qnas_jax.search import front
 
 TEACHER = {
@@ -95,6 +95,27 @@ def run(tmp_path_factory):
         patch.setattr(figures, "samples", lambda *args: drawn.append(args) or draw(*args))
         results = page.write(workdir, SECONDS, networks, samples)
     return workdir, results, drawn[0]
+
+
+def test_exported_files_are_told_in_the_report_and_its_figures(run):
+    workdir, results, _ = run
+    names = ["teacher", *(subnet["subnet"] for subnet in results["subnets"])]
+    told = [files.File(1050 + n, 1000, 20.5, 99.9871, 2.0 + n, 1.0) for n in range(len(names))]
+    networks = [workdir / "retrain" / name for name in names[1:]]
+    pictures = np.zeros((PICTURES, HEIGHT, WIDTH, 3), np.uint8)
+    samples = Batch(pictures, pictures[..., 0])
+    given = dict(zip(names, told, strict=True))
+    again = page.write(workdir, SECONDS, networks, samples, files=given)
+    assert again["teacher"]["file"] == {**told[0]._asdict(), "ratio": 2.0}
+    assert [subnet["file"]["ratio"] for subnet in again["subnets"]] == [3.0, 4.0, 5.0]
+    text = (workdir / "report" / "index.html").read_text()
+    row = "".join(
+        f"<td>{cell}</td>"
+        for cell in ("subnet 1", "1.1", "+5.1 %", "20.50", "99.987 %", "3", "1", "3.00")
+    )
+    assert f"<tr>{row}</tr>" in text
+    page.write(workdir, SECONDS, networks, samples)
+    assert "model.onnx" not in (workdir / "report" / "index.html").read_text()
 
 
 class Page(html.parser.HTMLParser):
