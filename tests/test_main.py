@@ -261,7 +261,7 @@ def test_two_processes_train_the_supernet_like_one(tmp_path, cache):
         assert all(process.poll() is None for process in processes)
         time.sleep(0.1)
     processes[1].kill()
-    output, _ = processes[0].communicate(timeout=120)
+    (output, _), _ = [process.communicate(timeout=120) for process in processes]
     assert processes[0].returncode == 4, output
     assert output.splitlines()[-1].startswith("error: a process is gone or failed (")
     assert output.splitlines()[-1].endswith("; start all again")
