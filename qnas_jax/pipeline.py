@@ -43,7 +43,9 @@ def run(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
     for point, stage in zip(picked, retrained, strict=True):
         subnet = space.parse_subnet(point.subnet)
         exported.append(exporting.export(setting, stage, setting.student(subnet), subnet))
-    return write_report(setting, [teacher, distilled, populated, searched], retrained, exported)
+    results = write_report(setting, [teacher, distilled, populated, searched], retrained, exported)
+    exporting.check(setting, exported)
+    return results
 
 
 def begin(config: Config, workdir: pathlib.Path) -> tuple[Setting, Stage, PyTree]:
