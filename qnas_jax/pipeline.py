@@ -44,7 +44,7 @@ def run(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
         subnet = space.parse_subnet(point.subnet)
         exported.append(exporting.export(setting, stage, setting.student(subnet), subnet))
     results = write_report(setting, [teacher, distilled, populated, searched], retrained, exported)
-    exporting.check(setting, exported)
+    exporting.check([stage.folder for stage in exported], config.export.max_miou_drop)
     return results
 
 

@@ -1,10 +1,11 @@
-"""Whether a file computes what was simulated: code by code, pixel by pixel, in accuracy.
+"""Whether a file computes what was measured: code by code, pixel by pixel, in accuracy.
 
-Four computations of one quantized network are compared on the same images:
+These computations of one quantized network are compared on the same images:
 
-- fake quantization, as the network was measured with;
+- fake quantization, as the network was searched with;
 - the same with the biases that the file has (int32, see `fold.with_bias_codes`);
-- the integer reference (`interpret.py`);
+- the integer simulation (`simulate.py`), which gives the codes of the reference
+  (`interpret.py`), and with which the network was measured;
 - a runtime that runs the file.
 
 The last two agree to the code where a runtime rounds as the reference does. Fake quantization

@@ -1,12 +1,14 @@
 """Networks as files that deploy, and whether they compute what was measured."""
 
 import functools
+import itertools
 import json
 import logging
 import pathlib
 from collections.abc import Iterable
 from typing import Any
 
+import jax
 import numpy as np
 from jaxtyping import PyTree
 
@@ -67,23 +69,25 @@ def _write(path: pathlib.Path, data: bytes) -> None:
         file.write(data)
 
 
-def check(setting: Setting, stages: Iterable[Stage]) -> None:
-    """Holds every quantized file against the network that was measured.
+def check(folders: Iterable[pathlib.Path], max_miou_drop: float) -> None:
+    """Holds every quantized file against what was measured and what was searched with.
 
     Apart from writing them: a finished stage is checked again, by another bound perhaps, and a
     file that loses too much loses nothing else of a run.
 
+    Args:
+      folders: Of the stages that wrote them.
+      max_miou_drop: Points of mIoU that each may lose.
+
     Raises:
-      InputError: A file loses more mIoU than `export.max_miou_drop`.
+      InputError: A file loses more.
     """
-    most = setting.config.export.max_miou_drop
-    for stage in stages:
-        place = stage.folder / "parity.json"
+    for folder in folders:
+        place = folder / "parity.json"
         miou = json.loads(place.read_bytes())["miou"]
         files = [name for name in miou if name.startswith(f"{QUANTIZED}.")]
-        for reference in (MEASURED, FAKE):
-            for file in files:
-                parity.check(place, miou, file, reference, most)
+        for reference, file in itertools.product((MEASURED, FAKE), files):
+            parity.check(place, miou, file, reference, max_miou_drop)
 
 
 def _compare(
@@ -96,7 +100,10 @@ def _compare(
 ) -> dict[str, Any]:
     """What `parity.json` holds."""
     predict = segment.predictor(model)
-    rounded = fold.with_bias_codes(variables, network)
+    # Put to the same place, both are served by one program.
+    device = jax.local_devices()[0]
+    rounded = jax.device_put(fold.with_bias_codes(variables, network), device)
+    variables = jax.device_put(variables, device)
     floats = {name: leaves for name, leaves in variables.items() if name != "quant"}
     sources: dict[str, segment.ClassMaps] = {
         "jax_fp32": functools.partial(predict, floats),

@@ -114,7 +114,7 @@ def _measure(setting: Setting, stage: Stage, model: DeepLabV3, variables, quant,
     shape = setting.val_data[0][0].shape
     sources = {
         "fp32": functools.partial(segment.predictor(model), variables),
-        # What files compute: training alone sees fake quantization, whose biases are real.
+        # What the files compute; fake quantization would leave the biases real.
         "quantized": simulate.simulator(fold.of_network(model, variables, quant, shape)),
     }
     batch = setting.config.run.eval_batch
