@@ -262,7 +262,7 @@ class Retrain:
 class Export:
     """The files of the teacher and of the retrained subnets."""
 
-    max_miou_drop: float = 1.0  # points of mIoU that a file may lose; the run stops beyond
+    max_miou_drop: float = 1.0  # points of mIoU that a file may lose; an error beyond
 
     def check(self) -> None:
         """Raises InputError for the first value that cannot be used."""

@@ -11,19 +11,18 @@ from qnas_jax.errors import InputError
 from qnas_jax.hardware import size
 from qnas_jax.nn import layers
 from qnas_jax.nn.deeplab import DeepLabV3
+from qnas_jax.segment import ClassMaps
 
 SAMPLES = 4  # validation pictures whose predictions are kept
 
 
 def accuracy(
-    model: DeepLabV3, variables: PyTree, quant: PyTree, data: Dataset, batch: int, classes: int
+    sources: dict[str, ClassMaps], data: Dataset, batch: int, classes: int
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """mIoU and IoU by class over a data set, in percent, in float and quantized.
+    """mIoU and IoU by class over a data set, in percent, of several computations.
 
     Args:
-      model: The network.
-      variables: Its `params` and `batch_stats`.
-      quant: Its policy, calibrated.
+      sources: Functions images -> class maps, by their names.
       data: The validation split.
       batch: Pictures at once.
       classes: Number of classes.
@@ -31,11 +30,10 @@ def accuracy(
     Returns:
       The figures by name, and the class maps of the first few pictures.
     """
-    predict = segment.predictor(model)
     found, samples = {}, {}
-    for name, collections in (("fp32", variables), ("quantized", {**variables, "quant": quant})):
+    for name, source in sources.items():
         matrix, kept = np.zeros((classes, classes), np.int64), []
-        for labels, maps in segment.predictions(predict, collections, data, batch):
+        for labels, maps in segment.predictions(source, data, batch):
             matrix += metrics.confusion(labels, maps, classes)
             kept += list(maps[: SAMPLES - len(kept)])
         if not matrix.any():

@@ -54,7 +54,9 @@ def run(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
         exported.append(exporting.export(setting, stage, setting.student(subnet), subnet))
     timed = latencies.time_networks(setting, [point.subnet for point in picked])
     stages = [teacher, distilled, populated, searched, timed]
-    return write_report(setting, stages, retrained, exported)
+    results = write_report(setting, stages, retrained, exported)
+    exporting.check([stage.folder for stage in exported], config.export.max_miou_drop)
+    return results
 
 
 def begin(config: Config, workdir: pathlib.Path) -> tuple[Setting, Stage, PyTree]:
@@ -79,4 +81,6 @@ def write_report(
     seconds["export"] = round(sum(stage.seconds for stage in exported), 1)
     samples = stacked(setting.val_data, range(min(measure.SAMPLES, len(setting.val_data))))
     folders = [stage.folder for stage in retrained]
-    return page.write(setting.workdir, seconds, folders, samples, setting.teacher_costs())
+    files = exporting.told([stage.folder for stage in exported], latencies.of_run(setting))
+    costs = setting.teacher_costs()
+    return page.write(setting.workdir, seconds, folders, samples, costs, files)

@@ -13,6 +13,8 @@ from qnas_jax import metrics
 from qnas_jax.data.batching import Dataset, prefetch, stacked
 from qnas_jax.nn.deeplab import DeepLabV3, resize_logits
 
+ClassMaps = Callable[[np.ndarray], Any]  # uint8[n, h, w, 3] -> uint8[n, h, w]
+
 
 class TrainState(NamedTuple):
     """All that changes while a network is trained."""
@@ -134,7 +136,7 @@ def predictor(model: DeepLabV3) -> Callable[[PyTree, Any], Array]:
 
 
 def predictions(
-    predict: Callable[[PyTree, Any], Any], variables: PyTree, data: Dataset, batch: int
+    source: ClassMaps, data: Dataset, batch: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Labels and predicted class maps of a whole data set, uint8[<= batch, h, w] at a time.
 
@@ -144,7 +146,7 @@ def predictions(
     indices = [range(s, min(s + batch, len(data))) for s in starts]
     for images, labels in prefetch(lambda i: stacked(data, indices[i]), 0, len(indices)):
         missing = ((0, batch - len(images)), (0, 0), (0, 0), (0, 0))
-        maps = predict(variables, np.pad(images, missing))
+        maps = source(np.pad(images, missing))
         yield labels, np.asarray(maps)[: len(images)]
 
 

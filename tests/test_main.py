@@ -77,6 +77,41 @@ def test_a_run_leaves_what_the_readme_promises(finished):
     assert f"report: {workdir / 'report' / 'index.html'}" in output
 
 
+def test_what_was_measured_is_what_the_files_compute(finished):
+    """metrics.json, parity.json and the NumPy reference say the same."""
+    workdir, _ = finished
+    exported = sorted((workdir / "export").iterdir())
+    assert len(exported) == 3
+    for folder in exported:
+        source = folder.name if folder.name == "teacher" else f"retrain/{folder.name}"
+        measured = json.loads((workdir / source / "metrics.json").read_text())
+        found = json.loads((folder / "parity.json").read_text())
+        assert found["miou"]["jax_int8"] == measured["miou_quantized"]
+        assert found["codes"]["jax_int8"]["differ"] == 0
+        assert found["agreement"]["jax_int8"]["model.onnx"] > 99.9
+        sizes = json.loads((folder / "model.json").read_text())["file_bytes"]
+        files = {name for name in found["miou"] if name.startswith("model.")}
+        assert sizes == {name: (folder / name).stat().st_size for name in files}
+
+
+def test_a_file_that_loses_too_much_fails_the_run_behind_its_report(finished, cache, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(finished[0], workdir)
+    shutil.rmtree(workdir / "report")
+    place = workdir / "export" / "teacher" / "parity.json"
+    found = json.loads(place.read_text())
+    found["miou"]["model.onnx"] -= 2.0
+    place.write_text(json.dumps(found))
+    code, output = run(SMOKE, f"--workdir={workdir}", cache=cache)
+    assert code == 2
+    (line,) = output.splitlines()
+    assert line.startswith(f"error: {place}: model.onnx has mIoU")
+    assert (workdir / "report" / "index.html").exists()
+    larger = "--config.export.max_miou_drop=3"
+    code, output = run(SMOKE, f"--workdir={workdir}", larger, cache=cache)
+    assert code == 0, output
+
+
 def test_the_front_is_made_of_rows_of_the_table(finished):
     workdir, _ = finished
     rows = table.load(workdir / "lut" / "lut.npz")

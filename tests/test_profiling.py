@@ -53,8 +53,8 @@ def test_an_audit_of_a_runtime_that_adds_up_finds_no_error(smoke, tmp_path, monk
     """A clock by which a network takes 1 s, and 3 s for each byte of its weights."""
     now = 0.0
 
-    def write(network, path):
-        path.write_text(str(sum(conv.weights.nbytes for conv in network.convs)))
+    def file(network):
+        return str(sum(conv.weights.nbytes for conv in network.convs)).encode()
 
     def load(path, threads):
         def run():
@@ -67,7 +67,11 @@ def test_an_audit_of_a_runtime_that_adds_up_finds_no_error(smoke, tmp_path, monk
     monkeypatch.setattr(
         profile.timing, "timed", lambda loads, effort: real(loads, effort, clock=lambda: now)
     )
-    fake = Runtime("fake", "1.0", ".fake", write, load)
+
+    def unused(*_):
+        raise AssertionError("not asked for")
+
+    fake = Runtime("fake", "1.0", ".fake", file, load, unused, unused)
     laid_out = filled(smoke, tmp_path, fake)
     found = auditing.audit(laid_out, 12, fake, 1, QUICK)
     verdict = audit.verdict(found)

@@ -10,17 +10,17 @@ from qnas_jax.export.graph import PACKED_BITS, Graph
 from qnas_jax.hardware import size
 
 
-def describe(network: Graph, file_bytes: int) -> dict[str, Any]:
+def describe(network: Graph, file_bytes: dict[str, int]) -> dict[str, Any]:
     """The layers of a graph and their bytes.
 
     `size_bytes` is what the size table counts: weights at their bitwidth, a scale and a bias
-    for each output channel. `stored_bytes` is what the file holds of it: weights of 4 bits
-    and fewer in pairs, of 5 to 7 in a byte each. What the file has beyond that
+    for each output channel. `stored_bytes` is what a file holds of it: weights of 4 bits
+    and fewer in pairs, of 5 to 7 in a byte each. What a file has beyond that
     (`graph_bytes`) are names, nodes, and the grids of the activations.
 
     Args:
-      network: The graph that the file was written from.
-      file_bytes: Size of the file.
+      network: The graph that the files were written from.
+      file_bytes: Sizes of the files, by their names.
     """
     tensors = network.tensors()
     layers = [_layer(conv, tensors) for conv in network.convs]
@@ -30,7 +30,7 @@ def describe(network: Graph, file_bytes: int) -> dict[str, Any]:
         "output": _tensor(network.out),
         "size_bytes": logical,
         "stored_bytes": stored,
-        "graph_bytes": file_bytes - stored,
+        "graph_bytes": {name: held - stored for name, held in file_bytes.items()},
         "file_bytes": file_bytes,
         "layers": layers,
         "tensors": [_tensor(tensor) for tensor in tensors.values()],

@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from qnas_jax.export import graph
-from qnas_jax.export.graph import Graph, Node
+from qnas_jax.export.graph import Graph, Grid, Node
 from qnas_jax.quant import integer
 
 
@@ -47,7 +47,7 @@ def step(
             return inputs[0] + inputs[1]
         case graph.Mean() if written:
             sums, pixels = integer.mean(x, read.zero_point)
-            factor = np.asarray([read.scale / (written.scale * pixels)], np.float32)
+            factor = mean_multiplier(read, written, pixels)
             return integer.requantize(sums, factor, written.zero_point, (0, written.q_max), rule)
         case graph.Mean():
             return x.mean((1, 2), keepdims=True)
@@ -70,9 +70,19 @@ def _conv(node: graph.Conv, x: np.ndarray, read, rule: integer.Rule) -> np.ndarr
         total = integer.accumulate(x, node.weights, *how) + node.bias
         return np.clip(total, *node.bounds).astype(np.float32)
     sums = integer.conv(x, read.zero_point, node.weights, node.bias_codes, *how)
-    multiplier = np.float32(read.scale) * node.w_scale / np.float32(written.scale)
     bounds = written.code_bounds(node.bounds)
-    return integer.requantize(sums, multiplier, written.zero_point, bounds, rule)
+    return integer.requantize(sums, multiplier(node, read), written.zero_point, bounds, rule)
+
+
+def multiplier(conv: graph.Conv, read: Grid) -> Float[np.ndarray, "c"]:
+    """Scale of a convolution's sums over the scale of its output, float32."""
+    assert conv.out.grid is not None and conv.w_scale is not None
+    return np.float32(read.scale) * conv.w_scale / np.float32(conv.out.grid.scale)
+
+
+def mean_multiplier(read: Grid, out: Grid, pixels: int) -> Float[np.ndarray, "1"]:
+    """Scale of sums over so many pixels over the scale of their mean, float32."""
+    return np.asarray([read.scale / (out.scale * pixels)], np.float32)
 
 
 def resize(

@@ -1,10 +1,11 @@
-"""Whether a file computes what was simulated: code by code, pixel by pixel, in accuracy.
+"""Whether a file computes what was measured: code by code, pixel by pixel, in accuracy.
 
-Four computations of one quantized network are compared on the same images:
+These computations of one quantized network are compared on the same images:
 
-- fake quantization, as the network was measured with;
+- fake quantization, as the network was searched with;
 - the same with the biases that the file has (int32, see `fold.with_bias_codes`);
-- the integer reference (`interpret.py`);
+- the integer simulation (`simulate.py`), which gives the codes of the reference
+  (`interpret.py`), and with which the network was measured;
 - a runtime that runs the file.
 
 The last two agree to the code where a runtime rounds as the reference does. Fake quantization
@@ -14,7 +15,8 @@ compared on codes that fake quantization gave it.
 """
 
 import functools
-from collections.abc import Callable, Iterator
+import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -29,9 +31,9 @@ from qnas_jax.export.graph import Graph, Node
 from qnas_jax.nn.conv import Grid
 from qnas_jax.nn.deeplab import DeepLabV3
 from qnas_jax.quant import integer
+from qnas_jax.segment import ClassMaps
 
 Codes = dict[str, np.ndarray]  # of tensors, by their names
-ClassMaps = Callable[[np.ndarray], np.ndarray]  # uint8[n, h, w, 3] -> uint8[n, h, w]
 
 
 def simulate(model: DeepLabV3, network: Graph, variables: PyTree, images: np.ndarray) -> Codes:
@@ -160,10 +162,10 @@ def class_maps(
     matrices = {name: np.zeros((classes, classes), np.int64) for name in names}
     equal, pixels = np.zeros((len(names),) * 2, np.int64), 0
 
-    def predict(_, images):
+    def all_maps(images):
         return np.stack([np.asarray(source(images)) for source in sources.values()], 1)
 
-    for labels, maps in segment.predictions(predict, None, data, batch):
+    for labels, maps in segment.predictions(all_maps, data, batch):
         for i, name in enumerate(names):
             matrices[name] += metrics.confusion(labels, maps[:, i], classes)
             equal[i] += [np.count_nonzero(maps[:, i] == maps[:, j]) for j in range(len(names))]
@@ -189,10 +191,13 @@ def summary(rows: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, int]]]:
         )
 
 
-def check(miou: dict[str, float], file: str, reference: str, most: float) -> None:
+def check(
+    place: pathlib.Path, miou: dict[str, float], file: str, reference: str, most: float
+) -> None:
     """Raises InputError for a file that loses more mIoU than it may.
 
     Args:
+      place: The file that tells all, for the message.
       miou: In percent, by the names of `class_maps`.
       file: Name of what the file gives.
       reference: Name of what it is held against.
@@ -201,7 +206,7 @@ def check(miou: dict[str, float], file: str, reference: str, most: float) -> Non
     lost = miou[reference] - miou[file]
     if not lost <= most:
         raise InputError(
-            f"{file}: mIoU {miou[file]:.2f} %, {reference} has {miou[reference]:.2f} %: "
-            f"{lost:.2f} points are lost, export.max_miou_drop={most}; see parity.json, "
+            f"{place}: {file} has mIoU {miou[file]:.2f} %, {reference} {miou[reference]:.2f} %; "
+            f"{lost:.2f} points are lost, export.max_miou_drop={most}: "
             "quantize with more images (quantize.images), or allow more"
         )

@@ -1,6 +1,8 @@
-"""Runtimes of this machine's CPU: each writes a graph to a file and runs it."""
+"""What files are written for, and run by: ONNX Runtime, and LiteRT where it is installed."""
 
+import functools
 import importlib.metadata
+import importlib.util
 import pathlib
 import platform
 from collections.abc import Callable
@@ -11,26 +13,46 @@ import numpy as np
 from qnas_jax.errors import InputError
 from qnas_jax.export.fold import IMAGE
 from qnas_jax.export.graph import Graph
+from qnas_jax.export.parity import Codes
 from qnas_jax.export.timing import Run
+from qnas_jax.segment import ClassMaps
 
 
 class Runtime(NamedTuple):
-    """What files are written for, and run by.
+    """A file format and what runs it on this machine's CPU.
 
     Attributes:
       name: As on the command line and in tables.
       version: Of the installed one.
       suffix: Of its files.
-      write: Writes a graph to a file.
+      file: A graph as the bytes of a file.
       load: Makes a file ready to run on so many threads; a run has its input and output
         at hand and copies neither.
+      class_maps: Opens a file; gives a function images -> class maps.
+      tensors: A network's tensors of codes for some images.
     """
 
     name: str
     version: str
     suffix: str
-    write: Callable[[Graph, pathlib.Path], None]
+    file: Callable[[Graph], bytes]
     load: Callable[[pathlib.Path, int], Run]
+    class_maps: Callable[[pathlib.Path], ClassMaps]
+    tensors: Callable[[Graph, np.ndarray], Codes]
+
+    def write(self, network: Graph, path: pathlib.Path) -> None:
+        """Writes a graph to a file."""
+        path.write_bytes(self.file(network))
+
+
+def has_litert() -> bool:
+    """Whether LiteRT is installed; see docs/litert.md."""
+    return importlib.util.find_spec("ai_edge_litert") is not None
+
+
+def installed() -> tuple[Runtime, ...]:
+    """All runtimes that there are here, ONNX Runtime first."""
+    return (onnxruntime(), *([litert()] if has_litert() else []))
 
 
 def named(name: str) -> Runtime:
@@ -51,14 +73,10 @@ def named(name: str) -> Runtime:
 
 def onnxruntime() -> Runtime:
     """ONNX Runtime."""
-    import onnx
     import onnxruntime as ort
 
     from qnas_jax.export import onnx as writer
     from qnas_jax.export import run
-
-    def write(network: Graph, path: pathlib.Path) -> None:
-        onnx.save(writer.model(network), path)
 
     def load(path: pathlib.Path, threads: int) -> Run:
         session = run.session(path, threads)
@@ -71,7 +89,20 @@ def onnxruntime() -> Runtime:
         binding.bind_ortvalue_output(given.name, ort.OrtValue.ortvalue_from_numpy(out))
         return lambda: session.run_with_iobinding(binding)
 
-    return Runtime("onnxruntime", ort.__version__, ".onnx", write, load)
+    def tensors(network: Graph, images: np.ndarray) -> Codes:
+        inner = [node.out.name for node in network.nodes if node.out.grid]
+        ready = run.session(run.with_outputs(writer.model(network), inner))
+        return run.tensors(ready, images)
+
+    return Runtime(
+        "onnxruntime",
+        ort.__version__,
+        ".onnx",
+        lambda network: writer.model(network).SerializeToString(),
+        load,
+        lambda path: functools.partial(run.run, run.session(path)),
+        tensors,
+    )
 
 
 def litert() -> Runtime:
@@ -79,17 +110,25 @@ def litert() -> Runtime:
     from qnas_jax.export import litert as writer
     from qnas_jax.export import litert_run
 
-    def write(network: Graph, path: pathlib.Path) -> None:
-        path.write_bytes(writer.model(network, reads_bytes=network.x.name == IMAGE))
-
     def load(path: pathlib.Path, threads: int) -> Run:
         ready = litert_run.session(path, threads)
         (read,) = ready.get_input_details()
         ready.set_tensor(read["index"], _values(tuple(read["shape"].tolist()), read["dtype"]))
         return ready.invoke
 
-    version = importlib.metadata.version("ai-edge-litert")
-    return Runtime("litert", version, ".tflite", write, load)
+    def tensors(network: Graph, images: np.ndarray) -> Codes:
+        ready = litert_run.session(writer.model(network), inner=True)
+        return litert_run.tensors(ready, network, images)
+
+    return Runtime(
+        "litert",
+        importlib.metadata.version("ai-edge-litert"),
+        ".tflite",
+        lambda network: writer.model(network, reads_bytes=network.x.name == IMAGE),
+        load,
+        lambda path: functools.partial(litert_run.run, litert_run.session(path)),
+        tensors,
+    )
 
 
 RUNTIMES = {"onnxruntime": onnxruntime, "litert": litert}

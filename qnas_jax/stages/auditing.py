@@ -55,7 +55,7 @@ def audit(
                 table_ms=fixed_ms + targets.subnet_cost(cost, where, subnet),
                 latency_ms=latencies[subnet],
                 table_bytes=fixed_bytes + size.subnet_bytes(setting.searched.blocks, subnet),
-                size_bytes=describe.describe(network, file_bytes)["size_bytes"],
+                size_bytes=describe.describe(network, {})["size_bytes"],
                 file_bytes=file_bytes,
             )
         )

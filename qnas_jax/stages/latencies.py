@@ -1,5 +1,6 @@
 """How long the exported networks take, in float and quantized, on ONNX Runtime here."""
 
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -59,6 +60,12 @@ def compare(
         graphs[name] = (float_, quantized)
     found = profile.compare(graphs, runtime, threads, effort)
     return {**found, "picture": setting.picture()[:2]}
+
+
+def of_run(setting: Setting) -> dict[str, Any]:
+    """What `time_networks` found: the figures of `compare` by network, the teacher first."""
+    file = setting.workdir / "latency" / "latency.json"
+    return json.loads(file.read_bytes())["networks"]
 
 
 def as_text(found: Mapping[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """Whole networks, trained and measured: the teacher and the chosen subnets."""
 
+import functools
 import logging
 import pathlib
 
@@ -10,6 +11,7 @@ from qnas_jax import artefact, checkpoint, measure, segment, space, train
 from qnas_jax.artefact import Stage
 from qnas_jax.config import Config
 from qnas_jax.errors import InputError
+from qnas_jax.export import fold, simulate
 from qnas_jax.nn import init, layers, supernet
 from qnas_jax.nn.deeplab import DeepLabV3
 from qnas_jax.search import front
@@ -109,10 +111,15 @@ def _measure(setting: Setting, stage: Stage, model: DeepLabV3, variables, quant,
     if stage.done:
         return
     quant = _calibrated(setting, stage, model, variables, quant)
-    found, samples = measure.accuracy(
-        model, variables, quant, setting.val_data, setting.config.run.eval_batch, CLASSES
-    )
-    sizes = measure.sizes(model, quant, setting.val_data[0][0].shape)
+    shape = setting.val_data[0][0].shape
+    sources = {
+        "fp32": functools.partial(segment.predictor(model), variables),
+        # What the files compute; fake quantization would leave the biases real.
+        "quantized": simulate.simulator(fold.of_network(model, variables, quant, shape)),
+    }
+    batch = setting.config.run.eval_batch
+    found, samples = measure.accuracy(sources, setting.val_data, batch, CLASSES)
+    sizes = measure.sizes(model, quant, shape)
     with artefact.writing(stage.folder / "samples.npz") as file:
         np.savez_compressed(file, allow_pickle=False, **samples)
     artefact.write_json(stage.folder / "metrics.json", {**extra, **found, **sizes})

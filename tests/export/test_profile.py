@@ -32,18 +32,25 @@ def wanted():
     return subjects.layers(student, SPACE, BITS, SHAPE)
 
 
+def fake_runtime(file, load):
+    def unused(*_):
+        raise AssertionError("not asked for")
+
+    return Runtime("fake", "1.0", ".fake", file, load, unused, unused)
+
+
 def fake(written=None, fails_at=None):
     """A runtime that writes next to nothing and runs at once."""
     count = itertools.count()
 
-    def write(network, path):
+    def file(network):
         if next(count) == fails_at:
             raise KeyboardInterrupt
-        path.write_text(network.out.name)
         if written is not None:
             written.append(network)
+        return network.out.name.encode()
 
-    return Runtime("fake", "1.0", ".fake", write, lambda path, threads: path.read_text)
+    return fake_runtime(file, lambda path, threads: path.read_text)
 
 
 def test_the_subjects_are_all_that_a_search_asks_for(wanted):
@@ -151,10 +158,10 @@ def test_the_call_of_the_runtime_is_taken_off(wanted, monkeypatch):
 
         return run
 
-    def write(network, path):
-        path.write_text(str(len(network.convs)))
+    def file(network):
+        return str(len(network.convs)).encode()
 
-    runtime = Runtime("fake", "1.0", ".fake", write, load)
+    runtime = fake_runtime(file, load)
     real = profile.timing.timed
     monkeypatch.setattr(
         profile.timing, "timed", lambda loads, effort: real(loads, effort, clock=lambda: now)

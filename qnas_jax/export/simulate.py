@@ -1,0 +1,178 @@
+"""Runs a quantized graph in JAX, code by code as `interpret.py` does in NumPy.
+
+Whole numbers below 2**24 are exact in float32, in which accelerators and CPUs multiply fastest.
+A convolution whose sums may be larger is split by its input channels, and the parts are
+added as int32. Sums become codes by one product that is rounded at once: nothing that a
+compiler could contract, so that every program gives the same codes.
+
+Weights and grids are arguments of the program. Networks that differ in them alone share it.
+"""
+
+import functools
+import itertools
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, PyTree, UInt8
+
+from qnas_jax.export import graph, interpret
+from qnas_jax.export.graph import Graph, Grid, Node, Tensor
+from qnas_jax.nn import kernels
+from qnas_jax.nn.deeplab import resize_logits
+from qnas_jax.quant import integer
+
+EXACT = 2**24  # float32 has every whole number up to here
+CODES = np.arange(256, dtype=np.uint8)
+
+Images: TypeAlias = UInt8[np.ndarray, "n h w c"] | UInt8[Array, "n h w c"]
+
+
+class _Rounding(NamedTuple):
+    """How sums become codes; see `integer.requantize`."""
+
+    multiplier: np.ndarray
+    zero_point: np.float32
+    bounds: tuple[np.float32, np.float32]
+
+
+def simulator(network: Graph) -> Callable[[Images], UInt8[Array, "n h w"]]:
+    """A compiled function images -> class maps of a quantized segmentation network.
+
+    Raises:
+      OverflowError: A sum of the network may not fit into 32 bits.
+    """
+    name = network.out.name
+    run = _compiled(network, (name,))
+    return lambda images: run(images)[name][..., 0]
+
+
+def tensors(network: Graph) -> Callable[[Images], dict[str, Array]]:
+    """A compiled function images -> every tensor by its name, as `interpret.run` has them.
+
+    Raises:
+      OverflowError: A sum of the network may not fit into 32 bits.
+    """
+    return _compiled(network, tuple(network.tensors()))
+
+
+def _compiled(network: Graph, wanted: tuple[str, ...]) -> Callable[[Images], dict[str, Array]]:
+    """A function images -> the wanted tensors."""
+    found = network.tensors()
+    constants = {
+        node.out.name: _constants(node, [found[name] for name in node.inputs])
+        for node in network.nodes
+    }
+
+    @jax.jit
+    def run(constants, images):
+        values = {network.x.name: images}
+        for node in network.nodes:
+            inputs = [values[name] for name in node.inputs]
+            values[node.out.name] = _step(node, inputs, constants[node.out.name])
+        return {name: values[name] for name in wanted}
+
+    return functools.partial(run, jax.device_put(constants))
+
+
+def _constants(node: Node, inputs: list[Tensor]) -> PyTree:
+    """All numbers that a node computes with."""
+    grids, out = [tensor.grid for tensor in inputs], node.out.grid
+    read = grids[0]
+    match node:
+        case graph.Conv():
+            assert read and out
+            low, high = out.code_bounds(node.bounds)
+            rounding = _rounding(interpret.multiplier(node, read), out, low, high)
+            weights = np.array_split(node.weights, _parts(node, read), axis=2)
+            return np.float32(read.zero_point), weights, node.bias_codes, rounding
+        case graph.Mean():
+            assert read and out
+            height, width, _ = inputs[0].shape
+            multiplier = interpret.mean_multiplier(read, out, height * width)
+            return np.int32(read.zero_point), _rounding(multiplier, out, 0, out.q_max)
+        case graph.Add():
+            return interpret.step(node, list(np.meshgrid(CODES, CODES, indexing="ij")), grids)
+        case graph.Dequantize():
+            assert read
+            return np.float32(read.scale), np.float32(read.zero_point)
+
+
+def _rounding(multiplier: np.ndarray, out: Grid, low: int, high: int) -> _Rounding:
+    return _Rounding(multiplier, np.float32(out.zero_point), (np.float32(low), np.float32(high)))
+
+
+def _parts(conv: graph.Conv, read: Grid) -> int:
+    """Into how many parts the input channels are split, so that no sum exceeds `EXACT`.
+
+    Raises:
+      OverflowError: The whole sum may not fit into 32 bits.
+    """
+    assert conv.bias_codes is not None
+    whole = _largest(conv.weights, read) + np.abs(conv.bias_codes.astype(np.int64))
+    if whole.max() > integer.INT32.max:
+        raise OverflowError(f"{conv.out.name}: a sum of {whole.max()} does not fit into 32 bits")
+    for parts in itertools.count(1):
+        split = np.array_split(conv.weights, parts, axis=2)
+        if all(_largest(part, read).max() <= EXACT for part in split):
+            return parts
+    raise AssertionError  # a single channel's sum is far below
+
+
+def _largest(weights: np.ndarray, read: Grid) -> np.ndarray:
+    """The largest magnitude that any sum of some of a channel's products may have."""
+    low, high = read.zero_point, read.q_max - read.zero_point
+    up, down = (np.maximum(sign * weights.astype(np.int64), 0).sum((0, 1, 2)) for sign in (1, -1))
+    return np.maximum(up * high + down * low, up * low + down * high)
+
+
+def _step(node: Node, inputs: list[Any], constants: PyTree) -> Any:
+    """What one node gives."""
+    x = inputs[0]
+    match node:
+        case graph.Conv():
+            return _conv(node, x, *constants)
+        case graph.Add():
+            a, b = (codes.astype(jnp.int32) for codes in inputs)
+            return jnp.take(constants.ravel(), a * len(CODES) + b, mode="clip")
+        case graph.Mean():
+            zero_point, rounding = constants
+            sums = jnp.sum(x.astype(jnp.int32) - zero_point, (1, 2), keepdims=True)
+            return _requantize(sums, rounding)
+        case graph.Dequantize():
+            scale, zero_point = constants
+            return scale * (x.astype(jnp.float32) - zero_point)
+        case graph.Broadcast():
+            return jnp.broadcast_to(x, (len(x), *node.out.shape))
+        case graph.Concat():
+            return jnp.concatenate(inputs, -1)
+        case graph.Resize():
+            return resize_logits(x, *node.out.shape[:2])
+        case graph.ArgMax():
+            return jnp.argmax(x, -1, keepdims=True).astype(jnp.uint8)
+
+
+def _conv(conv: graph.Conv, x, zero_point, weights, bias, rounding: _Rounding):
+    x = x.astype(jnp.float32) - zero_point
+    sums = bias
+    for part, w in zip(jnp.array_split(x, len(weights), -1), weights, strict=True):
+        sums = sums + _sums(conv, part, w.astype(jnp.float32)).astype(jnp.int32)
+    return _requantize(sums, rounding)
+
+
+def _sums(conv: graph.Conv, x, w):
+    """The convolution alone."""
+    if conv.groups > 1:
+        return kernels.depthwise(x, w[:, :, 0], conv.stride, conv.dilation)
+    if conv.kernel == 1 and conv.stride == 1:
+        return kernels.pointwise(x, w[0, 0])
+    return kernels.conv(x, w, conv.stride, conv.dilation)
+
+
+def _requantize(sums, rounding: _Rounding):
+    scaled = sums.astype(jnp.float32) * rounding.multiplier
+    rounded = lax.round(scaled, lax.RoundingMethod.TO_NEAREST_EVEN)
+    return jnp.clip(rounded + rounding.zero_point, *rounding.bounds).astype(jnp.uint8)
