@@ -3,7 +3,8 @@
 Whole numbers below 2**24 are exact in float32, in which accelerators and CPUs multiply fastest.
 A convolution whose sums may be larger is split by its input channels, and the parts are
 added as int32. Sums become codes by one product that is rounded at once: nothing that a
-compiler could contract, so that every program gives the same codes.
+compiler could contract, so that every program gives the same codes. (An accelerator's library
+must add products as they are; convolutions by Winograd's transform would not be exact.)
 
 Weights and grids are arguments of the program. Networks that differ in them alone share it.
 """
@@ -115,11 +116,9 @@ def _parts(conv: graph.Conv, read: Grid) -> int:
     whole = _largest(conv.weights, read) + np.abs(conv.bias_codes.astype(np.int64))
     if whole.max() > integer.INT32.max:
         raise OverflowError(f"{conv.out.name}: a sum of {whole.max()} does not fit into 32 bits")
-    for parts in itertools.count(1):
-        split = np.array_split(conv.weights, parts, axis=2)
-        if all(_largest(part, read).max() <= EXACT for part in split):
-            return parts
-    raise AssertionError  # a single channel's sum is far below
+    splits = ((n, np.array_split(conv.weights, n, axis=2)) for n in itertools.count(1))
+    fits = (n for n, parts in splits if all(_largest(w, read).max() <= EXACT for w in parts))
+    return next(fits)  # at the latest, each channel by itself does
 
 
 def _largest(weights: np.ndarray, read: Grid) -> np.ndarray:
