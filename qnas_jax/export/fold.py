@@ -20,6 +20,7 @@ from qnas_jax import space
 from qnas_jax.export import graph
 from qnas_jax.export.graph import Graph, Node, Shape, Tensor
 from qnas_jax.nn import kernels, layers
+from qnas_jax.nn.classifier import Classifier
 from qnas_jax.nn.conv import ConvBnAct
 from qnas_jax.nn.deeplab import DeepLabV3
 from qnas_jax.nn.mbconv import BlockPath
@@ -138,22 +139,48 @@ def of_network(
     """
 
     def wire(draft: _Draft, x: str) -> None:
-        if quant is None:
-            x = draft.append(graph.Dequantize(Tensor("pixels", image_shape), x))
-        x = _aspp(draft, "aspp", _encoder(draft, "encoder", x))
+        x = _aspp(draft, "aspp", _encoder(draft, x))
         x = draft.conv("classifier", x, draft.grids.get("classifier/out"))
-        if quant is not None:
-            x = draft.append(
-                graph.Dequantize(draft.tensors[x]._replace(name="logits", grid=None), x)
-            )
         height, width, _ = image_shape
         whole = Tensor("resized", (height, width, model.classes))
-        x = draft.append(graph.Resize(whole, x))
+        x = draft.append(graph.Resize(whole, _reals(draft, x, "logits")))
         draft.append(graph.ArgMax(Tensor("classes", (height, width, 1)), x))
+
+    return _of_images(model, variables, quant, image_shape, wire)
+
+
+def of_classifier(
+    model: Classifier, variables: PyTree, quant: PyTree | None, image_shape: Shape
+) -> Graph:
+    """The classification network: bytes of an image in, its class out; as `of_network`."""
+
+    def wire(draft: _Draft, x: str) -> None:
+        x = draft.conv("last", _encoder(draft, x), draft.grids.get("last/out"))
+        mean = Tensor("mean", (1, 1, model.features), draft.grids.get("mean"))
+        x = draft.append(graph.Mean(mean, x))
+        x = draft.conv("classifier", x, draft.grids.get("classifier/out"))
+        draft.append(graph.ArgMax(Tensor("classes", (1, 1, 1)), _reals(draft, x, "logits")))
+
+    return _of_images(model, variables, quant, image_shape, wire)
+
+
+def _of_images(model, variables, quant, image_shape, wire) -> Graph:
+    """A graph that reads images; the wiring begins at the pixels."""
+
+    def from_bytes(draft: _Draft, x: str) -> None:
+        wire(draft, _reals(draft, x, "pixels") if quant is None else x)
 
     if quant is not None:
         _check_pixels(quant["encoder"]["input"])
-    return _drawn(model, variables, quant, Tensor(IMAGE, image_shape, PIXELS), wire)
+    return _drawn(model, variables, quant, Tensor(IMAGE, image_shape, PIXELS), from_bytes)
+
+
+def _reals(draft: _Draft, x: str, name: str) -> str:
+    """Real values of a tensor, under a name of their own; itself where it has no grid."""
+    tensor = draft.tensors[x]
+    if tensor.grid is None:
+        return x
+    return draft.append(graph.Dequantize(tensor._replace(name=name, grid=None), x))
 
 
 def with_bias_codes(variables: PyTree, network: Graph) -> PyTree:
@@ -247,10 +274,10 @@ def _check_pixels(leaves) -> None:
         raise ValueError(f"the network's input is on the grid {leaves}, not that of bytes")
 
 
-def _encoder(draft: _Draft, name: str, x: str) -> str:
+def _encoder(draft: _Draft, x: str) -> str:
     """Stem and blocks, in the order in which they were traced."""
-    x = draft.conv(f"{name}/stem", x, draft.grids.get(f"{name}/stem/out"))
-    return _layers(draft, f"{name}/", x)
+    x = draft.conv("encoder/stem", x, draft.grids.get("encoder/stem/out"))
+    return _layers(draft, "encoder/", x)
 
 
 def _layers(draft: _Draft, prefix: str, x: str) -> str:

@@ -32,12 +32,14 @@ class _Draft(NamedTuple):
       constants: Its initializers, by what they hold.
       reals: Names of dequantized tensors, by the name of their codes.
       tensors: Tensors of the network, by name.
+      channels_last: Names of those whose channels come last here.
     """
 
     nodes: list[onnx.NodeProto]
     constants: dict[bytes, onnx.TensorProto]
     reals: dict[str, str]
     tensors: dict[str, Tensor]
+    channels_last: set[str]
 
     def node(self, kind: str, inputs: list[str], out: str = "", **attributes) -> str:
         """Adds a node; returns the name of its output, a short one unless given."""
@@ -94,7 +96,7 @@ class _Draft(NamedTuple):
 
 def model(network: Graph) -> onnx.ModelProto:
     """The model; `onnx.checker` has found nothing wrong with it."""
-    draft = _Draft([], {}, {}, network.tensors())
+    draft = _Draft([], {}, {}, network.tensors(), set())
     x, out = network.x, network.out
     x_type = TensorProto.UINT8 if x.grid else TensorProto.FLOAT
     # What is read has its name outside; inside, the name is that of the transposed tensor.
@@ -144,8 +146,10 @@ def _write(draft: _Draft, node: Node) -> None:
             last = draft.node("Transpose", [node.x], perm=[0, 2, 3, 1])
             how: dict[str, Any] = {"mode": "linear", "axes": [1, 2]}
             draft.node("Resize", [last, "", "", sizes], out.name, **how)
+            draft.channels_last.add(out.name)
         case graph.ArgMax():
-            best = draft.node("ArgMax", [node.x], axis=3, keepdims=0)
+            axis = 3 if node.x in draft.channels_last else 1
+            best = draft.node("ArgMax", [node.x], axis=axis, keepdims=0)
             draft.node("Cast", [best], out.name, to=TensorProto.UINT8)
 
 
