@@ -12,6 +12,7 @@ if __name__ == "__main__":
     platform.prepare_process()  # before all other imports
 
 import dataclasses
+import math
 import pathlib
 
 from absl import flags
@@ -47,6 +48,11 @@ def main() -> None:
     measured.check_conditions(pathlib.Path(table), rows, conditions)
     effort = Effort(width=_WIDTH.value, limit_s=_LIMIT.value)
     audited = auditing.audit(setting, _SUBNETS.value, runtime, threads, effort)
+    unknown = [one.subnet for one in audited if not math.isfinite(one.table_ms)]
+    if unknown:
+        raise InputError(
+            f"{table}: has not all layers of {unknown[0]}; launch/profile.py adds them"
+        )
     folder = workdir / "hardware"
     names = ("runtime", "runtime_version", "device", "threads")
     found = audit.verdict(audited) | dict(zip(names, conditions, strict=True))

@@ -9,6 +9,7 @@ Trains nothing: --config.search.budget_... of launch/main.py trains the best one
 
 import argparse
 import json
+import math
 import pathlib
 import sys
 from typing import Any
@@ -41,6 +42,11 @@ def main() -> None:
 
 
 def _pick(arguments: argparse.Namespace) -> None:
+    for name in (*BUDGETS.values(), "epsilon"):
+        if not 0 <= getattr(arguments, name) < math.inf:
+            raise InputError(f"--{name}={getattr(arguments, name)}: must be a number from 0")
+    if arguments.count < 1:
+        raise InputError(f"--count={arguments.count}: must be at least 1")
     workdir, budgets = arguments.workdir, {}
     for cost, name in BUDGETS.items():
         if getattr(arguments, name):

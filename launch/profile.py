@@ -13,11 +13,12 @@ if __name__ == "__main__":
     platform.prepare_process()  # before all other imports
 
 import dataclasses
+import os
 import pathlib
 
 from absl import flags
 
-from qnas_jax import cli
+from qnas_jax import artefact, cli
 from qnas_jax.errors import InputError
 from qnas_jax.export import profile, runtimes, subjects
 from qnas_jax.export.timing import Effort
@@ -47,9 +48,12 @@ def main() -> None:
         return
     if not _TABLE.value:
         raise InputError("--table: must be the CSV file to fill")
+    if _THREADS.value > (os.cpu_count() or 1):
+        raise InputError(f"--threads={_THREADS.value}: there are {os.cpu_count()} CPUs")
     table = pathlib.Path(_TABLE.value)
     effort = Effort(width=_WIDTH.value, limit_s=_LIMIT.value)
-    profile.fill(table, wanted, runtime, _THREADS.value, effort)
+    with artefact.only_one(table.parent):
+        profile.fill(table, wanted, runtime, _THREADS.value, effort)
     print(f"table: {table}")
 
 

@@ -146,6 +146,7 @@ class Supernet:
     momentum: float = 0.9
     power: float = 0.9
     weight_decay: float = 1e-4
+    clip: float = 0.0  # norm to which a block's longer gradients are shortened; 0: none
     sampling: str = "fair"  # or "uniform"; a fair step trains every op once
     parts: int = 1  # of a batch, each normed by itself: so many devices can share a block
     compute: str = "float32"  # or "bfloat16", for accelerators; parameters stay float32
@@ -153,11 +154,11 @@ class Supernet:
     def check(self) -> None:
         """Raises InputError for the first value that cannot be used."""
         checks.training("supernet", self)
+        checks.at_least("supernet.clip", self.clip, 0)
         checks.at_least("supernet.parts", self.parts, 1)
         if self.batch % self.parts:
-            raise InputError(
-                f"supernet.parts={self.parts}: must divide supernet.batch={self.batch}"
-            )
+            rule = f"must divide supernet.batch={self.batch}"
+            raise InputError(f"supernet.parts={self.parts}: {rule}")
         checks.length("supernet.lr", self.lr, BLOCKS)
         checks.all_of("supernet.lr", self.lr, lambda lr: lr > 0, "above 0")
         checks.one_of("supernet.sampling", self.sampling, ("fair", "uniform"))

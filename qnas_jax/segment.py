@@ -59,15 +59,30 @@ def polynomial(lr: float, steps: int, power: float) -> Callable[[Any], Any]:
 
 
 def sgd(
-    lr: float, steps: int, power: float, momentum: float, weight_decay: float
+    lr: float,
+    steps: int,
+    power: float,
+    momentum: float,
+    weight_decay: float,
+    clip: float = 0.0,
 ) -> optax.GradientTransformation:
-    """SGD with momentum, a polynomial schedule to zero, and decay of the kernels."""
+    """SGD with momentum, a polynomial schedule to zero, and decay of the kernels.
+
+    Args:
+      lr: Learning rate at the first step.
+      steps: Number of steps.
+      power: Of the schedule.
+      momentum: Of the gradients.
+      weight_decay: Of kernels; not of norms and biases.
+      clip: Gradients whose norm is above it are shortened to it; 0: none are.
+    """
 
     def kernels(params):
         return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
 
     decay = optax.add_decayed_weights(weight_decay, mask=kernels)
-    return optax.chain(decay, optax.sgd(polynomial(lr, steps, power), momentum))
+    sgd = optax.chain(decay, optax.sgd(polynomial(lr, steps, power), momentum))
+    return optax.chain(optax.clip_by_global_norm(clip), sgd) if clip else sgd
 
 
 def features(model: DeepLabV3) -> Callable[[PyTree, Any], tuple[Array, ...]]:

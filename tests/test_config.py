@@ -68,6 +68,7 @@ BAD = [
     ("supernet.momentum", -0.1, "must lie in [0.0, 0.999]"),
     ("supernet.power", -1.0, "must be above 0"),
     ("supernet.weight_decay", math.nan, "must be finite numbers"),
+    ("supernet.clip", -1.0, "must be at least 0"),
     ("supernet.parts", 0, "must be at least 1"),
     ("supernet.parts", 3, "must divide supernet.batch=4"),
     ("supernet.compute", "int8", "must be 'float32' or 'bfloat16'"),

@@ -179,6 +179,17 @@ def trained(network):
     return step, segment.fresh_state(variables, optimizer), optimizer
 
 
+@pytest.mark.parametrize(("clip", "share"), [(10.0, 1.0), (2.5, 0.5), (0.0, 1.0)])
+def test_gradients_longer_than_the_clip_are_shortened(clip, share):
+    """A gradient of norm 5 over two leaves; one step without momentum and decay."""
+    params = {"a": {"kernel": jnp.zeros(1)}, "b": {"bias": jnp.zeros(1)}}
+    gradients = {"a": {"kernel": jnp.array([3.0])}, "b": {"bias": jnp.array([-4.0])}}
+    optimizer = segment.sgd(0.1, 10, 1.0, 0.0, 0.0, clip)
+    updates, _ = optimizer.update(gradients, optimizer.init(params), params)
+    found = jnp.concatenate(jax.tree.leaves(updates))
+    np.testing.assert_allclose(found, -0.1 * share * np.array([3.0, -4.0]), rtol=1e-6)
+
+
 def test_a_step_in_bfloat16_is_near_the_exact_one(network, trained):
     model, _, images, labels = network
     step, state, optimizer = trained

@@ -43,7 +43,8 @@ def train_supernet(
         segment.features(setting.teacher()),
         setting.searched,
         tuple(
-            segment.sgd(lr, how.steps, how.power, how.momentum, how.weight_decay) for lr in how.lr
+            segment.sgd(lr, how.steps, how.power, how.momentum, how.weight_decay, how.clip)
+            for lr in how.lr
         ),
         distill.SAMPLING[how.sampling],
         setting.key(Purpose.SUPERNET_TRAIN),

@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 QUANTIZED, FLOAT = "model", "model_float"  # a suffix follows
 MEASURED, FAKE = "jax_int8", "jax_quantized"  # `metrics.json` has the mIoU of the first
+LEAST_AGREEMENT = 99.9  # percent of pixels; below it a file is warned of
 CODE_IMAGES = 2  # validation pictures that are compared code by code
 
 
@@ -59,6 +60,10 @@ def export(setting: Setting, source: Stage, model: DeepLabV3, subnet: space.Subn
     for name, held in file_bytes.items():
         miou = computed["miou"][name]
         logger.info("%s: %s has %.1f kB, mIoU %.2f %%", stage.folder.name, name, held / 1e3, miou)
+        agreement = computed["agreement"][MEASURED][name]
+        if agreement < LEAST_AGREEMENT:
+            told = "%s: %s gives only %.2f %% of the pixels the simulated class; see docs/export.md"
+            logger.warning(told, stage.folder.name, name, agreement)
     if not runtimes.has_litert():
         message = "%s: no LiteRT file; pip install -e '.[litert]', delete %s, and repeat"
         logger.info(message, stage.folder.name, stage.folder)
