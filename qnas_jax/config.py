@@ -276,7 +276,7 @@ class Run:
 
     save_every: int = 500  # training steps between checkpoints
     log_every: int = 50  # training steps between lines of metrics
-    per_dispatch: int = 1  # training steps in one program; spares accelerators waiting
+    per_dispatch: int = 1  # training steps in one program, for accelerators; slower on CPUs
     eval_batch: int = 1  # pictures at once when a network is measured
 
     def check(self) -> None:

@@ -18,7 +18,7 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PyTree
 
-from qnas_jax import distill, space
+from qnas_jax import distill, space, train
 from qnas_jax.nn import kernels
 from qnas_jax.parallel import Device, Groups
 
@@ -142,7 +142,7 @@ def train_step(
             flat = lax.switch(group, updated, flat, gradients, number)
             return flat, lax.psum(nsr, AXIS) / sharers
 
-        return lax.scan(one, flat, (images, numbers))
+        return train.one_by_one(one, flat, (images, numbers))
 
     mapped: Any = jax.pmap(
         device_steps, AXIS, in_axes=(0, 0, 0, None), devices=devices, donate_argnums=1
