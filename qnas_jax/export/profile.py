@@ -13,6 +13,7 @@ from collections.abc import Hashable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from qnas_jax import runlog
+from qnas_jax.errors import InputError
 from qnas_jax.export import runtimes, stand_in, timing
 from qnas_jax.export.graph import Graph
 from qnas_jax.export.runtimes import Runtime
@@ -156,7 +157,12 @@ def write_files(folder: pathlib.Path, wanted: Mapping[Subject, Graph], runtime: 
       folder: Made if it is missing.
       wanted: What is to be measured there.
       runtime: What the files are for.
+
+    Raises:
+      InputError: The folder holds what a board took for files that were there before.
     """
+    if any(folder.glob("*.log")):
+        raise InputError(f"{folder}: holds logs of other files; take another folder, or delete it")
     folder.mkdir(parents=True, exist_ok=True)
     calls = {board.of_call(name): network for name, network in stand_in.calls().items()}
     files = {}

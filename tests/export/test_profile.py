@@ -200,6 +200,9 @@ def test_files_for_a_board_come_with_what_they_are(wanted, tmp_path):
     assert all((tmp_path / name).read_text() for name in found)
     outs = [(tmp_path / name).read_text() for name in found]
     assert outs[2:] == [piece.out.name for piece in wanted.values()]
+    (tmp_path / "0001.log").write_text("what the board took")
+    with pytest.raises(InputError, match="holds logs of other files"):
+        profile.write_files(tmp_path, wanted, fake())
 
 
 def test_random_subnets_choose_bits_by_block_or_by_layer():
