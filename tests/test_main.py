@@ -55,7 +55,7 @@ def finished(tmp_path_factory, cache):
 def test_a_run_leaves_what_the_readme_promises(finished):
     workdir, output = finished
     results = json.loads((workdir / "report" / "results.json").read_text())
-    figures = {"miou_fp32", "miou_quantized", "size_bytes", "encoder_size_bytes"}
+    figures = {"miou_fp32", "miou_quantized", "size_bytes", "encoder_size_bytes", "file"}
     assert set(results["teacher"]) == figures
     assert len(results["subnets"]) == 2
     for subnet in results["subnets"]:
