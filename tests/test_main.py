@@ -63,7 +63,7 @@ def test_a_run_leaves_what_the_readme_promises(finished):
         folder = workdir / "retrain" / subnet["subnet"]
         measured = json.loads((folder / "metrics.json").read_text())
         assert measured["miou_quantized"] == subnet["miou_quantized"]
-    stages = {"teacher", "supernet", "lut", "search", "retrain", "export"}
+    stages = {"teacher", "supernet", "lut", "search", "latency", "retrain", "export"}
     assert set(results["seconds"]) == stages
     drawn = ("front.svg", "architectures.svg", "supernet.svg", "classes.svg", "samples.png")
     for name in ("index.html", *drawn):
