@@ -8,9 +8,10 @@
 # beside the file, as FILE.log. What has a log is not run again: after an interruption, or to
 # measure something once more, delete its log and start this again.
 
-# The board. For one behind adb: copy() { adb push "$1" "$FOLDER/"; } and on_board() { adb shell "$1"; }
+# The board, and a folder in its user's home (an absolute one for a board behind adb, with
+# copy() { adb push "$1" "$FOLDER/"; } and on_board() { adb shell "$1"; }).
 BOARD=root@imx8mp
-FOLDER=/tmp/qnas
+FOLDER=qnas_files
 copy() { scp -q "$1" "$BOARD:$FOLDER/"; }
 on_board() { ssh -n "$BOARD" "$1"; }
 
