@@ -46,7 +46,7 @@ def step(node: Node, inputs: list[np.ndarray], grids: list, kernels: Kernels) ->
             case graph.Conv() if kernels != "xnnpack" or _packed(node):
                 return _conv(node, inputs[0], grids[0], kernels)
             case graph.Add():
-                add = _xnnpack_add if kernels == "xnnpack" else _fixed_point_add
+                add = xnnpack_add if kernels == "xnnpack" else _fixed_point_add
                 return add(inputs, grids, node.out.grid)
             case graph.Mean() if kernels == "builtin":
                 return _builtin_mean(inputs[0], grids[0], node.out.grid)
@@ -81,7 +81,7 @@ def _conv(conv: graph.Conv, x: np.ndarray, read: Grid, kernels: Kernels) -> np.n
     return np.concatenate(parts, -1)
 
 
-def _xnnpack_add(inputs: list[np.ndarray], grids: list[Grid], out: Grid) -> np.ndarray:
+def xnnpack_add(inputs: list[np.ndarray], grids: list[Grid], out: Grid) -> np.ndarray:
     """Terms times whole numbers, shifted; ties upwards."""
     ratios = [np.float32(grid.scale) / np.float32(out.scale) for grid in grids]
     shift = XNNPACK_BITS - int(np.floor(np.log2(max(ratios))))

@@ -11,7 +11,7 @@ from qnas_jax import artefact, checkpoint, measure, segment, space, train
 from qnas_jax.artefact import Stage
 from qnas_jax.config import Config
 from qnas_jax.errors import InputError
-from qnas_jax.export import fold, simulate
+from qnas_jax.export import agree, fold, simulate
 from qnas_jax.nn import init, layers, supernet
 from qnas_jax.nn.deeplab import DeepLabV3
 from qnas_jax.search import front
@@ -141,6 +141,8 @@ def _calibrated(setting: Setting, stage: Stage, model: DeepLabV3, variables, qua
         chunks = (range(s, min(s + how.images_per_pass, how.images)) for s in starts)
         batches = (setting.training_crops(chunk) for chunk in chunks)
         found = segment.calibrated(model, variables, quant, batches)
+        network = fold.of_network(model, variables, found, setting.val_data[0][0].shape)
+        found = agree.with_agreed_sums(network, found)
         checkpoint.write_arrays(file, found)
     return checkpoint.read_arrays(file, quant)
 
