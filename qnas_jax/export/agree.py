@@ -66,8 +66,8 @@ def pairs_that_differ(inputs: list[Grid], out: Grid) -> int:
       out: That of the sum.
     """
     every = (np.arange(grid.q_max + 1, dtype=np.uint8) for grid in inputs)
-    pairs = list(np.meshgrid(*every, indexing="ij"))
-    how = ((grid.scale, grid.zero_point) for grid in (*inputs, out))
-    by_float = integer.add(*pairs, *how, out.q_max)
-    by_whole_numbers = litert_kernels.xnnpack_add(pairs, inputs, out)
+    a, b = np.meshgrid(*every, indexing="ij")
+    on_a, on_b, on_out = ((grid.scale, grid.zero_point) for grid in (*inputs, out))
+    by_float = integer.add(a, b, on_a, on_b, on_out, out.q_max)
+    by_whole_numbers = litert_kernels.xnnpack_add([a, b], inputs, out)
     return int(np.count_nonzero(by_float != by_whole_numbers))
