@@ -10,7 +10,7 @@ import functools
 import logging
 import math
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -86,39 +86,48 @@ def one_by_one(step: Callable, state: Any, given: Any) -> tuple[Any, Any]:
     return state, jax.tree.map(lambda x: x[None], values)
 
 
-def fit(
-    steps_function: Steps,
-    state: State,
-    make_batch: Callable[[int], Batch],
-    *,
-    steps: int,
-    folder: pathlib.Path,
-    save_every: int,
-    title: str,
-    watched: Sequence[Watched],
-    metrics: Metrics,
-    log_every: int,
-    per_dispatch: int = 1,
-    threads: int = 2,
-    forms: Forms = AS_IT_IS,
-) -> State:
-    """Runs steps until `steps` are done, resuming from the folder's latest checkpoint.
+class Plan(NamedTuple):
+    """How a training is run; what a step computes is not among it.
 
-    Args:
-      steps_function: Some training steps; it is handed their numbers, from which all of
-        their randomness must come.
-      state: The state to begin with where nothing is saved.
-      make_batch: The batch of a step.
-      steps: Number of steps in all.
-      folder: Where checkpoints are kept.
-      save_every: Steps between two checkpoints.
+    Attributes:
       title: What the training is called in progress lines and errors.
+      total: Number of steps in all.
+      folder: Where checkpoints are kept.
       watched: What may diverge: together, the whole state.
-      metrics: Records the metrics.
+      save_every: Steps between two checkpoints.
       log_every: Steps between two lines of metrics.
       per_dispatch: Steps that are dispatched at once.
       threads: Threads that make batches.
-      forms: The step's form of a state from the saved one, and the reverse.
+    """
+
+    title: str
+    total: int
+    folder: pathlib.Path
+    watched: Sequence[Watched]
+    save_every: int
+    log_every: int
+    per_dispatch: int = 1
+    threads: int = 2
+
+
+def fit(
+    steps: Steps,
+    state: State,
+    make_batch: Callable[[int], Batch],
+    plan: Plan,
+    metrics: Metrics,
+    forms: Forms = AS_IT_IS,
+) -> State:
+    """Runs steps until all are done, resuming from the folder's latest checkpoint.
+
+    Args:
+      steps: Some training steps; they are handed their numbers, from which all of their
+        randomness must come.
+      state: The state to begin with where nothing is saved.
+      make_batch: The batch of a step.
+      plan: How many steps, and what is done between them.
+      metrics: Records the metrics.
+      forms: The steps' form of a state from the saved one, and the reverse.
 
     Returns:
       The state after the last step, in the form in which it is saved.
@@ -131,58 +140,74 @@ def fit(
     alone = jax.process_count() == 1  # else JAX takes SIGTERM, and all processes agree on a step
     with (
         preempt.noting(alone) as asked,
-        contextlib.closing(checkpoint.open_folder(folder)) as manager,
+        contextlib.closing(checkpoint.open_folder(plan.folder)) as manager,
     ):
-        first, saved = checkpoint.restore(manager, state)
-        parallel.check_same(f"{folder}: holds the states of steps", first)
-        spread, gathered = forms
-        state = spread(saved)
-        if 0 < first < steps:
-            logger.info("%s: resumed at step %d of %d", title, first, steps)
-        guard = _Guard(manager, folder.parent, title, watched, first)
-        progress = Progress(title, steps, first)
-        spans = list(_spans(first, steps, per_dispatch, save_every))
-        making = prefetch(lambda i: _stacked(make_batch, spans[i]), 0, len(spans), threads)
+        guard = _Guard(manager, plan, *checkpoint.restore(manager, state))
+        first = guard.saved
+        parallel.check_same(f"{plan.folder}: holds the states of steps", first)
+        spans = list(_spans(first, plan))
+        making = prefetch(lambda i: _stacked(make_batch, spans[i]), 0, len(spans), plan.threads)
         batches = Timed(making)
-        done, found = range(first, first), {}
-        for round_, span in enumerate(spans):
-            if asked() or parallel.stop_is_agreed(round_):
-                break
-            before = done, found
-            state, found = steps_function(state, *next(batches), jnp.array(span, jnp.int32))
-            # Waits for the steps before, while these are computed: steps that were queued
-            # further ahead would have to be finished before a stop.
-            guard.check(*before)
-            done = span
-            to_save = done.stop % save_every == 0 or done.stop == steps
-            told = [n + 1 for n in done if (n + 1) % log_every == 0]
-            if told or to_save:
-                told = sorted({*told, done.stop}) if to_save else told
-                _tell(told, guard.check(done, found), metrics, progress)
-            if to_save:
-                metrics.flush()
-                saved = guard.save(done.stop, gathered(state))
-        if done.stop > guard.saved:
-            guard.check(done, found)
-            saved = guard.save(done.stop, gathered(state))
+        _run(steps, _until_asked(spans, asked), batches, plan, guard, metrics, forms)
         manager.wait_until_finished()
-        if done.stop < steps or asked():
-            raise preempt.Stopped(f"stopped by SIGTERM at step {done.stop} of {title}")
-        if done.stop > first:
-            took, waited = duration(batches.elapsed()), 100 * batches.share()
-            line = "%s: %d steps in %s, %.1f %% of it waiting for pictures"
-            logger.info(line, title, done.stop - first, took, waited)
-        return saved
+        if guard.saved < plan.total or asked():
+            raise preempt.Stopped(f"stopped by SIGTERM at step {guard.saved} of {plan.title}")
+        _tell_time(plan.title, guard.saved - first, batches)
+        return guard.state
 
 
-def _spans(first: int, steps: int, per_dispatch: int, save_every: int) -> Iterator[range]:
+def _run(
+    steps: Steps,
+    spans: Iterable[range],
+    batches: Iterator[Batch],
+    plan: Plan,
+    guard: "_Guard",
+    metrics: Metrics,
+    forms: Forms,
+) -> None:
+    """Runs the steps of the spans, beginning with the guard's state; the last one is saved."""
+    spread, gathered = forms
+    state, done, found = spread(guard.state), range(guard.saved, guard.saved), {}
+    if 0 < guard.saved < plan.total:
+        logger.info("%s: resumed at step %d of %d", plan.title, guard.saved, plan.total)
+    progress = Progress(plan.title, plan.total, guard.saved)
+    for span in spans:
+        before = done, found
+        state, found = steps(state, *next(batches), jnp.array(span, jnp.int32))
+        # Waits for the steps before, while these are computed: steps that were queued
+        # further ahead would have to be finished before a stop.
+        guard.check(*before)
+        done = span
+        to_save = done.stop % plan.save_every == 0 or done.stop == plan.total
+        told = [n + 1 for n in done if (n + 1) % plan.log_every == 0]
+        if told or to_save:
+            told = sorted({*told, done.stop}) if to_save else told
+            _tell(told, guard.check(done, found), metrics, progress)
+        if to_save:
+            metrics.flush()
+            guard.save(done.stop, gathered(state))
+    if done.stop > guard.saved:
+        guard.check(done, found)
+        guard.save(done.stop, gathered(state))
+
+
+def _until_asked(spans: Sequence[range], asked: Callable[[], bool]) -> Iterator[range]:
+    """The spans, until a stop is asked for."""
+    for round_, span in enumerate(spans):
+        if asked() or parallel.stop_is_agreed(round_):
+            return
+        yield span
+
+
+def _spans(first: int, plan: Plan) -> Iterator[range]:
     """The steps from `first` on, cut where they are dispatched.
 
     The cuts do not depend on `first`, so that a resumed run runs the programs that an
     uninterrupted one does: of other lengths they would be rounded differently.
     """
-    while first < steps:
-        stop = min(*((first // every + 1) * every for every in (per_dispatch, save_every)), steps)
+    cuts = plan.per_dispatch, plan.save_every
+    while first < plan.total:
+        stop = min(*((first // every + 1) * every for every in cuts), plan.total)
         yield range(first, stop)
         first = stop
 
@@ -201,24 +226,25 @@ def _tell(told, values, metrics, progress) -> None:
     progress.show(told[-1], ", ".join(texts[:3]))
 
 
+def _tell_time(title: str, steps: int, batches: Timed) -> None:
+    """Tells how long so many steps took."""
+    if steps > 0:
+        took, waited = duration(batches.elapsed()), 100 * batches.share()
+        line = "%s: %d steps in %s, %.1f %% of it waiting for pictures"
+        logger.info(line, title, steps, took, waited)
+
+
 class _Guard:
     """Looks at every loss and saves states, none that is not finite.
 
     Attributes:
       saved: The step of the last state that is saved; 0: there is none.
+      state: That state, or the one to begin with. The next steps may take its memory.
     """
 
-    def __init__(
-        self,
-        manager: Any,
-        folder: pathlib.Path,
-        title: str,
-        watched: Sequence[Watched],
-        saved: int,
-    ):
-        self._manager, self._folder = manager, folder
-        self._title, self._watched = title, watched
-        self.saved = saved
+    def __init__(self, manager: Any, plan: Plan, saved: int, state: Any):
+        self._manager, self._plan = manager, plan
+        self.saved, self.state = saved, state
 
     def check(self, span: range, found: dict[str, jax.Array]) -> dict[int, dict[str, float]]:
         """The metrics of the steps of a span, by how many steps were done behind each."""
@@ -226,32 +252,32 @@ class _Guard:
         by_step = {}
         for place, number in enumerate(span):
             values = {name: float(of_span[place]) for name, of_span in by_name.items()}
-            for part in self._watched:
+            for part in self._plan.watched:
                 if not math.isfinite(values[part.loss]):
                     self._give_up(part, f"loss {values[part.loss]}", number + 1)
             by_step[number + 1] = values
         return by_step
 
-    def save(self, done: int, state: State) -> State:
-        """Saves the state after `done` steps, on the first process; gives it back.
+    def save(self, done: int, state: Any) -> None:
+        """Saves the state after `done` steps, on the first process.
 
         As all of it is looked at here, a step behind may take its memory while it is written.
 
         The losses tell of the state before: only a look at it finds what its last update broke.
         """
-        for part in self._watched:
+        for part in self._plan.watched:
             leaves = jax.device_get(jax.tree.leaves(part.of(state)))
             if not all(np.isfinite(leaf).all() for leaf in leaves):
                 self._give_up(part, "a state that is not finite", done)
         if parallel.is_first():  # all hold the same
             checkpoint.save(self._manager, done, state)
-        self.saved = done
-        return state
+        self.saved, self.state = done, state
 
     def _give_up(self, part: Watched, what: str, done: int) -> None:
+        plan = self._plan
         kept = f"the state of step {self.saved} is kept" if self.saved else "no step was saved yet"
         raise Diverged(
-            f"{self._title}: {part.name} has {what} at step {done} with learning rate "
+            f"{plan.title}: {part.name} has {what} at step {done} with learning rate "
             f"{float(part.rate(done - 1)):.3g}; {kept}; "
-            f"lower {part.setting} and delete {self._folder}"
+            f"lower {part.setting} and delete {plan.folder.parent}"
         )

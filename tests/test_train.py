@@ -51,21 +51,12 @@ def _one_by_one(step):
     return steps
 
 
-def _fit(folder, steps, step=_step, batch=_batch, **changes):
+def _fit(folder, total, step=_step, batch=_batch, steps=None, state=FRESH, **changes):
     folder.mkdir(parents=True, exist_ok=True)
+    plan = train.Plan("toy", total, folder / "checkpoint", WHOLE, save_every=2, log_every=1)
     with Metrics(folder, "toy") as metrics:
-        given = {
-            "steps_function": _one_by_one(step),
-            "state": FRESH,
-            "steps": steps,
-            "folder": folder / "checkpoint",
-            "save_every": 2,
-            "title": "toy",
-            "watched": WHOLE,
-            "metrics": metrics,
-            "log_every": 1,
-        }
-        return train.fit(make_batch=batch, **{**given, **changes})
+        steps = steps or _one_by_one(step)
+        return train.fit(steps, state, batch, plan._replace(**changes), metrics)
 
 
 def _logged(folder):
@@ -199,7 +190,7 @@ def test_a_supernet_with_an_absurd_learning_rate_says_which_block_diverged(tmp_p
         for i in (0, 1)
     ]
     with pytest.raises(train.Diverged) as error:
-        _fit(tmp_path, 50, steps_function=steps, state=state, watched=watched, title="supernet")
+        _fit(tmp_path, 50, steps=steps, state=state, watched=watched, title="supernet")
     found = re.fullmatch(
         r"supernet: block 2 has (?:loss (?:nan|inf)|a state that is not finite) at step (\d+) with "
         r"learning rate (\S+); (.*); lower supernet\.lr and delete .*",
@@ -243,7 +234,7 @@ def test_steps_dispatched_together_are_the_same_steps(tmp_path, steps):
     """Saves every 4 steps cut the threes: 3, 4, 6, 8, 9, 12."""
     alone = _fit(tmp_path / "alone", steps)
     state = jax.tree.map(jnp.copy, FRESH)
-    together = {"steps_function": train.several(_step), "per_dispatch": 3, "save_every": 4}
+    together = {"steps": train.several(_step), "per_dispatch": 3, "save_every": 4}
     found = _fit(tmp_path / "together", steps, state=state, **together)
     for name in FRESH:
         np.testing.assert_allclose(found[name], alone[name], rtol=1e-6)
@@ -263,11 +254,11 @@ def test_sigterm_amid_steps_dispatched_together_lets_them_end(tmp_path):
         return compiled(state, images, labels, numbers)
 
     how = {"per_dispatch": 3, "save_every": 4, "log_every": 5}
-    whole = _fit(tmp_path / "whole", 11, steps_function=compiled, **how)
+    whole = _fit(tmp_path / "whole", 11, steps=compiled, **how)
     with pytest.raises(preempt.Stopped, match="at step 6 of toy"):
-        _fit(tmp_path / "watched", 11, steps_function=stopping, **how)
+        _fit(tmp_path / "watched", 11, steps=stopping, **how)
     assert _saved(tmp_path / "watched")[0] == 6
-    assert _same(_fit(tmp_path / "watched", 11, steps_function=stopping, **how), whole)
+    assert _same(_fit(tmp_path / "watched", 11, steps=stopping, **how), whole)
     assert _logged(tmp_path / "watched").items() >= _logged(tmp_path / "whole").items()
 
 
@@ -277,7 +268,7 @@ def test_the_step_that_diverged_is_told_also_amid_others(tmp_path):
         return state, {"loss": jnp.where(number == 4, jnp.nan, values["loss"])}
 
     with pytest.raises(train.Diverged, match=r"loss nan at step 5 .* state of step 4 is kept"):
-        _fit(tmp_path, 9, steps_function=train.several(diverging), per_dispatch=4, save_every=4)
+        _fit(tmp_path, 9, steps=train.several(diverging), per_dispatch=4, save_every=4)
 
 
 def test_several_steps_work_in_the_memory_of_their_state():

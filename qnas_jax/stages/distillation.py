@@ -54,10 +54,10 @@ def train_supernet(
     key = setting.key(Purpose.SUPERNET_INIT)
     state = distill.fresh_state(setting.searched, recipe.optimizers, key)
     if jax.device_count() == 1 or stage.done:
-        step, forms = train.several(distill.train_step(recipe), variables), train.AS_IT_IS
+        steps, forms = train.several(distill.train_step(recipe), variables), train.AS_IT_IS
     else:
         together = _on_all_devices(setting, stage, recipe, variables, state)
-        step, forms = together.step, (together.spread, together.gathered)
+        steps, forms = together.step, (together.spread, together.gathered)
     watched = [
         train.Watched(
             f"block {i + 1}",
@@ -68,7 +68,7 @@ def train_supernet(
         )
         for i, lr in enumerate(how.lr)
     ]
-    state = fit(setting, stage, step, state, how.steps, how.batch, "supernet", watched, forms)
+    state = fit(setting, stage, steps, state, how, "supernet", watched, forms)
     params = [block.params for block in state]
     if parallel.is_first() and not stage.done:
         artefact.write_json(stage.folder / "nsr.json", _validate(setting, variables, params))

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TypeVar
 
-from qnas_jax import parallel, train
+from qnas_jax import config, parallel, train
 from qnas_jax.artefact import Stage
 from qnas_jax.runlog import Metrics
 from qnas_jax.setting import Setting
@@ -14,30 +14,29 @@ State = TypeVar("State")
 def fit(
     setting: Setting,
     stage: Stage,
-    steps_function: train.Steps,
+    steps: train.Steps,
     state: State,
-    steps: int,
-    batch: int,
+    how: config.Train | config.Supernet,
     title: str,
     watched: Sequence[train.Watched],
     forms: train.Forms = train.AS_IT_IS,
 ) -> State:
     """Runs a stage's training steps as the run's settings say; see `train.fit`."""
-    config = setting.config
+    run = setting.config.run
+    plan = train.Plan(
+        title,
+        how.steps,
+        stage.folder / "checkpoint",
+        watched,
+        save_every=run.save_every,
+        log_every=run.log_every,
+        per_dispatch=run.per_dispatch,
+        threads=setting.config.data.threads,
+    )
     name = stage.folder.relative_to(setting.workdir).as_posix()
+
+    def make_batch(number):
+        return setting.training_batch(number, how.batch)
+
     with Metrics(setting.workdir, name, parallel.is_first()) as metrics:
-        return train.fit(
-            steps_function,
-            state,
-            lambda number: setting.training_batch(number, batch),
-            steps=steps,
-            folder=stage.folder / "checkpoint",
-            save_every=config.run.save_every,
-            title=title,
-            watched=watched,
-            metrics=metrics,
-            log_every=config.run.log_every,
-            per_dispatch=config.run.per_dispatch,
-            threads=config.data.threads,
-            forms=forms,
-        )
+        return train.fit(steps, state, make_batch, plan, metrics, forms)

@@ -98,7 +98,7 @@ def _train_network(setting, stage, model, fresh, purpose, title) -> PyTree:
     rate = segment.polynomial(how.lr, how.steps, how.power)
     whole = train.Watched("the network", "loss", rate, "train.lr", lambda state: state)
     steps = train.several(step)
-    return fit(setting, stage, steps, state, how.steps, how.batch, title, [whole]).variables()
+    return fit(setting, stage, steps, state, how, title, [whole]).variables()
 
 
 def _optimizer(config: Config):
