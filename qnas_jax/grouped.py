@@ -90,15 +90,15 @@ def step_cost(
 
 
 class Grouped(NamedTuple):
-    """The step, and the two forms of its state.
+    """The steps, and the two forms of their state.
 
     Attributes:
-      step: Several steps, for `train.fit`; its state is [local devices, longest group].
+      steps: Several steps, for `train.fit`; their state is [local devices, longest group].
       spread: That state from the states of all blocks.
       gathered: The states of all blocks from it.
     """
 
-    step: Callable[..., tuple[Array, dict[str, Array]]]
+    steps: train.Steps
     spread: Callable[[distill.State], np.ndarray]
     gathered: Callable[[Array], distill.State]
 
@@ -142,7 +142,7 @@ def train_step(
             flat = lax.switch(group, updated, flat, gradients, number)
             return flat, lax.psum(nsr, AXIS) / sharers
 
-        return train.one_by_one(one, flat, (images, numbers))
+        return train.scanned(one, flat, (images, numbers))
 
     mapped: Any = jax.pmap(
         device_steps, AXIS, in_axes=(0, 0, 0, None), devices=devices, donate_argnums=1

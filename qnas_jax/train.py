@@ -70,12 +70,12 @@ def several(step: Callable, *constants: Any) -> Steps:
         def one(state, given):
             return step(*constants, state, *given)
 
-        return one_by_one(one, state, (images, labels, numbers))
+        return scanned(one, state, (images, labels, numbers))
 
     return functools.partial(steps, constants)
 
 
-def one_by_one(step: Callable, state: Any, given: Any) -> tuple[Any, Any]:
+def scanned(step: Callable, state: Any, given: Any) -> tuple[Any, Any]:
     """`lax.scan`, but without its loop where there is one step.
 
     On CPUs, XLA runs what stands in a loop on fewer threads: it may take twice as long.

@@ -63,7 +63,7 @@ def _distance(how, teacher, fresh, devices, nsr, state):
     groups = parallel.lay_out(lambda group: sum(COSTS[i] for i in group), 3, devices, how.parts)
     used = jax.devices()[: len(groups.members) * groups.replicas]
     together = grouped.train_step(how, teacher, fresh, groups, used)
-    found, flat = trained(together.step, together.spread(fresh), STEPS)
+    found, flat = trained(together.steps, together.spread(fresh), STEPS)
     again = together.gathered(flat)
     assert jax.tree.structure(again) == jax.tree.structure(state)
     pairs = list(zip(jax.tree.leaves(again), jax.tree.leaves(state), strict=True))

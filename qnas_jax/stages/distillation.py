@@ -57,7 +57,7 @@ def train_supernet(
         steps, forms = train.several(distill.train_step(recipe), variables), train.AS_IT_IS
     else:
         together = _on_all_devices(setting, stage, recipe, variables, state)
-        steps, forms = together.step, (together.spread, together.gathered)
+        steps, forms = together.steps, (together.spread, together.gathered)
     watched = [
         train.Watched(
             f"block {i + 1}",
