@@ -7,7 +7,6 @@ Leaves `lut/enough_images.svg` and `lut/enough_images.csv`.
 """
 
 import dataclasses
-import json
 import pathlib
 
 import numpy as np
@@ -28,9 +27,9 @@ def main() -> None:
     rows = table.load(folder / "lut.npz")
     try:
         by_chunk = np.load(folder / "by_chunk.npy").astype(np.float64)
-        made = json.loads((folder / "lut.json").read_text())
     except (OSError, ValueError) as error:
         raise InputError(f"{folder}: is no finished table ({error})") from None
+    made = artefact.read_json(folder / "lut.json")
     chunks, per_chunk = len(by_chunk), made["images_per_pass"]
     if chunks < 2:
         raise InputError(f"{folder}: has one pass only; set lut.images_per_pass lower")

@@ -11,7 +11,6 @@ from qnas_jax import platform
 if __name__ == "__main__":
     platform.prepare_process()  # before all other imports
 
-import json
 import pathlib
 
 from absl import flags
@@ -35,7 +34,9 @@ def main() -> None:
     files = sorted(workdir.glob("retrain/*/metrics.json"))
     if not files:
         raise InputError(f"{workdir}: holds no retrained subnet")
-    subnets = [json.loads(file.read_text())["subnet"] for file in files]
+    artefact.check_made_from(workdir / "teacher", {"network": config.network})
+    artefact.check_made_from(workdir / "supernet", {"depths": config.space.depths})
+    subnets = [artefact.read_json(file)["subnet"] for file in files]
     runtime, threads = runtimes.named(_RUNTIME.value), _THREADS.value
     found = latencies.compare(prepare(config, workdir), subnets, runtime, threads, Effort())
     path = pathlib.Path(_JSON.value or workdir / "hardware" / "latency.json")

@@ -8,13 +8,11 @@ Trains nothing: --config.search.budget_... of launch/main.py trains the best one
 """
 
 import argparse
-import json
 import math
 import pathlib
 import sys
-from typing import Any
 
-from qnas_jax import space, table
+from qnas_jax import artefact, space, table
 from qnas_jax.errors import InputError
 from qnas_jax.hardware import measured
 from qnas_jax.hardware import target as targets
@@ -52,8 +50,8 @@ def _pick(arguments: argparse.Namespace) -> None:
         if getattr(arguments, name):
             budgets[cost] = getattr(arguments, name)
     rows = table.load(workdir / "lut" / "lut.npz")
-    fixed_bytes = _json(workdir / "lut" / "lut.json")["fixed_size_bytes"]
-    hardware = _json(workdir / "config.json").get("hardware", {})
+    fixed_bytes = artefact.read_json(workdir / "lut" / "lut.json")["fixed_size_bytes"]
+    hardware = artefact.read_json(workdir / "config.json").get("hardware", {})
     name = hardware.get("target", "none") if arguments.target is None else arguments.target
     path = hardware.get("table", "") if arguments.table is None else arguments.table
     fixed = {}
@@ -70,7 +68,7 @@ def _pick(arguments: argparse.Namespace) -> None:
 
 def _on_target(rows: table.Table, name: str, path: str, deployed_file: pathlib.Path):
     """The table with the target's costs, and those of the fixed parts."""
-    deployed, device = _json(deployed_file), targets.named(name)
+    deployed, device = artefact.read_json(deployed_file), targets.named(name)
     where = tuple(targets.Place(*place) for place in deployed["places"])
     if path:
         device = measured.with_table(device, pathlib.Path(path), where)
@@ -88,13 +86,6 @@ def _print(points: list[front.Point]) -> None:
     for point in points:
         costs = "".join(f"  {getattr(point, name):10.4g}" for name in extra)
         print(f"{point.nsr:8.4f} {point.size_bytes / 1e3:9.1f}{costs}  {point.subnet}")
-
-
-def _json(path: pathlib.Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); is the run finished?") from None
 
 
 if __name__ == "__main__":

@@ -72,6 +72,32 @@ def write_json(path: pathlib.Path, value: Any) -> None:
         file.write(json.dumps(plain(value), indent=2).encode() + b"\n")
 
 
+def read_json(path: pathlib.Path) -> Any:
+    """What a JSON file of a run holds.
+
+    Raises:
+      InputError: It is missing, cut short, or no JSON.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise unreadable(path, error) from None
+
+
+def unreadable(path: pathlib.Path, error: Exception) -> InputError:
+    """What is said of a run's file that cannot be read.
+
+    A finished stage whose mark is gone goes on from all else that it holds (checkpoints, say),
+    and writes the file again.
+    """
+    missing = isinstance(error, FileNotFoundError)
+    state = "is missing" if missing else f"cannot be read ({error})"
+    what = [] if missing else ["it"]
+    what += [f"{_MARK} beside it"] if is_finished(path.parent) else []
+    delete = f"delete {' and '.join(what)}, then " if what else ""
+    return InputError(f"{path}: {state}; {delete}run launch/main.py again")
+
+
 @contextlib.contextmanager
 def only_one(folder: pathlib.Path) -> Iterator[None]:
     """Holds the folder for this process alone.
@@ -96,9 +122,35 @@ def is_begun(folder: pathlib.Path) -> bool:
 def is_finished(folder: pathlib.Path) -> bool:
     """Whether a folder holds a stage that is finished, whatever it was made from."""
     try:
-        return json.loads((folder / _MARK).read_bytes())["done"]
-    except (OSError, ValueError, KeyError, TypeError):
+        return _read_mark(folder)["done"]
+    except (OSError, InputError):
         return False
+
+
+def check_made_from(folder: pathlib.Path, settings: dict[str, Any]) -> None:
+    """Refuses a stage that was made from other settings than these, which are some of its own.
+
+    Raises:
+      InputError: It was, or is not begun.
+    """
+    if not is_begun(folder):
+        raise unreadable(folder / _MARK, FileNotFoundError())
+    found, given = _read_mark(folder)["made_from"], plain(settings)
+    found = {name: found.get(name) for name in given}
+    if found != given:
+        changes = _difference(found, given)
+        raise InputError(
+            f"{folder} was made from other settings ({changes}); give the --config of its run"
+        )
+
+
+def _read_mark(folder: pathlib.Path) -> dict[str, Any]:
+    """What a stage's mark holds; raises InputError for one that is damaged."""
+    try:
+        found = json.loads((folder / _MARK).read_bytes())
+        return {name: found[name] for name in ("hash", "made_from", "done", "seconds", "began")}
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{folder / _MARK}: is damaged ({error}); delete {folder}") from None
 
 
 class Stage:
@@ -126,30 +178,26 @@ class Stage:
         self.done, self.seconds = False, 0.0
         self._mark = {"hash": self.hash, "made_from": plain(made_from), "began": time.time()}
         try:
-            found = json.loads((folder / _MARK).read_bytes())
-            found_hash, made_from = found["hash"], found["made_from"]
-            self.done, self.seconds = found["done"], found["seconds"]
-            began = found["began"]
+            found = _read_mark(folder)
         except FileNotFoundError:
             self._write()
             return
         except NotADirectoryError:
             raise InputError(f"{folder}: is a file, must be a folder") from None
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{folder / _MARK}: is damaged ({error}); delete {folder}") from None
+        self.done, self.seconds = found["done"], found["seconds"]
         files = [p for p in folder.rglob("*") if p.is_file() and p.name != _MARK]
         if not files:  # nothing came of it: it may be made from anything
             self.done, self.seconds = False, 0.0
             self._write()
-        elif found_hash != self.hash:
-            changes = _difference(made_from, self._mark["made_from"])
+        elif found["hash"] != self.hash:
+            changes = _difference(found["made_from"], self._mark["made_from"])
             raise InputError(
                 f"{folder} was made from other settings ({changes}); "
                 f"take another --workdir, or delete {folder}"
             )
         elif not self.done:  # what the run that was stopped has taken, up to its last file
             latest = max(p.stat().st_mtime for p in files)
-            self.seconds += max(latest - began, 0.0)
+            self.seconds += max(latest - found["began"], 0.0)
             self._write()
 
     def finish(self) -> None:

@@ -81,6 +81,6 @@ def write_report(
     seconds["export"] = round(sum(stage.seconds for stage in exported), 1)
     samples = stacked(setting.val_data, range(min(measure.SAMPLES, len(setting.val_data))))
     folders = [stage.folder for stage in retrained]
-    files = exporting.told([stage.folder for stage in exported], latencies.of_run(setting))
+    files = exporting.told([stage.folder for stage in exported], latencies.of_run(setting.workdir))
     costs = setting.teacher_costs()
     return page.write(setting.workdir, seconds, folders, samples, costs, files)

@@ -103,7 +103,7 @@ def read_metrics(workdir: pathlib.Path, stage: str) -> dict[int, dict[str, float
     """
     found = {}
     path = workdir / "metrics.jsonl"
-    for line in path.read_text().splitlines() if path.exists() else ():
+    for line in path.read_bytes().splitlines() if path.exists() else ():
         try:
             values = json.loads(line)
         except ValueError:  # torn by a kill

@@ -70,9 +70,52 @@ def test_json_holds_dataclasses_as_they_are_written(tmp_path):
     text = (tmp_path / "a.json").read_text()
     assert json.loads(text) == {"inner": {"rates": [4]}, "name": "a"}
     assert text.endswith("}\n")
+    assert artefact.read_json(tmp_path / "a.json") == {"inner": {"rates": [4]}, "name": "a"}
 
 
 MADE_FROM = {"images": 8, "lut": {"bits": (4, 8), "seed": 0}, "teacher": "0a1b"}
+
+
+DAMAGES = {
+    "cut": (b'{"networks": {"teach', "Unterminated string starting at: line 1 column 15 (char 14)"),
+    "empty": (b"", "Expecting value: line 1 column 1 (char 0)"),
+    "text": (b"no json", "Expecting value: line 1 column 1 (char 0)"),
+    "bytes": (b'"\xff"', "'utf-8' codec can't decode byte 0xff in position 1: invalid start byte"),
+}
+
+
+@pytest.mark.parametrize("finished", [True, False], ids=["finished", "begun"])
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_file_is_named_in_one_line_with_what_to_delete(tmp_path, damage, finished):
+    content, reason = DAMAGES[damage]
+    path, stage = tmp_path / "latency.json", Stage(tmp_path, MADE_FROM)
+    path.write_bytes(content)
+    if finished:
+        stage.finish()
+    with pytest.raises(InputError) as error:
+        artefact.read_json(path)
+    what = "it and made_from.json beside it" if finished else "it"
+    told = f"cannot be read ({reason}); delete {what}, then run launch/main.py again"
+    assert str(error.value) == f"{path}: {told}"
+    path.unlink()
+    if finished:
+        (tmp_path / "made_from.json").unlink()
+    assert not Stage(tmp_path, MADE_FROM).done, "so that it writes the file again"
+
+
+def test_a_missing_file_is_named_in_one_line(tmp_path):
+    path, again = tmp_path / "lut.json", "run launch/main.py again"
+
+    def refusal():
+        with pytest.raises(InputError) as error:
+            artefact.read_json(path)
+        return str(error.value)
+
+    assert refusal() == f"{path}: is missing; {again}"
+    stage = Stage(tmp_path, MADE_FROM)
+    assert refusal() == f"{path}: is missing; {again}"
+    stage.finish()
+    assert refusal() == f"{path}: is missing; delete made_from.json beside it, then {again}"
 
 
 def test_a_stage_is_resumed_until_it_is_finished_and_then_skipped(tmp_path):
@@ -152,6 +195,24 @@ def test_a_stage_made_from_something_else_is_refused_and_stays_as_it_is(
     )
     assert files(folder) == before
     assert Stage(folder, MADE_FROM).done
+
+
+def test_some_settings_of_a_stage_are_held_against_others(tmp_path):
+    with pytest.raises(InputError, match=r"made_from\.json: is missing; run launch/main\.py again"):
+        artefact.check_made_from(tmp_path, {"images": 8})
+    Stage(tmp_path, MADE_FROM)
+    before = files(tmp_path)
+    artefact.check_made_from(tmp_path, {"lut": {"bits": (4, 8), "seed": 0}, "images": 8})
+    for settings, difference in (
+        ({"images": 4}, "images: 8, now 4"),
+        ({"images": 8, "lut": {"bits": (4, 6), "seed": 0}}, "lut.bits: [4, 8], now [4, 6]"),
+        ({"later": 3}, "later: None, now 3"),
+    ):
+        with pytest.raises(InputError) as error:
+            artefact.check_made_from(tmp_path, settings)
+        told = f"was made from other settings ({difference}); give the --config of its run"
+        assert str(error.value) == f"{tmp_path} {told}"
+    assert files(tmp_path) == before
 
 
 @pytest.mark.parametrize("content", ["", '{"hash":', "no json", "{}", "[]", "null", "\udcff"])

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from qnas_jax import setting, space
+from qnas_jax import artefact, setting, space
 from qnas_jax.errors import InputError
 from qnas_jax.export import audit, profile, runtimes, subjects
 from qnas_jax.export.runtimes import Runtime
@@ -192,6 +192,30 @@ def launch(program, *arguments):
 def test_errors_take_one_line(program, arguments, message):
     done = launch(program, *arguments)
     assert (done.returncode, done.stderr) == (2, f"error: {message}\n")
+
+
+def test_latencies_are_those_of_the_run_that_the_config_is_of(tmp_path):
+    config = runpy.run_path(str(ROOT / "configs" / "smoke.py"))["get_config"]()
+    subnet = tmp_path / "retrain" / "k3e2.w8a8" / "metrics.json"
+    artefact.write_json(subnet, {"subnet": "k3e2.w8a8"})
+    network, depths = {"network": config.network}, {"depths": config.space.depths}
+    artefact.Stage(tmp_path / "teacher", network).finish()
+    artefact.Stage(tmp_path / "supernet", depths).finish()
+    for argument, difference in (
+        (
+            "network.width=0.5",
+            "teacher was made from other settings (network.width: 0.25, now 0.5)",
+        ),
+        ("space.depths=(2,1,1,1,1,2)", "supernet was made from other settings (depths: "),
+    ):
+        done = launch("latency", f"--workdir={tmp_path}", f"--config.{argument}")
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+        assert done.stderr.startswith(f"error: {tmp_path}/{difference}")
+        assert done.stderr.endswith("; give the --config of its run\n")
+    subnet.write_text('{"subnet": "k3e')
+    done = launch("latency", f"--workdir={tmp_path}")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert done.stderr.startswith(f"error: {subnet}: cannot be read (Unterminated string")
 
 
 @pytest.mark.slow

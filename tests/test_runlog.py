@@ -132,8 +132,8 @@ def test_metrics_are_read_by_step_and_the_latest_counts(tmp_path):
     with runlog.Metrics(tmp_path, "supernet") as metrics:
         metrics.write(10, {"nsr": 3.0})
         metrics.write(20, {"nsr": 2.5})
-    with (tmp_path / "metrics.jsonl").open("a") as file:
-        file.write('{"stage": "supernet", "st')
+    with (tmp_path / "metrics.jsonl").open("ab") as file:
+        file.write(b'{"stage": "supernet", "\xff')
     for stage, first in (("supernet", 1.0), ("retrain/supernet", 7.0)):
         with runlog.Metrics(tmp_path, stage) as metrics:
             for step in (20, 30):

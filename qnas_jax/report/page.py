@@ -2,7 +2,6 @@
 
 import base64
 import html
-import json
 import pathlib
 import string
 import zipfile
@@ -14,7 +13,6 @@ import numpy as np
 
 from qnas_jax import artefact, space
 from qnas_jax.data.batching import Batch
-from qnas_jax.errors import InputError
 from qnas_jax.report import figures
 from qnas_jax.report import files as files_table
 from qnas_jax.runlog import duration, read_metrics
@@ -99,9 +97,9 @@ def write(
     Returns:
       What `results.json` holds.
     """
-    config = json.loads((workdir / "config.json").read_text())
+    config = artefact.read_json(workdir / "config.json")
     teacher = {**_metrics(workdir / "teacher"), **teacher_costs}
-    single_paths = _json(workdir / "supernet" / "nsr.json")
+    single_paths = artefact.read_json(workdir / "supernet" / "nsr.json")
     points = front.read(workdir / "search" / "front.csv")
     by_subnet = {point.subnet: point for point in points}
     costs = [name for name in _COSTS if getattr(points[0], name) is not None]
@@ -206,26 +204,16 @@ def dominates(subnet: dict[str, Any], teacher: dict[str, Any]) -> bool:
 
 
 def _metrics(folder: pathlib.Path) -> dict[str, Any]:
-    return _json(folder / "metrics.json")
-
-
-def _json(path: pathlib.Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise _damaged(path.parent, error) from None
+    return artefact.read_json(folder / "metrics.json")
 
 
 def _prediction(folder: pathlib.Path) -> np.ndarray:
+    path = folder / "samples.npz"
     try:
-        with (folder / "samples.npz").open("rb") as content, np.load(content) as file:
+        with path.open("rb") as content, np.load(content) as file:
             return file["quantized"]
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise _damaged(folder, error) from None
-
-
-def _damaged(folder: pathlib.Path, error: Exception) -> InputError:
-    return InputError(f"{folder}: is damaged ({error}); delete {folder / 'made_from.json'}")
+        raise artefact.unreadable(path, error) from None
 
 
 def _write(path: pathlib.Path, content: bytes) -> None:

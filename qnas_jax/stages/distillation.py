@@ -1,6 +1,5 @@
 """The supernet, distilled from the teacher."""
 
-import json
 import logging
 import operator
 from typing import Any
@@ -109,7 +108,7 @@ def _depthwise_cost(stage: Stage, shape: tuple[int, int]) -> float:
     with parallel.first_goes_first("measured"):
         if not file.exists():
             artefact.write_json(file, round(grouped.depthwise_cost(*shape), 2))
-        cost = json.loads(file.read_text())
+        cost = artefact.read_json(file)
     logger.info("supernet: a depthwise product takes %.1f times as long as a dense one", cost)
     return cost
 

@@ -2,7 +2,6 @@
 
 import functools
 import itertools
-import json
 import logging
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -90,7 +89,7 @@ def check(folders: Iterable[pathlib.Path], max_miou_drop: float) -> None:
     """
     for folder in folders:
         place = folder / "parity.json"
-        miou = json.loads(place.read_bytes())["miou"]
+        miou = artefact.read_json(place)["miou"]
         files = [name for name in miou if name.startswith(f"{QUANTIZED}.")]
         for reference, file in itertools.product((MEASURED, FAKE), files):
             parity.check(place, miou, file, reference, max_miou_drop)
@@ -106,7 +105,7 @@ def told(folders: Sequence[pathlib.Path], latencies: Mapping[str, Any]) -> dict[
     name, found = QUANTIZED + ".onnx", {}
     for folder, (network, timed) in zip(folders, latencies.items(), strict=True):
         parity_, model = (
-            json.loads((folder / file).read_bytes()) for file in ("parity.json", "model.json")
+            artefact.read_json(folder / file) for file in ("parity.json", "model.json")
         )
         found[network] = files.File(
             file_bytes=model["file_bytes"][name],

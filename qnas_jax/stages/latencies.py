@@ -1,7 +1,7 @@
 """How long the exported networks take, in float and quantized, on ONNX Runtime here."""
 
-import json
 import logging
+import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -28,7 +28,7 @@ def time_networks(setting: Setting, subnets: Sequence[str]) -> Stage:
     made_from = {"network": setting.config.network, "picture": setting.picture()}
     stage = Stage(setting.workdir / "latency", made_from)
     # Another search may have chosen others, which take a moment to time.
-    if not stage.done or list(of_run(setting)) != [TEACHER, *subnets]:
+    if not stage.done or list(of_run(setting.workdir)) != [TEACHER, *subnets]:
         found = compare(setting, subnets, runtimes.named("onnxruntime"), THREADS, EFFORT)
         artefact.write_json(stage.folder / "latency.json", found)
         stage.finish()
@@ -58,10 +58,9 @@ def compare(
     return {**found, "picture": setting.picture()[:2]}
 
 
-def of_run(setting: Setting) -> dict[str, Any]:
+def of_run(workdir: pathlib.Path) -> dict[str, Any]:
     """What `time_networks` found: the figures of `compare` by network, the teacher first."""
-    file = setting.workdir / "latency" / "latency.json"
-    return json.loads(file.read_bytes())["networks"]
+    return artefact.read_json(workdir / "latency" / "latency.json")["networks"]
 
 
 def as_text(found: Mapping[str, Any]) -> str:

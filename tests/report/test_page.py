@@ -318,8 +318,10 @@ def test_a_supernet_whose_paths_were_not_measured_is_refused_with_what_to_do(run
     """As an older version left it."""
     old = tmp_path / "old"
     shutil.copytree(run[0], old)
+    artefact.Stage(old / "supernet", {}).finish()
     (old / "supernet" / "nsr.json").unlink()
-    with pytest.raises(InputError, match=r"supernet: is damaged .*delete .*made_from\.json"):
+    message = r"nsr\.json: is missing; delete made_from\.json beside it, then run launch/main\.py"
+    with pytest.raises(InputError, match=message):
         page.write(old, SECONDS, [], Batch(np.zeros(0), np.zeros(0)))
 
 
