@@ -12,7 +12,7 @@ if __name__ == "__main__":
 from absl import flags
 
 from qnas_jax import artefact, cli, pipeline
-from qnas_jax.report import page
+from qnas_jax.report import outcome
 
 cli.define_run_flags()
 _UNTIL = flags.DEFINE_enum("until", "report", ["teacher", "report"], "The last stage to run.")
@@ -27,7 +27,7 @@ def main() -> None:
             pipeline.begin(config, workdir)
             return
         results = pipeline.run(config, workdir)
-    print(page.as_text(results))
+    print(outcome.as_text(results))
     print(f"report: {workdir / 'report' / 'index.html'}")
 
 

@@ -7,19 +7,17 @@ import string
 import zipfile
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from qnas_jax import artefact, space
 from qnas_jax.data.batching import Batch
-from qnas_jax.report import figures
+from qnas_jax.report import figures, outcome
 from qnas_jax.report import files as files_table
+from qnas_jax.report.outcome import COSTS, Network, Outcome
 from qnas_jax.runlog import duration, read_metrics
 from qnas_jax.search import front
-
-_FIGURES = ("miou_fp32", "miou_quantized", "size_bytes", "encoder_size_bytes")
-_COSTS = {"latency_ms": "latency, ms", "energy_mj": "energy, mJ"}  # where a target tells them
 
 _PAGE = string.Template("""<!doctype html>
 <html lang="en"><meta charset="utf-8">
@@ -76,6 +74,20 @@ $classes
 """)
 
 
+class _Drawn(NamedTuple):
+    """The figures.
+
+    Attributes:
+      fronts: SVG of the front over each cost, by the file's name.
+      others: SVG of the others, by the file's name, which is also their place in the page.
+      samples: Pictures and predictions, PNG.
+    """
+
+    fronts: dict[str, str]
+    others: dict[str, str]
+    samples: bytes
+
+
 def write(
     workdir: pathlib.Path,
     seconds: dict[str, float],
@@ -97,114 +109,68 @@ def write(
     Returns:
       What `results.json` holds.
     """
-    config = artefact.read_json(workdir / "config.json")
-    teacher = {**_metrics(workdir / "teacher"), **teacher_costs}
-    single_paths = artefact.read_json(workdir / "supernet" / "nsr.json")
-    points = front.read(workdir / "search" / "front.csv")
-    by_subnet = {point.subnet: point for point in points}
-    costs = [name for name in _COSTS if getattr(points[0], name) is not None]
-    folders = {_metrics(folder)["subnet"]: folder for folder in retrained}
-    subnets = [
-        {**_metrics(folder), **{k: getattr(by_subnet[subnet], k) for k in ("nsr", *costs)}}
-        for subnet, folder in folders.items()
-    ]
-    subnets.sort(key=lambda subnet: subnet["size_bytes"])
-    results = _results(teacher, subnets, costs, seconds, config["seed"])
-    ordered = [files[name] for name in ("teacher", *(s["subnet"] for s in subnets)) if files]
-    for network, file in zip((results["teacher"], *results["subnets"]), ordered, strict=False):
-        network["file"] = {**file._asdict(), "ratio": round(file.ratio, 4)}
-    best = max(subnets, key=lambda subnet: subnet["miou_quantized"])
-    maps = [
-        ("labels", samples.labels),
-        ("teacher", _prediction(workdir / "teacher")),
-        (f"subnet {subnets.index(best) + 1}", _prediction(folders[best["subnet"]])),
-    ]
-    names = ["teacher", *(f"subnet {i}" for i in range(1, len(subnets) + 1))]
-    fronts = {
-        "front" if name == "size_bytes" else f"front_{name}": figures.front(
-            front.pair(points, name), teacher, subnets, name
-        )
-        for name in ("size_bytes", *costs)
-    }
-    drawn = {
-        "architectures": figures.architectures(
-            space.parse_subnet(teacher["subnet"]),
-            [space.parse_subnet(s["subnet"]) for s in subnets],
-        ),
-        "classes": figures.class_iou(
-            names, np.array([s["class_iou_quantized"] for s in (teacher, *subnets)], float)
-        ),
-        "supernet": figures.supernet(read_metrics(workdir, "supernet")),
-    }
-    picture = figures.samples(samples.images, maps)
-    page = _PAGE.substitute(
-        drawn,
-        files=files_table.as_html(names, ordered),
-        fronts="\n".join(fronts.values()),
-        costs="".join(f"<th>{_COSTS[name]}</th>" for name in costs),
-        about_costs=_about_costs(config, costs),
-        name=html.escape(workdir.name),
-        summary=_summary(config, points),
-        verdict=_verdict(results),
-        rows="\n".join(
-            _row(name, s, teacher, costs)
-            for name, s in zip(names, (teacher, *subnets), strict=True)
-        ),
-        paths="\n".join(
-            _block_row(number, block) for number, block in enumerate(single_paths["blocks"], 1)
-        ),
-        samples=base64.b64encode(picture).decode(),
-        times="".join(f"<tr><td>{n}</td><td>{duration(s)}</td></tr>" for n, s in seconds.items()),
-    )
-    for name, text in {**fronts, **drawn}.items():
+    found = outcome.gather(workdir, retrained, teacher_costs)
+    told = [files[name] for name in ("teacher", *(s["subnet"] for s in found.subnets)) if files]
+    results = outcome.as_json(found, seconds, told)
+    drawn = _draw(workdir, found, samples)
+    page = _fill(workdir.name, found, results, drawn, told)
+    for name, text in {**drawn.fronts, **drawn.others}.items():
         _write(workdir / "report" / f"{name}.svg", text.encode())
-    _write(workdir / "report" / "samples.png", picture)
+    _write(workdir / "report" / "samples.png", drawn.samples)
     _write(workdir / "report" / "index.html", page.encode())
     artefact.write_json(workdir / "report" / "results.json", results)
     return results
 
 
-def _results(teacher, subnets, costs, seconds, seed) -> dict[str, Any]:
-    """What `results.json` holds."""
-    known = [name for name in (*_FIGURES, *costs) if name in teacher]
-    figures_of = ("subnet", "nsr", *_FIGURES, *costs)
-    return {
-        "teacher": {name: teacher[name] for name in known},
-        "subnets": [{name: s[name] for name in figures_of} for s in subnets],
-        "dominating": [s["subnet"] for s in subnets if dominates(s, teacher)],
-        "seconds": seconds,
-        "seed": seed,
+def _draw(workdir: pathlib.Path, found: Outcome, samples: Batch) -> _Drawn:
+    teacher, subnets = found.teacher, found.subnets
+    best = max(range(len(subnets)), key=lambda i: subnets[i]["miou_quantized"])
+    maps = [
+        ("labels", samples.labels),
+        ("teacher", _prediction(workdir / "teacher")),
+        (f"subnet {best + 1}", _prediction(found.folders[best])),
+    ]
+    fronts = {
+        "front" if name == "size_bytes" else f"front_{name}": figures.front(
+            front.pair(found.points, name), teacher, subnets, name
+        )
+        for name in ("size_bytes", *found.costs)
     }
+    class_iou = [s["class_iou_quantized"] for s in (teacher, *subnets)]
+    others = {
+        "architectures": figures.architectures(
+            space.parse_subnet(teacher["subnet"]),
+            [space.parse_subnet(s["subnet"]) for s in subnets],
+        ),
+        "classes": figures.class_iou(list(found.networks), np.array(class_iou, float)),
+        "supernet": figures.supernet(read_metrics(workdir, "supernet")),
+    }
+    return _Drawn(fronts, others, figures.samples(samples.images, maps))
 
 
-def as_text(results: dict[str, Any]) -> str:
-    """The networks of a run, a line each, for a terminal."""
-    networks = [{"subnet": "teacher", **results["teacher"]}, *results["subnets"]]
-    costs = [name for name in _COSTS if name in networks[-1]]
-    titles = "".join(f"  {_COSTS[name].replace(',', ''):>11}" for name in costs)
-    lines = [f"    size kB  encoder kB{titles}   mIoU float  quantized  network"]
-    for network in networks:
-        better = "*" if network["subnet"] in results["dominating"] else " "
-        sizes = f"{network['size_bytes'] / 1e3:9.1f}  {network['encoder_size_bytes'] / 1e3:10.1f}"
-        sizes += "".join(f"  {_cost(network, name):>11}" for name in costs)
-        mious = f"{network['miou_fp32']:11.2f}  {network['miou_quantized']:9.2f}"
-        lines.append(f"{better} {sizes}  {mious}  {network['subnet']}")
-    return "\n".join([*lines, "* dominates the quantized teacher"])
-
-
-def _cost(network: dict[str, Any], name: str) -> str:
-    return f"{network[name]:.4g}" if name in network else "-"
-
-
-def dominates(subnet: dict[str, Any], teacher: dict[str, Any]) -> bool:
-    """Whether a subnet is no larger and no less accurate, quantized, and better in one."""
-    smaller = teacher["size_bytes"] - subnet["size_bytes"]
-    better = subnet["miou_quantized"] - teacher["miou_quantized"]
-    return min(smaller, better) >= 0 and max(smaller, better) > 0
-
-
-def _metrics(folder: pathlib.Path) -> dict[str, Any]:
-    return artefact.read_json(folder / "metrics.json")
+def _fill(
+    name: str,
+    found: Outcome,
+    results: dict[str, Any],
+    drawn: _Drawn,
+    told: Sequence[files_table.File],
+) -> str:
+    """The page: the template's places, filled."""
+    networks, times = found.networks, results["seconds"].items()
+    return _PAGE.substitute(
+        drawn.others,
+        name=html.escape(name),
+        summary=_summary(found),
+        verdict=_verdict(results),
+        costs="".join(f"<th>{COSTS[cost]}</th>" for cost in found.costs),
+        rows="\n".join(_row(title, s, found) for title, s in networks.items()),
+        about_costs=_about_costs(found),
+        files=files_table.as_html(list(networks), told),
+        fronts="\n".join(drawn.fronts.values()),
+        paths="\n".join(_block_row(*block) for block in enumerate(found.blocks, 1)),
+        samples=base64.b64encode(drawn.samples).decode(),
+        times="".join(f"<tr><td>{stage}</td><td>{duration(s)}</td></tr>" for stage, s in times),
+    )
 
 
 def _prediction(folder: pathlib.Path) -> np.ndarray:
@@ -221,20 +187,20 @@ def _write(path: pathlib.Path, content: bytes) -> None:
         file.write(content)
 
 
-def _summary(config: dict[str, Any], points: Sequence[front.Point]) -> str:
-    data, bits = config["data"], config["space"]
+def _summary(found: Outcome) -> str:
+    data, bits, seed = (found.config[key] for key in ("data", "space", "seed"))
     choices = ", ".join(f"w{w}a{a}" for w, a in zip(bits["w_bits"], bits["a_bits"], strict=True))
     return html.escape(
         f"{data['source']}, {data['height']} x {data['width']}; bitwidths {choices}; "
-        f"seed {config['seed']}; {len(points)} subnets on the front"
+        f"seed {seed}; {len(found.points)} subnets on the front"
     )
 
 
-def _about_costs(config: dict[str, Any], costs: Sequence[str]) -> str:
-    if not costs:
+def _about_costs(found: Outcome) -> str:
+    if not found.costs:
         return ""
-    names = " and ".join(_COSTS[name].partition(",")[0] for name in costs).capitalize()
-    source = config["hardware"]["table"] or config["hardware"]["target"]
+    names = " and ".join(COSTS[name].partition(",")[0] for name in found.costs).capitalize()
+    source = found.config["hardware"]["table"] or found.config["hardware"]["target"]
     return html.escape(f"{names}: sums over the layers by {source}, for one picture.")
 
 
@@ -243,18 +209,18 @@ def _verdict(results: dict[str, Any]) -> str:
     return f"<p>{count} of {of} retrained subnets dominate the quantized teacher.</p>"
 
 
-def _row(name: str, network: dict[str, Any], teacher: dict[str, Any], costs: list[str]) -> str:
+def _row(name: str, network: Network, found: Outcome) -> str:
     cells = [
         f"<td>{name}</td>",
         f"<td>{network['nsr']:.4f}</td>" if "nsr" in network else "<td></td>",
     ]
     for size in ("size_bytes", "encoder_size_bytes"):
-        share = 100 * network[size] / teacher[size]
+        share = 100 * network[size] / found.teacher[size]
         cells += [f"<td>{network[size] / 1e3:.1f}</td>", f"<td>{share:.1f} %</td>"]
-    cells += [f"<td>{_cost(network, cost)}</td>" for cost in costs]
+    cells += [f"<td>{outcome.cost(network, cost)}</td>" for cost in found.costs]
     cells += [f"<td>{network[key]:.2f}</td>" for key in ("miou_fp32", "miou_quantized")]
     cells.append(f'<td class="text">{network["subnet"]}</td>')
-    better = ' class="better"' if dominates(network, teacher) else ""
+    better = ' class="better"' if outcome.dominates(network, found.teacher) else ""
     return f"<tr{better}>{''.join(cells)}</tr>"
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 from qnas_jax import artefact, config
 from qnas_jax.data.batching import Batch
 from qnas_jax.errors import InputError
-from qnas_jax.report import figures, files, page
+from qnas_jax.report import figures, files, outcome, page
 from qnas_jax.search import front
 
 TEACHER = {
@@ -215,7 +215,7 @@ def test_a_target_adds_a_column_and_a_figure_for_each_of_its_costs(priced):
     assert "Latency: sums over the layers by my &lt;board&gt;.csv, for one picture." in text
     for name in ("front", "front_latency_ms"):
         assert (workdir / "report" / f"{name}.svg").read_text() in text
-    lines = page.as_text(results).splitlines()
+    lines = outcome.as_text(results).splitlines()
     assert lines[0].split()[4:6] == ["latency", "ms"]
     assert lines[1].split()[2] == "-"
     assert lines[3].lstrip("* ").split()[2] == "6.667"
@@ -345,7 +345,7 @@ def test_predictions_are_those_of_the_teacher_and_of_the_most_accurate_subnet(ru
 
 
 def test_results_as_text_are_a_line_for_each_network(run):
-    header, teacher, *subnets, legend = page.as_text(run[1]).splitlines()
+    header, teacher, *subnets, legend = outcome.as_text(run[1]).splitlines()
     assert header.split("  ")[-1] == "network"
     assert teacher.split() == ["200.0", "120.0", "61.50", "60.00", "teacher"]
     by_size = sorted(SUBNETS, key=lambda subnet: subnet[-1])
@@ -360,7 +360,7 @@ def test_results_as_text_are_a_line_for_each_network(run):
 def test_a_subnet_dominates_if_nothing_is_worse_and_something_better():
     teacher = {"size_bytes": 100, "miou_quantized": 60.0}
     found = {
-        (size, miou): page.dominates({"size_bytes": size, "miou_quantized": miou}, teacher)
+        (size, miou): outcome.dominates({"size_bytes": size, "miou_quantized": miou}, teacher)
         for size, miou in itertools.product((99, 100, 101), (59.9, 60.0, 60.1))
     }
     assert {pair for pair, better in found.items() if better} == {
