@@ -7,6 +7,9 @@ import dataclasses
 import re
 from typing import NamedTuple
 
+# What may be kept low beside the NSR.
+COSTS = ("size_bytes", "latency_ms", "energy_mj")
+
 
 class Op(NamedTuple):
     """A candidate for a layer: an inverted residual (MBConv)."""

@@ -21,7 +21,6 @@ logger = logging.getLogger(__name__)
 
 LOGGED_ROWS = 20  # of those that failed
 _PATH_COLUMNS = ("path", "w_bits", "a_bits")
-COSTS = ("size_bytes", "latency_ms", "energy_mj")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -35,7 +34,7 @@ class Table:
       w_bits: int8[R, depth].
       a_bits: int8[R, depth].
       nsr: float32[R]; not finite for a path that failed.
-      costs: A column for each cost that is known, by its name in `COSTS`.
+      costs: A column for each cost that is known, by its name in `space.COSTS`.
     """
 
     ops: tuple[space.Op, ...]
@@ -202,7 +201,7 @@ def load(path: pathlib.Path) -> Table:
         with path.open("rb") as content, np.load(content) as file:
             columns = dict(file)
         ops = tuple(space.Op(*map(int, op)) for op in columns.pop("ops"))
-        costs = {name: columns.pop(name) for name in COSTS if name in columns}
+        costs = {name: columns.pop(name) for name in space.COSTS if name in columns}
         return Table(ops=ops, costs=costs, **columns)
     except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise InputError(f"{path}: is no table ({error}); delete {path.parent}") from None

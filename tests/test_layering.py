@@ -13,8 +13,8 @@ MOST_LINES = 330
 # A room imports from the lines above its own and from itself, never from beside or below.
 LAYERS = (
     {"errors"},
-    {"checks", "preempt", "artefact"},
-    {"config", "space", "metrics", "runlog", "checkpoint", "platform", "parallel"},
+    {"checks", "preempt", "artefact", "space"},
+    {"config", "metrics", "runlog", "checkpoint", "platform", "parallel"},
     {"quant", "hardware", "data"},
     {"table"},
     {"search"},

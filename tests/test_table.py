@@ -5,7 +5,7 @@ import logging
 import numpy as np
 import pytest
 
-from qnas_jax import config, space, table
+from qnas_jax import space, table
 from qnas_jax.errors import InputError
 from qnas_jax.hardware import size, target
 
@@ -134,10 +134,6 @@ def test_paths_that_the_target_does_not_run_lose_their_nsr(caplog):
     expected = f"{left_out} of {len(rows.nsr)} rows are not run by the target; left out"
     assert caplog.records[-1].getMessage() == expected
     assert found.nsr.dtype == np.float32
-
-
-def test_the_settings_know_the_costs_that_a_table_may_have():
-    assert config.COSTS == table.COSTS
 
 
 def test_without_costs_a_table_stays_as_it_is():

@@ -26,7 +26,7 @@ class Point(NamedTuple):
     energy_mj: float | None = None
 
 
-EXTRA = ("latency_ms", "energy_mj")
+EXTRA = space.COSTS[1:]
 COLUMNS = (*Point._fields[:4], *EXTRA, "subnet")  # of the file
 # How a budget of each cost is spoken of.
 _WORDS = {
