@@ -6,8 +6,9 @@ import numpy as np
 
 from qnas_jax import space
 from qnas_jax.export import graph
-from qnas_jax.export.graph import PACKED_BITS, Graph
+from qnas_jax.export.graph import Graph
 from qnas_jax.hardware import size
+from qnas_jax.hardware.size import PACKED_BITS
 
 
 def describe(network: Graph, file_bytes: dict[str, int]) -> dict[str, Any]:

@@ -1,7 +1,11 @@
 """Runs a graph in NumPy: what every runtime is compared with."""
 
+import functools
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 
 from qnas_jax.export import graph
 from qnas_jax.export.graph import Graph, Grid, Node
@@ -21,11 +25,22 @@ def run(
     Raises:
       OverflowError: A sum of the quantized network does not fit into 32 bits.
     """
+    return walk(network, images, functools.partial(step, rule=rule))
+
+
+def walk(network: Graph, images: Any, compute: Callable[[Node, list, list], Any]) -> dict[str, Any]:
+    """Every tensor of a graph by its name, node after node.
+
+    Args:
+      network: The graph.
+      images: What it reads.
+      compute: Gives a node's output from the node, its inputs and their grids; see `step`.
+    """
     values, tensors = {network.x.name: images}, network.tensors()
     for node in network.nodes:
         inputs = [values[name] for name in node.inputs]
         grids = [tensors[name].grid for name in node.inputs]
-        values[node.out.name] = step(node, inputs, grids, rule)
+        values[node.out.name] = compute(node, inputs, grids)
     return values
 
 
@@ -98,8 +113,3 @@ def _weights(inputs: int, outputs: int) -> Float[np.ndarray, "{outputs} {inputs}
     centre = (np.arange(outputs) + 0.5) * inputs / outputs - 0.5
     centre = np.clip(centre, 0, inputs - 1)[:, None]
     return np.maximum(1 - np.abs(centre - np.arange(inputs)), 0)
-
-
-def classes(values: dict[str, np.ndarray], network: Graph) -> UInt8[np.ndarray, "n h w"]:
-    """The class maps among a segmentation network's tensors."""
-    return values[network.out.name][..., 0]

@@ -26,7 +26,8 @@ from ai_edge_litert.schema_py_generated import ActivationFunctionType, Padding, 
 
 from qnas_jax.errors import InputError
 from qnas_jax.export import flatbuffer, graph
-from qnas_jax.export.graph import PACKED_BITS, Graph, Grid, Node, Tensor
+from qnas_jax.export.graph import Graph, Grid, Node, Tensor
+from qnas_jax.hardware.size import PACKED_BITS
 
 LOWEST, HIGHEST = -128, 127  # of int8
 LINEAR = (-np.inf, np.inf)
@@ -200,16 +201,9 @@ def _weights(writer: _Writer, conv: graph.Conv, order: tuple[int, ...], axis: in
         ]
     data, kind = weights.tobytes(), TensorType.INT8
     if conv.w_bits <= PACKED_BITS:
-        data, kind = _packed(weights), TensorType.INT4
+        data, kind = graph.packed(weights), TensorType.INT4
     bias_scale = flatbuffer.per_channel(np.float32(read.scale) * conv.w_scale, 0)
     return [
         constant(data, shape, kind, flatbuffer.per_channel(conv.w_scale, axis)),
         constant(conv.bias_codes.tobytes(), outputs, TensorType.INT32, bias_scale),
     ]
-
-
-def _packed(codes: np.ndarray) -> bytes:
-    """Codes of 4 bits and fewer, two in a byte, the first in the lower half."""
-    flat = codes.reshape(-1).astype(np.uint8) & 15
-    flat = np.pad(flat, (0, flat.size % 2))
-    return (flat[0::2] | flat[1::2] << 4).tobytes()

@@ -13,12 +13,14 @@ References:
   https://github.com/google/XNNPACK. Found by comparing codes of ai-edge-litert 2.3.0.
 """
 
+import functools
 from typing import Literal, TypeAlias
 
 import numpy as np
 
 from qnas_jax.export import graph, interpret
 from qnas_jax.export.graph import Graph, Grid, Node
+from qnas_jax.hardware.size import PACKED_BITS
 from qnas_jax.quant import integer
 
 Kernels: TypeAlias = Literal["xnnpack", "builtin", "reference"]
@@ -31,12 +33,7 @@ HEADROOM = 20  # bits by which the builtin sum shifts its terms
 
 def run(network: Graph, images: np.ndarray, kernels: Kernels) -> dict[str, np.ndarray]:
     """Every tensor of a graph by its name; see `interpret.run`."""
-    values, tensors = {network.x.name: images}, network.tensors()
-    for node in network.nodes:
-        inputs = [values[name] for name in node.inputs]
-        grids = [tensors[name].grid for name in node.inputs]
-        values[node.out.name] = step(node, inputs, grids, kernels)
-    return values
+    return interpret.walk(network, images, functools.partial(step, kernels=kernels))
 
 
 def step(node: Node, inputs: list[np.ndarray], grids: list, kernels: Kernels) -> np.ndarray:
@@ -56,7 +53,7 @@ def step(node: Node, inputs: list[np.ndarray], grids: list, kernels: Kernels) ->
 
 
 def _packed(conv: graph.Conv) -> bool:
-    return conv.w_bits is not None and conv.w_bits <= graph.PACKED_BITS
+    return conv.w_bits is not None and conv.w_bits <= PACKED_BITS
 
 
 def _conv(conv: graph.Conv, x: np.ndarray, read: Grid, kernels: Kernels) -> np.ndarray:

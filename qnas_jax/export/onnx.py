@@ -19,7 +19,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from qnas_jax.export import graph
-from qnas_jax.export.graph import PACKED_BITS, Graph, Node, Tensor
+from qnas_jax.export.graph import Graph, Node, Tensor
+from qnas_jax.hardware.size import PACKED_BITS
 
 OPSET, IR_VERSION = 21, 10
 
@@ -180,8 +181,6 @@ def _conv(draft: _Draft, conv: graph.Conv) -> str:
 
 
 def _packed(codes: np.ndarray) -> onnx.TensorProto:
-    """Codes of 4 bits and fewer, two in a byte, the first in the lower half."""
-    flat = codes.reshape(-1).astype(np.uint8) & 15
-    flat = np.pad(flat, (0, flat.size % 2))
-    data = (flat[0::2] | flat[1::2] << 4).tobytes()
+    """Weights of 4 bits and fewer."""
+    data = graph.packed(codes)
     return helper.make_tensor("", TensorProto.INT4, codes.shape, data, raw=True)

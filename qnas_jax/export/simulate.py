@@ -70,10 +70,10 @@ def _compiled(network: Graph, wanted: tuple[str, ...]) -> Callable[[Images], dic
 
     @jax.jit
     def run(constants, images):
-        values = {network.x.name: images}
-        for node in network.nodes:
-            inputs = [values[name] for name in node.inputs]
-            values[node.out.name] = _step(node, inputs, constants[node.out.name])
+        def step(node, inputs, grids):
+            return _step(node, inputs, constants[node.out.name])
+
+        values = interpret.walk(network, images, step)
         return {name: values[name] for name in wanted}
 
     return functools.partial(run, jax.device_put(constants))
