@@ -16,14 +16,12 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from qnas_jax import space
 from qnas_jax.export import graph
 from qnas_jax.export.graph import Graph, Node, Shape, Tensor
 from qnas_jax.nn import kernels, layers
 from qnas_jax.nn.classifier import Classifier
 from qnas_jax.nn.conv import ConvBnAct
 from qnas_jax.nn.deeplab import DeepLabV3
-from qnas_jax.nn.mbconv import BlockPath
 from qnas_jax.nn.mobilenet import PIXEL_RANGE
 from qnas_jax.quant import affine
 
@@ -164,15 +162,22 @@ def of_classifier(
     return _of_images(model, variables, quant, image_shape, wire)
 
 
-def _of_images(model, variables, quant, image_shape, wire) -> Graph:
+def _of_images(
+    module: nn.Module,
+    variables: PyTree,
+    quant: PyTree | None,
+    image_shape: Shape,
+    wire: Callable[[_Draft, str], Any],
+) -> Graph:
     """A graph that reads images; the wiring begins at the pixels."""
-
-    def from_bytes(draft: _Draft, x: str) -> None:
-        wire(draft, _reals(draft, x, "pixels") if quant is None else x)
-
+    units, coded = layers.units(module, image_shape), ({}, {})
     if quant is not None:
         _check_pixels(quant["encoder"]["input"])
-    return _drawn(model, variables, quant, Tensor(IMAGE, image_shape, PIXELS), from_bytes)
+        coded = _coded(units, variables["params"], quant)
+    image = Tensor(IMAGE, image_shape, PIXELS)
+    draft = _Draft(units, jax.device_get(variables), *coded, {IMAGE: image}, [])
+    wire(draft, _reals(draft, IMAGE, "pixels") if quant is None else IMAGE)
+    return Graph(image, tuple(draft.nodes))
 
 
 def _reals(draft: _Draft, x: str, name: str) -> str:
@@ -210,40 +215,6 @@ def with_bias_codes(variables: PyTree, network: Graph) -> PyTree:
     return {**variables, "params": params}
 
 
-def of_path(
-    block: space.Block,
-    path: space.Path,
-    variables: PyTree,
-    quant: PyTree | None,
-    x: Tensor,
-) -> Graph:
-    """Layers of a block by themselves.
-
-    Args:
-      block: The block.
-      path: The ops of its layers; a shorter path is the block's beginning.
-      variables: `params` and `batch_stats` of the `BlockPath`.
-      quant: Its policy, calibrated; None in float.
-      x: What it reads, on a grid unless in float.
-    """
-    module = BlockPath(block, path)
-    return _drawn(module, variables, quant, x, lambda draft, x: _layers(draft, "", x))
-
-
-def _drawn(
-    module: nn.Module,
-    variables: PyTree,
-    quant: PyTree | None,
-    x: Tensor,
-    wire: Callable[[_Draft, str], Any],
-) -> Graph:
-    units = layers.units(module, x.shape)
-    coded = _coded(units, variables["params"], quant) if quant is not None else ({}, {})
-    draft = _Draft(units, jax.device_get(variables), *coded, {x.name: x}, [])
-    wire(draft, x.name)
-    return Graph(x, tuple(draft.nodes))
-
-
 def _coded(units: dict[str, layers.Unit], params: PyTree, quant: PyTree):
     """All grids, and all weights as codes: one program, not one for each shape."""
     convs = [name for name, unit in units.items() if isinstance(unit.module, ConvBnAct)]
@@ -275,17 +246,11 @@ def _check_pixels(leaves) -> None:
 
 
 def _encoder(draft: _Draft, x: str) -> str:
-    """Stem and blocks, in the order in which they were traced."""
+    """Stem and inverted residuals, in the order in which they were traced."""
     x = draft.conv("encoder/stem", x, draft.grids.get("encoder/stem/out"))
-    return _layers(draft, "encoder/", x)
-
-
-def _layers(draft: _Draft, prefix: str, x: str) -> str:
-    """The inverted residuals whose names begin so."""
     projects = [unit for unit in draft.units if unit.endswith("/project")]
     for project in projects:
-        if project.startswith(prefix):
-            x = _mbconv(draft, project.removesuffix("/project"), x)
+        x = _mbconv(draft, project.removesuffix("/project"), x)
     return x
 
 

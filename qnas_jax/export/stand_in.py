@@ -109,24 +109,6 @@ def network(
     return Graph(image, tuple(draft.nodes))
 
 
-def path(
-    block: space.Block, ops: space.Path, bits: space.Bits | None, shape: Shape, seed: int = 0
-) -> Graph:
-    """The layers of a block by themselves, or its first few.
-
-    Args:
-      block: The block.
-      ops: The ops of its layers.
-      bits: Bitwidths of weights and activations; None for float.
-      shape: Height, width and channels of what it reads (which has 8 bits).
-      seed: Of the weights.
-    """
-    read = _codes("x", shape, LINEAR, DEFAULT_BITS) if bits else Tensor("x", shape)
-    draft = _draft(read, bits is not None, seed)
-    _block(draft, "", block, ops, [bits or FIXED] * len(ops), read.name)
-    return Graph(read, tuple(draft.nodes))
-
-
 def _block(draft: _Draft, prefix: str, block: space.Block, path, bits, x: str) -> str:
     for layer, (op, (w_bits, a_bits)) in enumerate(zip(path, bits, strict=True)):
         place, stride = f"{prefix}layer{layer}", block.layer_shape(layer)[1]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from qnas_jax import segment, space
-from qnas_jax.export import fold
+from qnas_jax.export import fold, pieces, stand_in
 from qnas_jax.export.graph import Graph
 from qnas_jax.nn import init, layers, mobilenet
 from qnas_jax.nn.deeplab import DeepLabV3
@@ -84,6 +84,17 @@ def make_case(bits):
     network = fold.of_network(model, variables, quant, SHAPE)
     floats = fold.of_network(model, variables, None, SHAPE)
     return Case(model, variables, quant, images, network, floats)
+
+
+def layers_alone(block, ops, bits, shape):
+    """Layers that read such a shape, cut out of a made-up network; in float without bits."""
+    height, width, channels = shape
+    first = space.Block(channels, channels, 1, 1, 1)
+    encoder = mobilenet.MobileNetV2(channels, first, (block,), (ops,))
+    bits_by_layer = [[bits] * len(ops)] if bits else None
+    image_shape = (2 * height, 2 * width, 3)
+    whole = stand_in.network(DeepLabV3(encoder, 8, (1,), 5), bits_by_layer, image_shape)
+    return pieces.chained(list(pieces.layers(whole).values())[1:-1])
 
 
 @pytest.fixture(scope="session")

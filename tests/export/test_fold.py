@@ -4,12 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_network import BLOCKS, PATHS, SHAPE, lived
+from small_network import SHAPE
 
 from qnas_jax import segment
 from qnas_jax.export import fold, graph, interpret, parity
-from qnas_jax.nn import init
-from qnas_jax.nn.mbconv import BlockPath
 from qnas_jax.quant import affine
 
 
@@ -98,32 +96,6 @@ def test_an_activation_that_the_grid_implies_is_no_clip(int8):
     wide = graph.Grid(8 / 255, 32, 8)
     assert wide.code_bounds((0.0, 6.0)) == (32, 32 + round(6 / wide.scale))
     assert wide.code_bounds((-np.inf, np.inf)) == (0, 255)
-
-
-def test_a_path_by_itself():
-    block, path, shape = BLOCKS[0], PATHS[0], (9, 11, 8)
-    module = BlockPath(block, path)
-    fresh = init.initialize(module, jax.random.key(1), (1, *shape))
-    variables = lived({name: fresh[name] for name in ("params", "batch_stats")}, seed=1)
-    grid = graph.Grid(4 / 256, 128, 8)
-    codes = np.random.default_rng(0).integers(0, 256, (2, *shape)).astype(np.uint8)
-    x = jnp.asarray(grid.reals(codes))
-    _, found = jax.jit(lambda q: module.apply({**variables, "quant": q}, x, mutable=["quant"]))(
-        fresh["quant"]
-    )
-    network = fold.of_path(block, path, variables, found["quant"], graph.Tensor("x", shape, grid))
-    exact = fold.with_bias_codes(jax.device_get(variables), network)
-    y = jax.jit(module.apply)({**exact, **found}, x)
-    expected = network.out.grid.codes(np.asarray(y))
-    steps = np.abs(interpret.run(network, codes)[network.out.name].astype(int) - expected)
-    assert network.out.shape == (5, 6, 8)
-    assert np.mean(steps > 0) < 0.01
-    assert steps.max() <= 2
-
-    floats = fold.of_path(block, path, variables, None, graph.Tensor("x", shape))
-    y = jax.jit(module.apply)(variables, x)
-    found = interpret.run(floats, np.asarray(x))[floats.out.name]
-    np.testing.assert_allclose(found, y, rtol=1e-4, atol=1e-4)
 
 
 def test_an_input_that_is_not_bytes_is_refused(int8):

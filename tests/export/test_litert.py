@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from small_network import layers_alone
 
 from qnas_jax import segment, space
 from qnas_jax.errors import InputError
-from qnas_jax.export import fold, graph, interpret, stand_in
+from qnas_jax.export import fold, graph, interpret
 from qnas_jax.export.graph import Conv, Graph, Grid, Tensor
 
 pytest.importorskip("ai_edge_litert", reason="pip install -e '.[litert]'")
@@ -165,9 +166,9 @@ def test_the_float_file_computes_what_jax_does(int8):
 def test_layers_by_themselves(int8):
     """Stand-ins for timing: a block in integers, and in float against NumPy."""
     block, ops = space.Block(8, 16, 2, 2, 1), (space.Op(3, 3), space.Op(7, 2))
-    whole = stand_in.path(block, ops, (8, 8), (20, 23, 8))
+    whole = layers_alone(block, ops, (8, 8), (20, 23, 8))
     _assert_exact(whole, _images(whole), "xnnpack")
-    floats = stand_in.path(block, ops, None, (20, 23, 8))
+    floats = layers_alone(block, ops, None, (20, 23, 8))
     x = np.random.default_rng(0).normal(size=(2, 20, 23, 8)).astype(np.float32)
     found = litert_run.run(litert_run.session(litert.model(floats)), x)
     expected = interpret.run(floats, x)[floats.out.name]
@@ -219,13 +220,13 @@ def test_a_file_holds_little_but_weights_scales_and_biases():
     """Within 3 %, a bias's scale among the scales: 12 bytes for a channel."""
     block, ops = space.Block(96, 160, 2, 1, 5), (space.Op(3, 6),) * 5
     for bits, most in (((8, 8), 1.02), ((4, 8), 1.03)):
-        network = stand_in.path(block, ops, bits, (8, 16, 96))
+        network = layers_alone(block, ops, bits, (8, 16, 96))
         held = sum(
             -(-conv.weights.size * bits[0] // 8) + 12 * conv.weights.shape[-1]
             for conv in network.convs
         )
         assert held <= len(litert.model(network)) <= most * held
-    floats = stand_in.path(block, ops, None, (8, 16, 96))
+    floats = layers_alone(block, ops, None, (8, 16, 96))
     held = sum(4 * (conv.weights.size + conv.bias.size) for conv in floats.convs)
     assert held <= len(litert.model(floats)) <= 1.01 * held
 

@@ -6,11 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 import onnx
 import pytest
-from small_network import BLOCKS, PATHS
+from small_network import BLOCKS, PATHS, layers_alone
 
 from qnas_jax import segment
 from qnas_jax.errors import InputError
-from qnas_jax.export import fold, graph, interpret, run, stand_in
+from qnas_jax.export import fold, graph, interpret, run
 from qnas_jax.export import onnx as onnx_file
 
 
@@ -117,7 +117,7 @@ def test_the_file_holds_what_the_codes_need(int8, mixed):
 
 @pytest.mark.parametrize("bits", [(8, 8), (5, 3), (4, 8), None], ids=str)
 def test_layers_run_by_themselves(bits):
-    network = stand_in.path(BLOCKS[0], PATHS[0], bits, (17, 24, 8))
+    network = layers_alone(BLOCKS[0], PATHS[0], bits, (17, 24, 8))
     rng = np.random.default_rng(0)
     x = rng.integers(0, 256, (2, 17, 24, 8)).astype(np.uint8)
     x = x if bits else rng.normal(0, 1, x.shape).astype(np.float32)
@@ -134,7 +134,7 @@ def test_layers_run_by_themselves(bits):
 
 def test_an_activation_within_its_grid_is_clipped(tmp_path):
     """A grid that reaches beyond what the activation allows: nothing absorbs the clip."""
-    network = stand_in.path(BLOCKS[0], PATHS[0][:1], (8, 8), (9, 9, 8))
+    network = layers_alone(BLOCKS[0], PATHS[0][:1], (8, 8), (9, 9, 8))
     expand = network.nodes[0]
     wide = graph.Grid(8 / 255, 32, 8)
     nodes = (dataclasses.replace(expand, out=expand.out._replace(grid=wide)),)
@@ -151,6 +151,6 @@ def test_a_file_that_is_no_model_is_told_of(tmp_path):
     for file in (path, tmp_path / "none.onnx"):
         with pytest.raises(InputError, match=r"onnx: is no model that runs here"):
             run.session(file)
-    model = onnx_file.model(stand_in.path(BLOCKS[0], PATHS[0], (8, 8), (9, 9, 8)))
+    model = onnx_file.model(layers_alone(BLOCKS[0], PATHS[0], (8, 8), (9, 9, 8)))
     with pytest.raises(InputError, match="'none': the model has no such tensor"):
         run.with_outputs(model, ["none"])

@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from small_network import layers_alone
 
 from qnas_jax import space
-from qnas_jax.export import fold, graph, interpret, simulate, stand_in
+from qnas_jax.export import fold, graph, interpret, simulate
 from qnas_jax.export.graph import Conv, Graph, Grid, Tensor
 
 LINEAR = (-np.inf, np.inf)
@@ -135,7 +136,7 @@ def test_a_sum_beyond_32_bits_is_refused():
 @pytest.mark.parametrize("bits", [(8, 8), (6, 4), (4, 6)], ids=str)
 def test_a_block_is_exact_on_pictures_alone_and_together(bits):
     block, ops = space.Block(8, 16, 2, 2, 1), (space.Op(5, 3), space.Op(7, 2))
-    network = stand_in.path(block, ops, bits, (20, 23, 8))
+    network = layers_alone(block, ops, bits, (20, 23, 8))
     images = _images(network, 3)
     together, _ = _assert_exact(network, images)
     alone = simulate.tensors(network)(images[1:2])[network.out.name]

@@ -74,16 +74,6 @@ def test_a_piece_computes_what_it_does_inside_of_the_network(mixed):
         assert np.array_equal(alone[part.out.name], values[part.out.name])
 
 
-def test_layers_by_themselves_are_those_of_the_network(int8):
-    alone = stand_in.path(BLOCKS[0], PATHS[0], (8, 8), (17, 24, 8))
-    inside = [n for n in int8.network.nodes if n.out.name.startswith("encoder/block1/")]
-    assert [f"encoder/block1/{node.out.name}" for node in alone.nodes] == [
-        node.out.name for node in inside
-    ]
-    convs = [node for node in inside if isinstance(node, graph.Conv)]
-    assert [c.weights.shape for c in alone.convs] == [c.weights.shape for c in convs]
-
-
 def test_the_calls_are_one_convolution_and_two():
     once, twice = stand_in.calls().values()
     assert (len(once.nodes), len(twice.nodes)) == (1, 2)
