@@ -49,10 +49,9 @@ def main() -> None:
         curve.append((images, mean, least, share))
         lines.append(f"{images},{mean:.4f},{least:.4f},{share:.4f}")
         print(f"{images:6d} {mean:20.3f} {least:7.3f} {share:12.0%}")
-    with artefact.writing(folder / "enough_images.csv") as file:
-        file.write(("\n".join(lines) + "\n").encode())
-    with artefact.writing(folder / "enough_images.svg") as file:
-        file.write(figures.enough_images(curve, chunks * per_chunk).encode())
+    artefact.write(folder / "enough_images.csv", "\n".join(lines) + "\n")
+    drawn = figures.enough_images(curve, chunks * per_chunk)
+    artefact.write(folder / "enough_images.svg", drawn)
     print(f"curve: {folder / 'enough_images.svg'}")
 
 

@@ -90,10 +90,8 @@ def _report(
         if least:
             shown = f"{least.size_bytes / 1e3:8.1f} {least.encoder_size_bytes / 1e3:11.1f}"
         print(f"{name:26s} {seconds[name]:7.1f} {len(points):6d} {points[0].nsr:10.4f} {shown}")
-    with artefact.writing(folder / "fronts.csv") as file:
-        file.write(("\n".join(lines) + "\n").encode())
-    with artefact.writing(folder / "fronts.svg") as file:
-        file.write(figures.fronts(fronts).encode())
+    artefact.write(folder / "fronts.csv", "\n".join(lines) + "\n")
+    artefact.write(folder / "fronts.svg", figures.fronts(fronts))
     print(f"fronts: {folder / 'fronts.svg'}")
 
 

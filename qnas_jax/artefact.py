@@ -66,10 +66,15 @@ def writing_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
     os.replace(part, path)
 
 
+def write(path: pathlib.Path, content: bytes | str) -> None:
+    """A whole file at once, text in UTF-8."""
+    with writing(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
 def write_json(path: pathlib.Path, value: Any) -> None:
     """Plain data or dataclasses as JSON."""
-    with writing(path) as file:
-        file.write(json.dumps(plain(value), indent=2).encode() + b"\n")
+    write(path, json.dumps(plain(value), indent=2) + "\n")
 
 
 def read_json(path: pathlib.Path) -> Any:

@@ -215,7 +215,7 @@ class _Case:
             x, target = peer.tensor(x), peer.tensor(target)
             result |= self._differences(peer, paths[0], x, target)
             steps.append(lambda: [peer.train(of_step, x, target) for of_step in paths[0]])
-        times = [[_once(step) for step in steps] for _ in range(REPEATS)]
+        times = [[machine.once(step) for step in steps] for _ in range(REPEATS)]
         best = [min(t) / len(self.numbers) for t in zip(*times, strict=True)]
         result |= dict(zip(("step_s", "torch_step_s"), best, strict=False))
         result["compile_s"] = max(first - result["step_s"], 0.0)
@@ -298,12 +298,6 @@ class _Case:
         next(batches)
         waited, begin = 0.0, time.perf_counter()
         for number in range(INPUT_STEPS):
-            waited += _once(lambda: next(batches))
+            waited += machine.once(lambda: next(batches))
             jax.block_until_ready(self._one_step(number))
         return {"input_wait_share": waited / (time.perf_counter() - begin)}
-
-
-def _once(function) -> float:
-    begin = time.perf_counter()
-    jax.block_until_ready(function())
-    return time.perf_counter() - begin

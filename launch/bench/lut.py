@@ -144,8 +144,8 @@ class _Case:
         found = tree.calibrate(built, self.x, self.nodes)
         scores = self.noise(built, found)
         first = time.perf_counter() - begin
-        calibrate_s = _once(lambda: tree.calibrate(built, self.x, self.nodes))
-        engine_s = min(_once(lambda: self.noise(built, found)) for _ in range(2))
+        calibrate_s = machine.once(lambda: tree.calibrate(built, self.x, self.nodes))
+        engine_s = min(machine.once(lambda: self.noise(built, found)) for _ in range(2))
         work = tree.work(self.block, OPS, [[PAIRS[0]]] * depth, self.shape)
         result = {
             "rows": rows,
@@ -163,11 +163,13 @@ class _Case:
         """Three bitwidths one after another, and two to choose from at every layer but one."""
         three = [self.build([[pair]] * self.block.depth) for pair in PAIRS]
         founds = [tree.calibrate(one, self.x, self.nodes) for one in three]
-        three_s = _once(lambda: [self.noise(*both) for both in zip(three, founds, strict=True)])
+        three_s = machine.once(
+            lambda: [self.noise(*both) for both in zip(three, founds, strict=True)]
+        )
         layers = [PAIRS[:1], *[PAIRS[:2]] * (self.block.depth - 1)]
         mixed = self.build(layers)
         found = tree.calibrate(mixed, self.x, self.nodes)
-        per_layer_s = _once(lambda: self.noise(mixed, found))
+        per_layer_s = machine.once(lambda: self.noise(mixed, found))
         predicted = engine_s * tree.work(self.block, OPS, layers, self.shape).macs / work.macs
         return {
             "one_s": engine_s,
@@ -205,12 +207,6 @@ class _Case:
             result["torch_tree_s"] = time.perf_counter() - begin
         worst = max(np.abs(np.array(v) / scores[sample] - 1).max() for v in found_by.values())
         return {**result, "max_rel_diff": float(worst)}
-
-
-def _once(function) -> float:
-    begin = time.perf_counter()
-    jax.block_until_ready(function())
-    return time.perf_counter() - begin
 
 
 def _torch_vector(x):

@@ -11,13 +11,15 @@ import jax.numpy as jnp
 
 def seconds(function: Callable[[], Any], repeats: int = 3) -> float:
     """The shortest of some calls; the first, which compiles, is not counted."""
+    once(function)
+    return min(once(function) for _ in range(repeats))
+
+
+def once(function: Callable[[], Any]) -> float:
+    """Seconds that a call takes."""
+    begin = time.perf_counter()
     jax.block_until_ready(function())
-    best = float("inf")
-    for _ in range(repeats):
-        begin = time.perf_counter()
-        jax.block_until_ready(function())
-        best = min(best, time.perf_counter() - begin)
-    return best
+    return time.perf_counter() - begin
 
 
 def matmul_flops(size: int = 2048) -> float:

@@ -57,8 +57,7 @@ def write_manifest(folder: pathlib.Path, files: Mapping[str, Subject]) -> None:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("file", *Subject._fields))
     writer.writerows((name, *subject) for name, subject in files.items())
-    with artefact.writing(folder / MANIFEST) as file:
-        file.write(text.getvalue().encode())
+    artefact.write(folder / MANIFEST, text.getvalue())
 
 
 def read_manifest(folder: pathlib.Path) -> dict[str, Subject]:

@@ -115,9 +115,9 @@ def write(
     drawn = _draw(workdir, found, samples)
     page = _fill(workdir.name, found, results, drawn, told)
     for name, text in {**drawn.fronts, **drawn.others}.items():
-        _write(workdir / "report" / f"{name}.svg", text.encode())
-    _write(workdir / "report" / "samples.png", drawn.samples)
-    _write(workdir / "report" / "index.html", page.encode())
+        artefact.write(workdir / "report" / f"{name}.svg", text)
+    artefact.write(workdir / "report" / "samples.png", drawn.samples)
+    artefact.write(workdir / "report" / "index.html", page)
     artefact.write_json(workdir / "report" / "results.json", results)
     return results
 
@@ -180,11 +180,6 @@ def _prediction(folder: pathlib.Path) -> np.ndarray:
             return file["quantized"]
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise artefact.unreadable(path, error) from None
-
-
-def _write(path: pathlib.Path, content: bytes) -> None:
-    with artefact.writing(path) as file:
-        file.write(content)
 
 
 def _summary(found: Outcome) -> str:

@@ -168,8 +168,7 @@ def write(path: pathlib.Path, points: Sequence[Point]) -> None:
     writer = csv.writer(text)
     writer.writerow(known)
     writer.writerows([getattr(point, name) for name in known] for point in points)
-    with artefact.writing(path) as file:
-        file.write(text.getvalue().encode())
+    artefact.write(path, text.getvalue())
 
 
 def read(path: pathlib.Path) -> list[Point]:
