@@ -21,10 +21,8 @@ LAST_BYTE_CODE = 127  # the highest kind of operator that the field for old read
 # The first version of an operator that takes such inputs; 1 where nothing is said.
 VERSIONS = {
     ("CONV_2D", TensorType.INT8): 3,
-    ("CONV_2D", TensorType.INT4): 7,
     ("DEPTHWISE_CONV_2D", TensorType.FLOAT32): 2,  # dilation
     ("DEPTHWISE_CONV_2D", TensorType.INT8): 3,
-    ("DEPTHWISE_CONV_2D", TensorType.INT4): 7,
     ("RESIZE_BILINEAR", TensorType.FLOAT32): 3,  # pixel centres
     ("RESIZE_BILINEAR", TensorType.INT8): 3,
     ("ADD", TensorType.INT8): 2,

@@ -178,10 +178,3 @@ class Graph(NamedTuple):
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor by its name, the input first."""
         return {self.x.name: self.x, **{node.out.name: node.out for node in self.nodes}}
-
-
-def packed(codes: np.ndarray) -> bytes:
-    """Codes of 4 bits and fewer, two in a byte, the first in the lower half."""
-    flat = codes.reshape(-1).astype(np.uint8) & 15
-    flat = np.pad(flat, (0, flat.size % 2))
-    return (flat[0::2] | flat[1::2] << 4).tobytes()

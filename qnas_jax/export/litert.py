@@ -10,9 +10,9 @@ ends. With fewer bits a layer's ReLU clips at the lower end. A layer without one
 its codes at the lower end of int8, where -128 clips them, and a QUANTIZE shifts them to the
 upper end, where 127 does; that is exact.
 
-Weights are int8 with a scale for each output channel; of 4 bits and fewer they are packed in
-pairs (INT4), of 5 to 7 they take a byte each. Biases are int32, and have a scale for each
-channel again, that of the input times that of the weights.
+Weights are int8 with a scale for each output channel, whatever their bitwidth: LiteRT's
+convolutions with packed weights round twice and are slower than those in float. Biases are
+int32, and have a scale for each channel again, that of the input times that of the weights.
 
 References:
   Quantized models: https://ai.google.dev/edge/litert/models/quantization_spec.
@@ -27,7 +27,6 @@ from ai_edge_litert.schema_py_generated import ActivationFunctionType, Padding, 
 from qnas_jax.errors import InputError
 from qnas_jax.export import flatbuffer, graph
 from qnas_jax.export.graph import Graph, Grid, Node, Tensor
-from qnas_jax.hardware.size import PACKED_BITS
 
 LOWEST, HIGHEST = -128, 127  # of int8
 LINEAR = (-np.inf, np.inf)
@@ -199,11 +198,10 @@ def _weights(writer: _Writer, conv: graph.Conv, order: tuple[int, ...], axis: in
             constant(weights.tobytes(), shape, TensorType.FLOAT32),
             constant(conv.bias.tobytes(), outputs, TensorType.FLOAT32),
         ]
-    data, kind = weights.tobytes(), TensorType.INT8
-    if conv.w_bits <= PACKED_BITS:
-        data, kind = graph.packed(weights), TensorType.INT4
     bias_scale = flatbuffer.per_channel(np.float32(read.scale) * conv.w_scale, 0)
     return [
-        constant(data, shape, kind, flatbuffer.per_channel(conv.w_scale, axis)),
+        constant(
+            weights.tobytes(), shape, TensorType.INT8, flatbuffer.per_channel(conv.w_scale, axis)
+        ),
         constant(conv.bias_codes.tobytes(), outputs, TensorType.INT32, bias_scale),
     ]

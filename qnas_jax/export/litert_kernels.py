@@ -1,8 +1,7 @@
 """What LiteRT's kernels compute, code by code, in NumPy; all differ in how they round.
 
 - `xnnpack`, which runs by default: convolutions and means as `integer.by_float`, sums with
-  whole-number multipliers of 20 bits. It has no convolutions with packed weights, which it
-  leaves to the builtin kernels.
+  whole-number multipliers of 20 bits.
 - `builtin`, LiteRT's own fast kernels: `integer.by_fixed_point_up` for convolutions and means,
   `integer.by_fixed_point` for sums, and for those channels of a depthwise convolution that are
   left after groups of eight; the mean's zero point is rounded by itself.
@@ -20,7 +19,6 @@ import numpy as np
 
 from qnas_jax.export import graph, interpret
 from qnas_jax.export.graph import Graph, Grid, Node
-from qnas_jax.hardware.size import PACKED_BITS
 from qnas_jax.quant import integer
 
 Kernels: TypeAlias = Literal["xnnpack", "builtin", "reference"]
@@ -40,7 +38,7 @@ def step(node: Node, inputs: list[np.ndarray], grids: list, kernels: Kernels) ->
     """What a node gives; see `interpret.step`."""
     if node.out.grid is not None:
         match node:
-            case graph.Conv() if kernels != "xnnpack" or _packed(node):
+            case graph.Conv() if kernels != "xnnpack":
                 return _conv(node, inputs[0], grids[0], kernels)
             case graph.Add():
                 add = xnnpack_add if kernels == "xnnpack" else _fixed_point_add
@@ -50,10 +48,6 @@ def step(node: Node, inputs: list[np.ndarray], grids: list, kernels: Kernels) ->
             case graph.Mean() if kernels == "reference":
                 return interpret.step(node, inputs, grids, integer.by_fixed_point)
     return interpret.step(node, inputs, grids, integer.by_float)
-
-
-def _packed(conv: graph.Conv) -> bool:
-    return conv.w_bits is not None and conv.w_bits <= PACKED_BITS
 
 
 def _conv(conv: graph.Conv, x: np.ndarray, read: Grid, kernels: Kernels) -> np.ndarray:

@@ -181,6 +181,8 @@ def _conv(draft: _Draft, conv: graph.Conv) -> str:
 
 
 def _packed(codes: np.ndarray) -> onnx.TensorProto:
-    """Weights of 4 bits and fewer."""
-    data = graph.packed(codes)
+    """Weights of 4 bits and fewer, two in a byte, the first in the lower half."""
+    flat = codes.reshape(-1).astype(np.uint8) & 15
+    flat = np.pad(flat, (0, flat.size % 2))
+    data = (flat[0::2] | flat[1::2] << 4).tobytes()
     return helper.make_tensor("", TensorProto.INT4, codes.shape, data, raw=True)
