@@ -129,10 +129,10 @@ class Setting:
         head = [c for c in convs if not c.name.startswith("encoder")]
         return {"stem": stem, "head": head}
 
-    def fixed_bytes(self) -> dict[str, int]:
-        """Bytes of what is in no searched block."""
+    def fixed_bytes(self, column: size.Column = size.conv_bytes) -> dict[str, int]:
+        """Bytes of what is in no searched block; logical ones by default."""
         bits = targets.FIXED_BITS
-        return {part: size.network_bytes(c, bits) for part, c in self.fixed_convs.items()}
+        return {part: size.network_bytes(c, bits, column) for part, c in self.fixed_convs.items()}
 
     def fixed_costs(self) -> dict[str, float]:
         """What the target takes for what is in no searched block."""

@@ -34,3 +34,19 @@ def test_each_quantized_file_is_held_against_both_simulations(tmp_path):
         with pytest.raises(InputError, match=rf"teacher/parity\.json: {told}; .*={most}: "):
             _checked(tmp_path / "teacher", most, **changes)
     _checked(tmp_path / "teacher", 0.55, **{"model.tflite": None})
+
+
+def test_the_report_holds_a_file_against_the_column_of_its_format(tmp_path):
+    """As finished runs have it, too: they say what the graph adds, and not always the column."""
+    model = {
+        "size_bytes": 900,
+        "file_bytes": {"model.onnx": 1030, "model.tflite": 1200},
+        "graph_bytes": {"model.onnx": 30, "model.tflite": 100},
+    }
+    parity = {"miou": MIOU, "agreement": {"jax_int8": {"model.onnx": 99.99}}}
+    for name, content in (("model", model), ("parity", parity)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    latencies = {"teacher": {kind: {"latency_ms": 2.0} for kind in ("float", "quantized")}}
+    (file,) = exporting.told([tmp_path], latencies).values()
+    assert (file.file_bytes, file.stored_bytes) == (1030, 1000)
+    assert (file.miou, file.agreement, file.ratio) == (59.5, 99.99, 1.0)

@@ -71,7 +71,7 @@ def test_an_audit_of_a_runtime_that_adds_up_finds_no_error(smoke, tmp_path, monk
     def unused(*_):
         raise AssertionError("not asked for")
 
-    fake = Runtime("fake", "1.0", ".fake", file, load, unused, unused)
+    fake = Runtime("fake", "1.0", ".fake", size.TFLITE, file, load, unused, unused)
     laid_out = filled(smoke, tmp_path, fake)
     found = auditing.audit(laid_out, 12, fake, 1, QUICK)
     verdict = audit.verdict(found)
@@ -86,6 +86,9 @@ def test_an_audit_of_a_runtime_that_adds_up_finds_no_error(smoke, tmp_path, monk
                 if "/".join(c.name.split("/")[:2]) in searched else 8 for c in convs]  # fmt: skip
         exact = sum(int(size.conv_bytes(c, b)) for c, b in zip(convs, bits, strict=True))
         assert one.table_bytes == one.size_bytes == exact
+        stored = sum(-(-c.weights * b // 8) + 12 * c.out_channels
+                     for c, b in zip(convs, bits, strict=True))  # fmt: skip
+        assert one.stored_bytes == stored, "a scale of each bias, too"
 
 
 def test_the_seed_decides_which_subnets_are_audited(smoke, tmp_path):

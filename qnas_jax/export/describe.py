@@ -1,6 +1,7 @@
 """What a file holds, layer by layer: `model.json`."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -11,28 +12,36 @@ from qnas_jax.hardware import size
 from qnas_jax.hardware.size import PACKED_BITS
 
 
-def describe(network: Graph, file_bytes: dict[str, int]) -> dict[str, Any]:
+class File(NamedTuple):
+    """A file that a graph was written to: its format and its size."""
+
+    file_format: size.FileFormat
+    file_bytes: int
+
+
+def describe(network: Graph, files: Mapping[str, File]) -> dict[str, Any]:
     """The layers of a graph and their bytes.
 
-    `size_bytes` is what the size table counts: weights at their bitwidth, a scale and a bias
-    for each output channel. `stored_bytes` is what a file holds of it: weights of 4 bits
-    and fewer in pairs, of 5 to 7 in a byte each. What a file has beyond that
-    (`graph_bytes`) are names, nodes, and the grids of the activations.
+    `size_bytes` is what a search compares: weights at their bitwidth, a scale and a bias for
+    each output channel. `stored_bytes` is what the size table says of each file: weights of 4
+    bits and fewer in pairs, of 5 to 7 in a byte each, and what its format wants of each
+    channel. What a file has beyond that (`graph_bytes`) are names, nodes, and the grids of the
+    activations.
 
     Args:
       network: The graph that the files were written from.
-      file_bytes: Sizes of the files, by their names.
+      files: The files by their names.
     """
     tensors = network.tensors()
-    layers = [_layer(conv, tensors) for conv in network.convs]
-    logical, stored = (sum(layer[k] for layer in layers) for k in ("size_bytes", "stored_bytes"))
+    layers = [_layer(conv, tensors, files) for conv in network.convs]
+    stored = {name: sum(layer["stored_bytes"][name] for layer in layers) for name in files}
     return {
         "input": _tensor(network.x),
         "output": _tensor(network.out),
-        "size_bytes": logical,
+        "size_bytes": sum(layer["size_bytes"] for layer in layers),
         "stored_bytes": stored,
-        "graph_bytes": {name: held - stored for name, held in file_bytes.items()},
-        "file_bytes": file_bytes,
+        "graph_bytes": {name: file.file_bytes - stored[name] for name, file in files.items()},
+        "file_bytes": {name: file.file_bytes for name, file in files.items()},
         "layers": layers,
         "tensors": [_tensor(tensor) for tensor in tensors.values()],
     }
@@ -46,7 +55,9 @@ def _tensor(tensor: graph.Tensor) -> dict[str, Any]:
     return found
 
 
-def _layer(conv: graph.Conv, tensors: dict[str, graph.Tensor]) -> dict[str, Any]:
+def _layer(
+    conv: graph.Conv, tensors: dict[str, graph.Tensor], files: Mapping[str, File]
+) -> dict[str, Any]:
     height, width, channels = tensors[conv.x].shape
     outputs = conv.weights.shape[-1]
     record = space.Conv(
@@ -72,8 +83,8 @@ def _layer(conv: graph.Conv, tensors: dict[str, graph.Tensor]) -> dict[str, Any]
         "macs": record.macs,
     }
     if conv.w_bits is None or conv.w_scale is None or conv.out.grid is None:
-        found["size_bytes"] = found["stored_bytes"] = size.float_bytes([record])
-        return found
+        floats = size.float_bytes([record])
+        return found | {"size_bytes": floats, "stored_bytes": dict.fromkeys(files, floats)}
     packed = conv.w_bits <= PACKED_BITS
     return found | {
         "w_bits": conv.w_bits,
@@ -84,5 +95,8 @@ def _layer(conv: graph.Conv, tensors: dict[str, graph.Tensor]) -> dict[str, Any]
         "scale": conv.out.grid.scale,
         "zero_point": conv.out.grid.zero_point,
         "size_bytes": int(size.conv_bytes(record, conv.w_bits)),
-        "stored_bytes": int(size.file_bytes(record, conv.w_bits, size.ONNX_QDQ)),
+        "stored_bytes": {
+            name: int(size.file_bytes(record, conv.w_bits, file.file_format))
+            for name, file in files.items()
+        },
     }

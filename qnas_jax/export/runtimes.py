@@ -15,6 +15,8 @@ from qnas_jax.export.fold import IMAGE
 from qnas_jax.export.graph import Graph
 from qnas_jax.export.parity import Codes
 from qnas_jax.export.timing import Run
+from qnas_jax.hardware import size
+from qnas_jax.hardware.size import FileFormat
 from qnas_jax.segment import ClassMaps
 
 
@@ -25,6 +27,7 @@ class Runtime(NamedTuple):
       name: As on the command line and in tables.
       version: Of the installed one.
       suffix: Of its files.
+      file_format: What they carry beyond the logical bytes.
       file: A graph as the bytes of a file.
       load: Makes a file ready to run on so many threads; a run has its input and output
         at hand and copies neither.
@@ -35,6 +38,7 @@ class Runtime(NamedTuple):
     name: str
     version: str
     suffix: str
+    file_format: FileFormat
     file: Callable[[Graph], bytes]
     load: Callable[[pathlib.Path, int], Run]
     class_maps: Callable[[pathlib.Path], ClassMaps]
@@ -98,6 +102,7 @@ def onnxruntime() -> Runtime:
         "onnxruntime",
         ort.__version__,
         ".onnx",
+        size.ONNX_QDQ,
         lambda network: writer.model(network).SerializeToString(),
         load,
         lambda path: functools.partial(run.run, run.session(path)),
@@ -124,6 +129,7 @@ def litert() -> Runtime:
         "litert",
         importlib.metadata.version("ai-edge-litert"),
         ".tflite",
+        size.TFLITE,
         lambda network: writer.model(network, reads_bytes=network.x.name == IMAGE),
         load,
         lambda path: functools.partial(litert_run.run, litert_run.session(path)),

@@ -13,7 +13,8 @@ activations (a few bytes a tensor) and the description of the graph are not coun
 """
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import TypeAlias
 
 import numpy as np
 
@@ -27,6 +28,8 @@ BIAS_BYTES = 4
 FLOAT_BYTES = 4
 COLUMN_SUM_BYTES = 4  # of the weights of an output channel, for the input's zero point
 PACKED_BITS, CONTAINER_BITS = 4, 8  # what files have to store weights in
+
+Column: TypeAlias = Callable[[Conv, int], Values]  # bytes of a convolution at a bitwidth
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -51,7 +54,7 @@ def conv_bytes(conv: Conv, w_bits) -> Values:
 
 
 def file_bytes(conv: Conv, w_bits, file_format: FileFormat) -> Values:
-    """Bytes that one convolution takes in a file.
+    """Bytes that one convolution takes in a file; a column once the format is given.
 
     Args:
       conv: The convolution.
@@ -72,9 +75,9 @@ def runtime_bytes(conv: Conv) -> int:
     return conv.weights + conv.out_channels * (SCALE_BYTES + BIAS_BYTES + COLUMN_SUM_BYTES)
 
 
-def network_bytes(convs: Iterable[Conv], w_bits: int) -> int:
-    """Logical bytes of several convolutions, all at one bitwidth."""
-    return int(sum(conv_bytes(conv, w_bits) for conv in convs))
+def network_bytes(convs: Iterable[Conv], w_bits: int, column: Column = conv_bytes) -> int:
+    """Bytes of several convolutions, all at one bitwidth; logical ones by default."""
+    return int(sum(column(conv, w_bits) for conv in convs))
 
 
 def float_bytes(convs: Iterable[Conv]) -> int:
@@ -82,18 +85,22 @@ def float_bytes(convs: Iterable[Conv]) -> int:
     return sum(FLOAT_BYTES * (conv.weights + conv.out_channels) for conv in convs)
 
 
-def layer_bytes(block: space.Block, layer: int, choice: space.Choice) -> int:
-    """Bytes of what a subnet takes at one layer of a block."""
+def layer_bytes(
+    block: space.Block, layer: int, choice: space.Choice, column: Column = conv_bytes
+) -> int:
+    """Bytes of what a subnet takes at one layer of a block; logical ones by default."""
     in_channels, stride = block.layer_shape(layer)
     shape = (1, 1, in_channels)  # the size does not depend on the pixels
     convs = space.mbconv_convs(choice.op, "", shape, block.channels, stride, block.dilation)
-    return network_bytes(convs, choice.w_bits)
+    return network_bytes(convs, choice.w_bits, column)
 
 
-def subnet_bytes(blocks: Iterable[space.Block], subnet: space.Subnet) -> int:
-    """Bytes of a subnet's blocks."""
+def subnet_bytes(
+    blocks: Iterable[space.Block], subnet: space.Subnet, column: Column = conv_bytes
+) -> int:
+    """Bytes of a subnet's blocks; logical ones by default."""
     return sum(
-        layer_bytes(block, layer, choice)
+        layer_bytes(block, layer, choice, column)
         for block, choices in zip(blocks, subnet, strict=True)
         for layer, choice in enumerate(choices)
     )

@@ -5,14 +5,15 @@ from typing import NamedTuple
 
 _HEAD = """<h2>Files</h2>
 <table>
-<tr><th>network</th><th>model.onnx, kB</th><th>over its size</th><th>mIoU</th>
+<tr><th>network</th><th>model.onnx, kB</th><th>over the size table</th><th>mIoU</th>
 <th>pixels as simulated</th><th>float, ms</th><th>quantized, ms</th><th>times as fast</th></tr>
 """
 _NOTE = """</table>
 <p class="note">The quantized file on ONNX Runtime: its bytes, and how many it has beyond the
-weights, scales and biases that the size counts; the mIoU that it reaches; the share of pixels to
-which it gives the class that the simulation of integers in JAX gives; milliseconds for a picture on
-one thread, in float and quantized, on this machine as busy as it was.</p>
+weights, scales and biases that the size table counts for this format; the mIoU that it reaches;
+the share of pixels to which it gives the class that the simulation of integers in JAX gives;
+milliseconds for a picture on one thread, in float and quantized, on this machine as busy as it
+was.</p>
 """
 
 
@@ -21,7 +22,7 @@ class File(NamedTuple):
 
     Attributes:
       file_bytes: Of the quantized file.
-      size_bytes: Of its weights, scales and biases.
+      stored_bytes: What the size table says of a file of its format: weights, scales, biases.
       miou: Of the file, in percent.
       agreement: Share of pixels that have the simulation's class, in percent.
       float_ms: Latency of the float file.
@@ -29,7 +30,7 @@ class File(NamedTuple):
     """
 
     file_bytes: int
-    size_bytes: int
+    stored_bytes: int
     miou: float
     agreement: float
     float_ms: float
@@ -47,7 +48,7 @@ def as_html(names: Sequence[str], files: Sequence[File]) -> str:
         return ""
     rows = []
     for name, file in zip(names, files, strict=True):
-        over = 100 * (file.file_bytes / file.size_bytes - 1)
+        over = 100 * (file.file_bytes / file.stored_bytes - 1)
         cells = [name, f"{file.file_bytes / 1e3:.1f}", f"{over:+.1f} %", f"{file.miou:.2f}"]
         cells += [f"{file.agreement:.3f} %", f"{file.float_ms:.3g}", f"{file.quantized_ms:.3g}"]
         cells.append(f"{file.ratio:.2f}")

@@ -1,5 +1,7 @@
 """Random subnets, as the tables have them and as they are once exported."""
 
+import functools
+
 import numpy as np
 
 from qnas_jax import runlog, space
@@ -45,7 +47,8 @@ def audit(
         latencies[subnet] = timing.latency_ms
         progress.show(len(latencies))
     where, cost = setting.places(), setting.target.costs["latency_ms"]
-    fixed_ms, fixed_bytes = setting.fixed_costs()["latency_ms"], sum(setting.fixed_bytes().values())
+    fixed_ms = setting.fixed_costs()["latency_ms"]
+    stored = functools.partial(size.file_bytes, file_format=runtime.file_format)
     audited = []
     for subnet, network in networks.items():
         file_bytes = profile.file_bytes(network, runtime)
@@ -54,9 +57,16 @@ def audit(
                 space.format_subnet(subnet),
                 table_ms=fixed_ms + targets.subnet_cost(cost, where, subnet),
                 latency_ms=latencies[subnet],
-                table_bytes=fixed_bytes + size.subnet_bytes(setting.searched.blocks, subnet),
+                table_bytes=_table_bytes(setting, subnet, size.conv_bytes),
                 size_bytes=describe.describe(network, {})["size_bytes"],
+                stored_bytes=_table_bytes(setting, subnet, stored),
                 file_bytes=file_bytes,
             )
         )
     return audited
+
+
+def _table_bytes(setting: Setting, subnet: space.Subnet, column: size.Column) -> int:
+    """What a column of the size table says of a whole network."""
+    fixed = sum(setting.fixed_bytes(column).values())
+    return fixed + size.subnet_bytes(setting.searched.blocks, subnet, column)

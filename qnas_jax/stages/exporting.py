@@ -46,19 +46,19 @@ def export(setting: Setting, source: Stage, model: DeepLabV3, subnet: space.Subn
     shape = setting.val_data[0][0].shape
     network = fold.of_network(model, variables, quant, shape)
     floats = fold.of_network(model, variables, None, shape)
-    found, file_bytes = runtimes.installed(), {}
+    found, written = runtimes.installed(), {}
     for runtime in found:
         _write(stage.folder / (FLOAT + runtime.suffix), runtime.file(floats))
         name, data = QUANTIZED + runtime.suffix, runtime.file(network)
         _write(stage.folder / name, data)
-        file_bytes[name] = len(data)
-    artefact.write_json(stage.folder / "model.json", describe.describe(network, file_bytes))
+        written[name] = describe.File(runtime.file_format, len(data))
+    artefact.write_json(stage.folder / "model.json", describe.describe(network, written))
     computed = _compare(setting, stage, model, {**variables, "quant": quant}, network, found)
     artefact.write_json(stage.folder / "parity.json", computed)
     stage.finish()
-    for name, held in file_bytes.items():
-        miou = computed["miou"][name]
-        logger.info("%s: %s has %.1f kB, mIoU %.2f %%", stage.folder.name, name, held / 1e3, miou)
+    for name, file in written.items():
+        kilobytes, miou = file.file_bytes / 1e3, computed["miou"][name]
+        logger.info("%s: %s has %.1f kB, mIoU %.2f %%", stage.folder.name, name, kilobytes, miou)
         agreement = computed["agreement"][MEASURED][name]
         if agreement < LEAST_AGREEMENT:
             told = "%s: %s gives only %.2f %% of the pixels the simulated class; see docs/export.md"
@@ -109,7 +109,7 @@ def told(folders: Sequence[pathlib.Path], latencies: Mapping[str, Any]) -> dict[
         )
         found[network] = files.File(
             file_bytes=model["file_bytes"][name],
-            size_bytes=model["size_bytes"],
+            stored_bytes=model["file_bytes"][name] - model["graph_bytes"][name],
             miou=parity_["miou"][name],
             agreement=parity_["agreement"][MEASURED][name],
             float_ms=timed["float"]["latency_ms"],

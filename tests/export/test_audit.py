@@ -7,10 +7,10 @@ from qnas_jax.export import audit
 from qnas_jax.export.audit import Audited
 
 SUBNETS = [
-    Audited("a", 1.0, 1.1, 1000, 1000, 1010),
-    Audited("b", 2.0, 1.9, 2000, 2000, 2010),
-    Audited("c", 3.0, 4.0, 3000, 3000, 3030),
-    Audited("d", 2.5, 5.0, 4000, 4000, 4000),
+    Audited("a", 1.0, 1.1, 900, 900, 1000, 1010),
+    Audited("b", 2.0, 1.9, 1800, 1800, 2000, 2010),
+    Audited("c", 3.0, 4.0, 2700, 2700, 3000, 3030),
+    Audited("d", 2.5, 5.0, 3600, 3600, 4000, 4000),
 ]
 
 
@@ -29,7 +29,7 @@ def test_the_figures_are_those_of_the_books():
 
 
 def test_a_single_byte_breaks_exactness():
-    wrong = [SUBNETS[0]._replace(size_bytes=1001), *SUBNETS[1:]]
+    wrong = [SUBNETS[0]._replace(size_bytes=901), *SUBNETS[1:]]
     assert not audit.verdict(wrong)["size_exact"]
 
 

@@ -11,7 +11,7 @@ from qnas_jax.errors import InputError
 from qnas_jax.export import profile, runtimes, subjects
 from qnas_jax.export.runtimes import Runtime
 from qnas_jax.export.timing import Effort
-from qnas_jax.hardware import board, measured
+from qnas_jax.hardware import board, measured, size
 from qnas_jax.hardware import target as targets
 from qnas_jax.nn import mobilenet
 from qnas_jax.nn.deeplab import DeepLabV3
@@ -36,7 +36,7 @@ def fake_runtime(file, load):
     def unused(*_):
         raise AssertionError("not asked for")
 
-    return Runtime("fake", "1.0", ".fake", file, load, unused, unused)
+    return Runtime("fake", "1.0", ".fake", size.ONNX_QDQ, file, load, unused, unused)
 
 
 def fake(written=None, fails_at=None):

@@ -1,3 +1,5 @@
+import functools
+
 import numpy as np
 import pytest
 
@@ -35,6 +37,8 @@ def test_a_network_is_the_sum_of_its_convolutions():
     assert size.network_bytes(convs, 4) == 23 + 5 * 8 + 2 * (18 + 7 * 8)
     assert size.network_bytes(iter(convs), 8) == 45 + 35 + 35 + (5 + 7 + 7) * 8
     assert size.network_bytes([], 8) == 0
+    stored = functools.partial(size.file_bytes, file_format=size.TFLITE)
+    assert size.network_bytes(convs, 6, stored) == 45 + 5 * 12 + 2 * (35 + 7 * 12)
 
 
 def test_a_float_network_takes_four_bytes_for_each_weight_and_bias():
