@@ -16,11 +16,10 @@ import pathlib
 from absl import flags
 
 from qnas_jax import artefact, cli
-from qnas_jax.errors import InputError
 from qnas_jax.export import runtimes
 from qnas_jax.export.timing import Effort
 from qnas_jax.setting import prepare
-from qnas_jax.stages import latencies
+from qnas_jax.stages import finished, latencies
 
 cli.define_run_flags()
 _RUNTIME = flags.DEFINE_string("runtime", "onnxruntime", "What runs the files.")
@@ -31,12 +30,9 @@ _JSON = flags.DEFINE_string("json", None, "File for the figures.")
 def main() -> None:
     """Times the networks; prints and writes their figures."""
     config, workdir = cli.run_flags()
-    files = sorted(workdir.glob("retrain/*/metrics.json"))
-    if not files:
-        raise InputError(f"{workdir}: holds no retrained subnet")
+    subnets = finished.subnets(workdir)
     artefact.check_made_from(workdir / "teacher", {"network": config.network})
     artefact.check_made_from(workdir / "supernet", {"depths": config.space.depths})
-    subnets = [artefact.read_json(file)["subnet"] for file in files]
     runtime, threads = runtimes.named(_RUNTIME.value), _THREADS.value
     found = latencies.compare(prepare(config, workdir), subnets, runtime, threads, Effort())
     path = pathlib.Path(_JSON.value or workdir / "hardware" / "latency.json")

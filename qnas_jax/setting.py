@@ -15,7 +15,7 @@ from jaxtyping import Array, Key
 from qnas_jax import artefact, parallel, space, table
 from qnas_jax.config import Config
 from qnas_jax.data import labels
-from qnas_jax.data.batching import Augmentation, Batch, Dataset, stacked, training_batch
+from qnas_jax.data.batching import Augmentation, Batch, Dataset, Resized, stacked, training_batch
 from qnas_jax.data.cityscapes import Cityscapes
 from qnas_jax.data.streets import Streets
 from qnas_jax.errors import InputError
@@ -120,6 +120,15 @@ class Setting:
     def picture(self) -> tuple[int, int, int]:
         """Height, width and channels of a picture of the deployed size."""
         return (*_picture(self.config), 3)
+
+    @property
+    def resizes(self) -> bool:
+        """Whether the deployed size is another than that of the validation pictures."""
+        return self.picture()[:2] != (self.config.data.height, self.config.data.width)
+
+    def deployed_data(self) -> Dataset:
+        """The validation split at the deployed size, resized where that is another."""
+        return Resized(self.val_data, *self.picture()[:2]) if self.resizes else self.val_data
 
     @functools.cached_property
     def fixed_convs(self) -> dict[str, list[space.Conv]]:

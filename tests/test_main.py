@@ -12,6 +12,7 @@ import sys
 import time
 
 import numpy as np
+import onnxruntime
 import pytest
 
 from qnas_jax import table
@@ -92,6 +93,47 @@ def test_what_was_measured_is_what_the_files_compute(finished):
         sizes = json.loads((folder / "model.json").read_text())["file_bytes"]
         files = {name for name in found["miou"] if name.startswith("model.")}
         assert sizes == {name: (folder / name).stat().st_size for name in files}
+
+
+def test_a_finished_run_is_exported_for_pictures_of_another_size(finished, cache, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(finished[0], workdir)
+    own = {p: p.read_bytes() for p in (workdir / "export").rglob("*") if p.is_file()}
+    teacher = json.loads((workdir / "teacher" / "made_from.json").read_text())["hash"]
+    mark = json.loads((workdir / "export" / "teacher" / "made_from.json").read_text())
+    assert mark["made_from"] == {"network": teacher}, "runs that know no size stay finished"
+    arguments = [SMOKE, f"--workdir={workdir}", "--config.hardware.picture=(48, 64)"]
+    code, output = run(*arguments, cache=cache, program="export")
+    assert code == 0, output
+    results = json.loads((workdir / "report" / "results.json").read_text())
+    names = ["teacher", *(subnet["subnet"] for subnet in results["subnets"])]
+    exported = [workdir / "export" / "48x64" / name for name in names]
+    for folder in exported:
+        described, found = (
+            json.loads((folder / f"{name}.json").read_text()) for name in ("model", "parity")
+        )
+        assert described["picture"] == found["picture"] == [48, 64]
+        assert described["output"]["shape"] == [48, 64, 1]
+        assert found["images"] == 6
+        assert found["codes"]["jax_int8"]["differ"] == 0
+        assert found["agreement"]["jax_int8"]["model.onnx"] > 99
+        (read,) = onnxruntime.InferenceSession(folder / "model.onnx").get_inputs()
+        assert read.shape == ["n", 48, 64, 3]
+        row = f"{found['miou']['model_float.onnx']:.2f} +{found['miou']['model.onnx']:.2f}"
+        assert re.search(rf"{row} +\d+\.\d{{4}}  model\.onnx +{folder.name}\n", output)
+    assert {p: p.read_bytes() for p in own} == own, "the run's own files stay"
+    before = {p: p.stat().st_mtime_ns for folder in exported for p in folder.iterdir()}
+    shutil.rmtree(exported[0])
+    code, output = run(*arguments, cache=cache, program="export")
+    assert code == 0, output
+    assert "teacher: model.onnx for 48 x 64 has" in output
+    again = {p: p.stat().st_mtime_ns for folder in exported for p in folder.iterdir()}
+    assert set(again) == set(before)
+    assert all((again[p] > at) == (p.parent == exported[0]) for p, at in before.items())
+    code, output = run(*arguments, "--config.network.width=0.3", cache=cache, program="export")
+    assert code == 2
+    told = f"error: {workdir}/teacher was made from other settings (network.width: 0.25, now 0.3)"
+    assert told in output.splitlines()[-1]
 
 
 def test_a_file_that_loses_too_much_fails_the_run_behind_its_report(finished, cache, tmp_path):

@@ -139,3 +139,20 @@ def test_budgets_that_only_different_subnets_meet_are_refused_too(on_chip, tmp_p
         chip.prepared(on_chip, tmp_path).check_target()
     on_chip.search.budget_ms *= 3
     chip.prepared(on_chip, tmp_path).check_target()
+
+
+def test_pictures_as_deployed_are_those_of_the_validation_unless_their_size_is_another(
+    smoke, tmp_path
+):
+    for picture in ((0, 0), (32, 64)):
+        smoke.hardware.picture = picture
+        same = chip.prepared(smoke, tmp_path)
+        assert not same.resizes
+        assert same.deployed_data() is same.val_data
+    smoke.hardware.picture = (64, 64)
+    laid_out = chip.prepared(smoke, tmp_path)
+    assert laid_out.resizes
+    data = laid_out.deployed_data()
+    assert len(data) == len(laid_out.val_data) == 6
+    assert [array.shape for array in data[0]] == [(64, 64, 3), (64, 64)]
+    np.testing.assert_array_equal(data[0][1][::2], laid_out.val_data[0][1])

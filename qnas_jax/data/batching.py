@@ -27,6 +27,24 @@ class Dataset(Protocol):
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]: ...
 
 
+class Resized:
+    """A data set at another size: pictures bilinear, labels those of the nearest pixels."""
+
+    def __init__(self, data: Dataset, height: int, width: int):
+        """Resizes each picture when it is asked for."""
+        self._data, self._size = data, (width, height)
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Picture uint8[height, width, 3] and train ids uint8[height, width]."""
+        image, label = (Image.fromarray(array) for array in self._data[index])
+        image = image.resize(self._size, Image.Resampling.BILINEAR)
+        label = label.resize(self._size, Image.Resampling.NEAREST)
+        return np.asarray(image), np.asarray(label)
+
+
 class Batch(NamedTuple):
     """Pictures as bytes and their train ids."""
 

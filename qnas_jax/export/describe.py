@@ -36,6 +36,7 @@ def describe(network: Graph, files: Mapping[str, File]) -> dict[str, Any]:
     layers = [_layer(conv, tensors, files) for conv in network.convs]
     stored = {name: sum(layer["stored_bytes"][name] for layer in layers) for name in files}
     return {
+        "picture": list(network.x.shape[:2]),
         "input": _tensor(network.x),
         "output": _tensor(network.out),
         "size_bytes": sum(layer["size_bytes"] for layer in layers),

@@ -20,6 +20,20 @@ VALIDATION_PICTURES = 32  # for the NSR after training; more if a batch has more
 RANDOM_PATHS = 10  # of each block, whose NSR is measured
 
 
+def supernet_stage(setting: Setting, teacher: Stage) -> Stage:
+    """Where the supernet lies, or is to lie."""
+    config = setting.config
+    made_from = {
+        "teacher": teacher.hash,
+        "kernels": config.space.kernels,
+        "expansions": config.space.expansions,
+        "depths": config.space.depths,
+        "supernet": config.supernet,
+        "seed": config.seed,
+    }
+    return Stage(setting.workdir / "supernet", made_from)
+
+
 def train_supernet(
     setting: Setting, teacher: Stage, variables: PyTree
 ) -> tuple[Stage, list[supernet.Params]]:
@@ -27,17 +41,9 @@ def train_supernet(
 
     All devices of all processes take part.
     """
-    config, how = setting.config, setting.config.supernet
-    made_from = {
-        "teacher": teacher.hash,
-        "kernels": config.space.kernels,
-        "expansions": config.space.expansions,
-        "depths": config.space.depths,
-        "supernet": how,
-        "seed": config.seed,
-    }
+    how = setting.config.supernet
     with parallel.first_goes_first("supernet"):
-        stage = Stage(setting.workdir / "supernet", made_from)
+        stage = supernet_stage(setting, teacher)
     recipe = distill.Recipe(
         segment.features(setting.teacher()),
         setting.searched,

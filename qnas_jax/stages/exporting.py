@@ -27,11 +27,15 @@ logger = logging.getLogger(__name__)
 QUANTIZED, FLOAT = "model", "model_float"  # a suffix follows
 MEASURED, FAKE = "jax_int8", "jax_quantized"  # `metrics.json` has the mIoU of the first
 LEAST_AGREEMENT = 99.9  # percent of pixels; below it a file is warned of
+_LINE = "{:>9} {:>13} {:>6} {:>11} {:>10} {:>13}  {:12}  {}"
 CODE_IMAGES = 2  # validation pictures that are compared code by code
 
 
 def export(setting: Setting, source: Stage, model: DeepLabV3, subnet: space.Subnet) -> Stage:
     """Writes a network's files and compares them with the network.
+
+    Pictures have the size they have as deployed. Files for another size than that of the
+    validation pictures lie in a folder of their own, and are compared on these, resized.
 
     Args:
       setting: The run's.
@@ -39,11 +43,11 @@ def export(setting: Setting, source: Stage, model: DeepLabV3, subnet: space.Subn
       model: The network.
       subnet: Its bitwidths.
     """
-    stage = Stage(setting.workdir / "export" / source.folder.name, {"network": source.hash})
+    stage = _stage(setting, source)
     if stage.done:
         return stage
     variables, quant = networks.measured(setting, source, model, subnet)
-    shape = setting.val_data[0][0].shape
+    shape = setting.picture()
     network = fold.of_network(model, variables, quant, shape)
     floats = fold.of_network(model, variables, None, shape)
     found, written = runtimes.installed(), {}
@@ -56,17 +60,34 @@ def export(setting: Setting, source: Stage, model: DeepLabV3, subnet: space.Subn
     computed = _compare(setting, stage, model, {**variables, "quant": quant}, network, found)
     artefact.write_json(stage.folder / "parity.json", computed)
     stage.finish()
+    _tell(stage.folder, written, computed)
+    return stage
+
+
+def _stage(setting: Setting, source: Stage) -> Stage:
+    """The stage of a network's files; the mark knows of a size where pictures are resized."""
+    folder, made_from = setting.workdir / "export", {"network": source.hash}
+    if setting.resizes:
+        height, width, _ = setting.picture()
+        folder, made_from = folder / f"{height}x{width}", made_from | {"picture": (height, width)}
+    return Stage(folder / source.folder.name, made_from)
+
+
+def _tell(
+    folder: pathlib.Path, written: Mapping[str, describe.File], computed: Mapping[str, Any]
+) -> None:
+    """Log lines for the files of a network."""
     for name, file in written.items():
         kilobytes, miou = file.file_bytes / 1e3, computed["miou"][name]
-        logger.info("%s: %s has %.1f kB, mIoU %.2f %%", stage.folder.name, name, kilobytes, miou)
+        line = "%s: %s for %d x %d has %.1f kB, mIoU %.2f %%"
+        logger.info(line, folder.name, name, *computed["picture"], kilobytes, miou)
         agreement = computed["agreement"][MEASURED][name]
         if agreement < LEAST_AGREEMENT:
-            told = "%s: %s gives only %.2f %% of the pixels the simulated class; see docs/export.md"
-            logger.warning(told, stage.folder.name, name, agreement)
+            line = "%s: %s gives only %.2f %% of the pixels the simulated class; see docs/export.md"
+            logger.warning(line, folder.name, name, agreement)
     if not runtimes.has_litert():
-        message = "%s: no LiteRT file; pip install -e '.[litert]', delete %s, and repeat"
-        logger.info(message, stage.folder.name, stage.folder)
-    return stage
+        line = "%s: no LiteRT file; pip install -e '.[litert]', delete %s, and repeat"
+        logger.info(line, folder.name, folder)
 
 
 def _write(path: pathlib.Path, data: bytes) -> None:
@@ -118,6 +139,31 @@ def told(folders: Sequence[pathlib.Path], latencies: Mapping[str, Any]) -> dict[
     return found
 
 
+def as_text(folders: Iterable[pathlib.Path]) -> str:
+    """What networks and their files hold and compute, for a terminal.
+
+    Sizes are in kB. `over` is what a quantized file has beyond the size table's bytes, and
+    `as simulated` the pixels to which it gives the class that the simulation gives; these and
+    mIoU are in percent.
+    """
+    titles = ("float kB", "quantized kB", "over", "mIoU float", "quantized", "as simulated")
+    lines = [_LINE.format(*titles, "file", "network")]
+    for folder in folders:
+        parity_, model = (
+            artefact.read_json(folder / file) for file in ("parity.json", "model.json")
+        )
+        miou, agreement = parity_["miou"], parity_["agreement"][MEASURED]
+        simulated = (f"{miou[name]:.2f}" for name in ("jax_fp32", MEASURED))
+        lines.append(_LINE.format("", "", "", *simulated, "", "(JAX)", folder.name))
+        for name, held in model["file_bytes"].items():
+            float_ = FLOAT + name.removeprefix(QUANTIZED)
+            over = model["graph_bytes"][name] / (held - model["graph_bytes"][name])
+            cells = [f"{size / 1e3:.1f}" for size in ((folder / float_).stat().st_size, held)]
+            cells += [f"{100 * over:.2f}", f"{miou[float_]:.2f}", f"{miou[name]:.2f}"]
+            lines.append(_LINE.format(*cells, f"{agreement[name]:.4f}", name, folder.name))
+    return "\n".join(lines)
+
+
 def _compare(
     setting: Setting,
     stage: Stage,
@@ -142,18 +188,25 @@ def _compare(
     for runtime in found:
         for name in (QUANTIZED + runtime.suffix, FLOAT + runtime.suffix):
             sources[name] = runtime.class_maps(stage.folder / name)
-    batch = setting.config.run.eval_batch
-    miou, agreement = parity.class_maps(sources, setting.val_data, batch, CLASSES)
-    images = stacked(setting.val_data, range(min(CODE_IMAGES, len(setting.val_data)))).images
+    data = setting.deployed_data()
+    miou, agreement = parity.class_maps(sources, data, _pictures_at_once(setting), CLASSES)
+    images = stacked(data, range(min(CODE_IMAGES, len(data)))).images
     rows = _codes(model, rounded, network, found, images)
     return {
-        "images": len(setting.val_data),
+        "picture": setting.picture()[:2],
+        "images": len(data),
         "miou": miou,
         "agreement": agreement,
         "code_images": len(images),
         "codes": dict(parity.summary(rows)),
         "layers": rows,
     }
+
+
+def _pictures_at_once(setting: Setting) -> int:
+    """As many pixels as when the network was measured, so that memory suffices."""
+    config, (height, width, _) = setting.config, setting.picture()
+    return max(1, config.run.eval_batch * config.data.height * config.data.width // height // width)
 
 
 def _codes(

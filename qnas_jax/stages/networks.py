@@ -21,20 +21,23 @@ from qnas_jax.stages.fitting import fit
 logger = logging.getLogger(__name__)
 
 
+def teacher_stage(setting: Setting) -> Stage:
+    """Where the teacher lies, or is to lie."""
+    config = setting.config
+    made_from = {
+        "data": setting.data_mark(),
+        "network": config.network,
+        "train": config.train,
+        "teacher": config.teacher,
+        "quantize": config.quantize,
+        "seed": config.seed,
+    }
+    return Stage(setting.workdir / "teacher", made_from)
+
+
 def train_teacher(setting: Setting) -> tuple[Stage, PyTree]:
     """Trains the teacher, or takes the one that the config names; measures it."""
-    config = setting.config
-    stage = Stage(
-        setting.workdir / "teacher",
-        {
-            "data": setting.data_mark(),
-            "network": config.network,
-            "train": config.train,
-            "teacher": config.teacher,
-            "quantize": config.quantize,
-            "seed": config.seed,
-        },
-    )
+    config, stage = setting.config, teacher_stage(setting)
     model = setting.teacher()
     fresh = init.initialize(model, setting.key(Purpose.TEACHER_INIT), (1, *config.train.crop, 3))
     if config.teacher.checkpoint and not stage.done:
@@ -53,6 +56,16 @@ def train_teacher(setting: Setting) -> tuple[Stage, PyTree]:
     return stage, variables
 
 
+def subnet_stage(setting: Setting, distilled: Stage, subnet: str) -> Stage:
+    """Where a retrained subnet lies, or is to lie."""
+    made_from = {
+        "supernet": distilled.hash,
+        "subnet": subnet,
+        "init": setting.config.retrain.init,
+    }
+    return Stage(setting.workdir / "retrain" / _folder_name(subnet), made_from)
+
+
 def retrain(
     setting: Setting,
     distilled: Stage,
@@ -62,11 +75,7 @@ def retrain(
     title: str,
 ) -> Stage:
     """Trains a subnet to the end and measures it, in float and quantized."""
-    config = setting.config
-    stage = Stage(
-        setting.workdir / "retrain" / _folder_name(point.subnet),
-        {"supernet": distilled.hash, "subnet": point.subnet, "init": config.retrain.init},
-    )
+    config, stage = setting.config, subnet_stage(setting, distilled, point.subnet)
     if stage.done:
         return stage
     subnet = space.parse_subnet(point.subnet)

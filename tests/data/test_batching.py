@@ -156,6 +156,39 @@ def test_the_next_is_made_while_the_first_is_used():
     ahead.close()
 
 
+def test_pictures_of_twice_the_size_are_interpolated_and_labels_repeated():
+    data = Ramps(2, "columns")
+    twice = batching.Resized(data, 2 * HEIGHT, 2 * WIDTH)
+    assert isinstance(twice, batching.Dataset)
+    assert len(twice) == 2
+    image, label = twice[1]
+    np.testing.assert_array_equal(label, np.kron(data[1][1], np.ones((2, 2), np.uint8)))
+    # Each pixel is three quarters of the one that it lies in and a quarter of the next; at the
+    # edges there is no next one.
+    for axis, channel in ((1, 0), (0, 1)):
+        size = image.shape[axis]
+        ramp = np.clip((np.arange(size) + 0.5) / 2 - 0.5, 0, size // 2 - 1)
+        found = np.moveaxis(image[..., channel], axis, 0)
+        assert np.abs(found - ramp[:, None]).max() <= 0.5
+    assert (image[..., 2] == 201).all()
+
+
+def test_labels_of_another_size_are_never_mixed():
+    class Ignored(Ramps):
+        def __getitem__(self, index):
+            image, label = super().__getitem__(index)
+            return image, np.where(label % 3, batching.IGNORE, label).astype(np.uint8)
+
+    data = Ignored(1, "rows")
+    for height, width in ((64, WIDTH - 31), (16, 190)):  # no pixel's middle is an edge
+        image, label = batching.Resized(data, height, width)[0]
+        assert image.shape == (height, width, 3)
+        assert label.shape == (height, width)
+        assert set(np.unique(label)) <= set(np.unique(data[0][1]))
+        middles = ((np.arange(height) + 0.5) * HEIGHT / height).astype(int)
+        np.testing.assert_array_equal(label[:, 0], data[0][1][middles, 0])
+
+
 def test_an_error_of_a_maker_reaches_the_reader_at_its_place():
     def make(number):
         if number == 5:

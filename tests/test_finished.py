@@ -1,0 +1,50 @@
+"""The networks of a finished run, found without training."""
+
+import pathlib
+import runpy
+
+import pytest
+
+from qnas_jax import artefact, setting, space
+from qnas_jax.errors import InputError
+from qnas_jax.hardware import size
+from qnas_jax.stages import distillation, finished, networks
+
+ROOT = pathlib.Path(__file__).parents[1]
+SMALL, LARGE = ("_".join([f"k3e2-{last}.w8a8", *["k3e2.w8a8"] * 5]) for last in ("k3e2", "k5e2"))
+
+
+@pytest.fixture
+def laid_out(tmp_path):
+    """A run whose stages are finished, as far as their marks tell."""
+    config = runpy.run_path(str(ROOT / "configs" / "smoke.py"))["get_config"]()
+    laid_out = setting.prepare(config, tmp_path)
+    teacher = networks.teacher_stage(laid_out)
+    distilled = distillation.supernet_stage(laid_out, teacher)
+    stages = [networks.subnet_stage(laid_out, distilled, subnet) for subnet in (LARGE, SMALL)]
+    for stage, subnet in zip((teacher, *stages), ("teacher", LARGE, SMALL), strict=True):
+        artefact.write_json(stage.folder / "metrics.json", {"subnet": subnet})
+    for stage in (teacher, distilled, *stages):
+        stage.finish()
+    return laid_out
+
+
+def test_networks_are_found_the_teacher_first_and_subnets_by_their_size(laid_out):
+    assert finished.subnets(laid_out.workdir) == sorted([SMALL, LARGE])
+    teacher, *subnets = finished.trained(laid_out)
+    assert teacher.source.folder == laid_out.workdir / "teacher"
+    assert teacher.subnet == laid_out.teacher_subnet()
+    assert [space.format_subnet(network.subnet) for network in subnets] == [SMALL, LARGE]
+    sizes = [size.subnet_bytes(laid_out.searched.blocks, network.subnet) for network in subnets]
+    assert sizes == sorted(sizes)
+    for network in subnets:
+        assert network.source.folder.name == space.format_subnet(network.subnet)
+        assert network.model == laid_out.student(network.subnet)
+
+
+@pytest.mark.parametrize("name", ["teacher", f"retrain/{SMALL}"])
+def test_a_network_that_is_not_finished_is_refused(laid_out, name):
+    place = laid_out.workdir / name / "made_from.json"
+    artefact.write_json(place, {**artefact.read_json(place), "done": False})
+    with pytest.raises(InputError, match=rf"{name}: is not finished; launch/main\.py goes on"):
+        finished.trained(laid_out)
