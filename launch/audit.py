@@ -3,7 +3,8 @@
     python launch/audit.py --config configs/streets.py --table runs/cpu.csv
 
 Random subnets are exported with random weights and timed on the table's runtime with as many
-threads. Leaves `hardware/audit.json`, `audit.csv` and `audit.svg` in the run's folder.
+threads, each written to `hardware/audit.csv` of the run's folder as soon as it is known: an audit
+that was stopped goes on with the same command. Leaves `audit.json` and `audit.svg` beside it.
 """
 
 from qnas_jax import platform
@@ -12,7 +13,6 @@ if __name__ == "__main__":
     platform.prepare_process()  # before all other imports
 
 import dataclasses
-import math
 import pathlib
 
 from absl import flags
@@ -20,7 +20,6 @@ from absl import flags
 from qnas_jax import artefact, cli
 from qnas_jax.errors import InputError
 from qnas_jax.export import audit, runtimes
-from qnas_jax.export.audit import Audited
 from qnas_jax.export.timing import Effort
 from qnas_jax.hardware import measured
 from qnas_jax.report import figures
@@ -47,20 +46,14 @@ def main() -> None:
     conditions = (runtime.name, runtime.version, runtimes.device(), threads)
     measured.check_conditions(pathlib.Path(table), rows, conditions)
     effort = Effort(width=_WIDTH.value, limit_s=_LIMIT.value)
-    audited = auditing.audit(setting, _SUBNETS.value, runtime, threads, effort)
-    unknown = [one.subnet for one in audited if not math.isfinite(one.table_ms)]
-    if unknown:
-        raise InputError(
-            f"{table}: has not all layers of {unknown[0]}; launch/profile.py adds them"
-        )
     folder = workdir / "hardware"
+    with artefact.only_one(folder):
+        how = (setting, _SUBNETS.value, runtime, threads, effort)
+        audited = auditing.audit(*how, folder / "audit.csv")
     names = ("runtime", "runtime_version", "device", "threads")
     found = audit.verdict(audited) | dict(zip(names, conditions, strict=True))
     found |= {"picture": setting.picture()[:2], "seed": config.seed, "table": table}
     artefact.write_json(folder / "audit.json", found)
-    lines = [",".join(Audited._fields), *(",".join(map(str, line)) for line in audited)]
-    with artefact.writing(folder / "audit.csv") as file:
-        file.write(("\n".join(lines) + "\n").encode())
     with artefact.writing(folder / "audit.svg") as file:
         file.write(figures.audit(*audit.pairs(audited)).encode())
     for name in ("latency", "size"):

@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import pathlib
+import re
 import runpy
 import subprocess
 import sys
@@ -49,8 +50,9 @@ def test_a_table_of_the_whole_space_is_what_the_search_needs(smoke, tmp_path):
     assert laid_out.fixed_costs()["latency_ms"] > 0
 
 
-def test_an_audit_of_a_runtime_that_adds_up_finds_no_error(smoke, tmp_path, monkeypatch):
-    """A clock by which a network takes 1 s, and 3 s for each byte of its weights."""
+@pytest.fixture
+def adding(monkeypatch):
+    """A runtime by whose clock a network takes 1 s, and 3 s for each byte of its weights."""
     now = 0.0
 
     def file(network):
@@ -71,9 +73,12 @@ def test_an_audit_of_a_runtime_that_adds_up_finds_no_error(smoke, tmp_path, monk
     def unused(*_):
         raise AssertionError("not asked for")
 
-    fake = Runtime("fake", "1.0", ".fake", size.TFLITE, file, load, unused, unused)
-    laid_out = filled(smoke, tmp_path, fake)
-    found = auditing.audit(laid_out, 12, fake, 1, QUICK)
+    return Runtime("fake", "1.0", ".fake", size.TFLITE, file, load, unused, unused)
+
+
+def test_an_audit_of_a_runtime_that_adds_up_finds_no_error(smoke, tmp_path, adding):
+    laid_out = filled(smoke, tmp_path, adding)
+    found = auditing.audit(laid_out, 12, adding, 1, QUICK, tmp_path / "audit.csv")
     verdict = audit.verdict(found)
     assert (verdict["subnets"], verdict["latency_tau"], verdict["size_exact"]) == (12, 1.0, True)
     assert verdict["latency_mape"] == pytest.approx(0, abs=1e-3)
@@ -89,6 +94,85 @@ def test_an_audit_of_a_runtime_that_adds_up_finds_no_error(smoke, tmp_path, monk
         stored = sum(-(-c.weights * b // 8) + 12 * c.out_channels
                      for c, b in zip(convs, bits, strict=True))  # fmt: skip
         assert one.stored_bytes == stored, "a scale of each bias, too"
+
+
+def test_an_interrupted_audit_goes_on(smoke, tmp_path, adding, monkeypatch):
+    laid_out, file = filled(smoke, tmp_path, adding), tmp_path / "a" / "audit.csv"
+    whole = auditing.audit(laid_out, 8, adding, 1, QUICK, tmp_path / "whole.csv")
+    latencies, measured_now = profile.latencies, []
+
+    def stopped(networks, *how):
+        for number, found in enumerate(latencies(networks, *how)):
+            if number == 5:
+                raise KeyboardInterrupt
+            yield found
+
+    def counted(networks, *how):
+        measured_now.extend(networks)
+        return latencies(networks, *how)
+
+    monkeypatch.setattr(profile, "latencies", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        auditing.audit(laid_out, 8, adding, 1, QUICK, file)
+    kept = file.read_text().splitlines()
+    assert len(kept) == 1 + 5
+    monkeypatch.setattr(profile, "latencies", counted)
+    found = auditing.audit(laid_out, 8, adding, 1, QUICK, file)
+    assert [one._replace(latency_ms=0) for one in found] == [
+        one._replace(latency_ms=0) for one in whole
+    ]
+    assert [one.latency_ms for one in found] == pytest.approx([one.latency_ms for one in whole])
+    assert file.read_text().splitlines()[: len(kept)] == kept
+    assert sorted(measured_now) == sorted({one.subnet for one in whole} - _subnets(kept))
+    more = auditing.audit(laid_out, 10, adding, 1, QUICK, file)
+    assert more[:8] == found
+    assert len(measured_now) == 3 + 2, "further subnets are added"
+
+
+def _subnets(lines):
+    return {line.split(",")[0] for line in lines[1:]}
+
+
+def test_an_audit_does_not_go_on_with_what_was_made_otherwise(smoke, tmp_path, adding):
+    laid_out, file = filled(smoke, tmp_path, adding), tmp_path / "audit.csv"
+    auditing.audit(laid_out, 3, adding, 1, QUICK, file)
+    text, table = file.read_text(), tmp_path / "t.csv"
+
+    def refused(told, changed=laid_out, runtime=adding, threads=1):
+        with pytest.raises(InputError, match=rf"^{re.escape(str(file))}: {told}.*delete it$"):
+            auditing.audit(changed, 3, runtime, threads, QUICK, file)
+
+    refused("was made with threads '1', now it is '2'", threads=2)
+    refused("was made with runtime_version '1.0'", runtime=adding._replace(version="2.0"))
+    smoke.seed = 1
+    refused("was made with seed '0', now it is '1'", setting.prepare(smoke, tmp_path))
+    smoke.seed = 0
+    lines = table.read_text().splitlines()
+    stem = next(i for i, line in enumerate(lines) if line.startswith("stem"))
+    cells = lines[stem].split(",")
+    cells[10] = str(2 * float(cells[10]))
+    table.write_text("\n".join([*lines[:stem], ",".join(cells), *lines[stem + 1 :]]) + "\n")
+    refused("is of another table, which told ", setting.prepare(smoke, tmp_path))
+    table.write_text("\n".join(lines) + "\n")
+    for damaged in (text.replace("stored_bytes", "bytes"), text[:-30], text.replace(",1.0,", ",,")):
+        file.write_text(damaged)
+        refused("")
+    file.write_text(text)
+    assert len(auditing.audit(laid_out, 3, adding, 1, QUICK, file)) == 3
+
+
+def test_an_audit_of_a_table_with_a_hole_is_refused_before_anything_is_timed(
+    smoke, tmp_path, adding, monkeypatch
+):
+    filled(smoke, tmp_path, adding)
+    table = tmp_path / "t.csv"
+    lines = [line for line in table.read_text().splitlines() if "block3/layer0,k5e2" not in line]
+    table.write_text("\n".join(lines) + "\n")
+    monkeypatch.delattr(profile, "latencies")
+    with pytest.raises(InputError, match=r"t\.csv: has not all layers of .*launch/profile\.py"):
+        auditing.audit(
+            setting.prepare(smoke, tmp_path), 12, adding, 1, QUICK, tmp_path / "audit.csv"
+        )
 
 
 def test_the_seed_decides_which_subnets_are_audited(smoke, tmp_path):
@@ -190,6 +274,7 @@ def launch(program, *arguments):
         ("profile", ("--runtime=tvm",), "--runtime=tvm: must be onnxruntime or litert"),
         ("audit", (), "--table: must be a table of measured latencies"),
         ("latency", ("--workdir=nowhere",), "nowhere: holds no retrained subnet"),
+        ("export", ("--workdir=nowhere",), "nowhere: holds no retrained subnet"),
     ],
 )
 def test_errors_take_one_line(program, arguments, message):

@@ -1,11 +1,16 @@
 """Whether a table tells the truth: what it adds up to, beside whole networks as measured."""
 
-from collections.abc import Sequence
+import csv
+import io
+import itertools
+import pathlib
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from qnas_jax import metrics
+from qnas_jax import artefact, metrics
+from qnas_jax.errors import InputError
 
 
 class Audited(NamedTuple):
@@ -18,6 +23,61 @@ class Audited(NamedTuple):
     size_bytes: int  # logical, added up over the layers that the exported network really has
     stored_bytes: int  # what the table says of a file of this format
     file_bytes: int
+
+
+class Conditions(NamedTuple):
+    """What subnets were audited with; the last columns of the file, the same in all lines."""
+
+    runtime: str
+    runtime_version: str
+    device: str
+    threads: int
+    height: int  # of the picture
+    width: int
+    seed: int  # that the subnets were drawn with
+    table: str
+
+
+COLUMNS = (*Audited._fields, *Conditions._fields)
+
+
+def write(path: pathlib.Path, subnets: Iterable[Audited], conditions: Conditions) -> None:
+    """Writes a CSV file, a line for each subnet."""
+    text = io.StringIO()
+    lines = csv.writer(text, lineterminator="\n")
+    lines.writerow(COLUMNS)
+    lines.writerows((*subnet, *conditions) for subnet in subnets)
+    with artefact.writing(path) as file:
+        file.write(text.getvalue().encode())
+
+
+def read(path: pathlib.Path, conditions: Conditions) -> list[Audited]:
+    """What was audited before; nothing where there is no file.
+
+    Raises:
+      InputError: It was audited under other conditions, or the file is damaged.
+    """
+    if not path.exists():
+        return []
+    kinds = tuple(Audited.__annotations__.values())
+    try:
+        header, *lines = csv.reader(path.read_text().splitlines())
+        if tuple(header) != COLUMNS:
+            raise ValueError(f"its columns must be {','.join(COLUMNS)}")
+        cells = [dict(zip(COLUMNS, line, strict=True)) for line in lines]
+        subnets = [
+            Audited(*(kind(line[k]) for kind, k in zip(kinds, Audited._fields, strict=True)))
+            for line in cells
+        ]
+    except ValueError as error:
+        raise InputError(f"{path}: cannot be gone on with ({error}); delete it") from None
+    for line, (name, now) in itertools.product(cells, conditions._asdict().items()):
+        if line[name] != str(now):
+            raise InputError(
+                f"{path}: was made with {name} {line[name]!r}, now it is {str(now)!r}; "
+                "take another --workdir, or delete it"
+            )
+    return subnets
 
 
 def pairs(subnets: Sequence[Audited]) -> tuple[list[tuple[float, float]], ...]:

@@ -104,14 +104,6 @@ def _timed(
     return timing.timed(loads, effort)
 
 
-def file_bytes(network: Graph, runtime: Runtime) -> int:
-    """Size of the file that a network is written to."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = pathlib.Path(folder) / f"network{runtime.suffix}"
-        runtime.write(network, path)
-        return path.stat().st_size
-
-
 def compare(
     networks: Mapping[str, tuple[Graph, Graph]], runtime: Runtime, threads: int, effort: Effort
 ) -> dict[str, Any]:
