@@ -7,7 +7,7 @@ References:
   `tflite/tools/versioning/op_version.cc` for the versions of operators.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import flatbuffers
 import numpy as np
@@ -43,7 +43,7 @@ class _Builder(flatbuffers.Builder):
 
     def __init__(self, size: int):
         super().__init__(size)
-        self.written: dict[tuple[str, bytes], int] = {}
+        self.written: dict[tuple, int] = {}
 
     def CreateNumpyVector(self, x: np.ndarray) -> int:
         """Writes a vector, unless it stands there already; returns its place."""
@@ -66,6 +66,21 @@ class _Constant(schema.BufferT):
         schema.BufferStart(builder)
         schema.BufferAddData(builder, data)
         return schema.BufferEnd(builder)
+
+
+class _Shared(NamedTuple):
+    """A table of numbers and vectors, written once for all that hold the same."""
+
+    table: Any
+
+    def Pack(self, builder: _Builder) -> int:
+        """Writes it, unless it stands there already; returns its place."""
+        values = vars(self.table).values()
+        fields = (v.tobytes() if isinstance(v, np.ndarray) else v for v in values)
+        key = (type(self.table), *fields)
+        if key not in builder.written:
+            builder.written[key] = self.table.Pack(builder)
+        return builder.written[key]
 
 
 class Draft(NamedTuple):
@@ -99,7 +114,7 @@ class Draft(NamedTuple):
             type=kind,
             buffer=buffer,
             name=name or None,
-            quantization=quantization,
+            quantization=quantization and _Shared(quantization),
         )
         self.tensors.append(made)
         return len(self.tensors) - 1
@@ -134,7 +149,7 @@ class Draft(NamedTuple):
         if options is not None:
             name = type(options).__name__.removesuffix("T")
             made.builtinOptionsType = getattr(schema.BuiltinOptions, name)
-            made.builtinOptions = options
+            made.builtinOptions = cast(Any, _Shared(options))
         self.operators.append(made)
         return out
 

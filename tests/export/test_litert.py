@@ -224,6 +224,22 @@ def test_a_file_holds_little_but_weights_scales_and_biases():
     assert held <= len(litert.model(floats)) <= 1.01 * held
 
 
+def test_equal_options_and_grids_are_written_once_and_others_by_themselves():
+    block, ops = space.Block(16, 24, 2, 1, 3), (space.Op(3, 3), space.Op(5, 3), space.Op(3, 6))
+    data = litert.model(layers_alone(block, ops, (8, 8), (13, 12, 16)))
+    packed, unpacked = schema.Model.GetRootAs(data, 0).Subgraphs(0), _unpacked(data).subgraphs[0]
+    operators = [packed.Operators(i).BuiltinOptions() for i in range(packed.OperatorsLength())]
+    grids = [packed.Tensors(i).Quantization() for i in range(packed.TensorsLength())]
+    options = [operator.builtinOptions for operator in unpacked.operators]
+    for tables, held in (
+        ([table.Pos for table in operators if table], [o for o in options if o]),
+        ([g._tab.Pos for g in grids if g], [t.quantization for t in unpacked.tensors]),
+    ):
+        told = [repr((type(table), vars(table))) for table in held if table]
+        pairs = set(zip(tables, told, strict=True))
+        assert len(pairs) == len(set(tables)) == len(set(told)) < len(told)
+
+
 def test_what_cannot_be_written_or_run_is_refused(tmp_path):
     network = _conv(RELU6, (8, 8), 3)
     odd = dataclasses.replace(network.nodes[0], bounds=(0.0, 4.0))
