@@ -91,9 +91,8 @@ def test_an_audit_of_a_runtime_that_adds_up_finds_no_error(smoke, tmp_path, addi
                 if "/".join(c.name.split("/")[:2]) in searched else 8 for c in convs]  # fmt: skip
         exact = sum(int(size.conv_bytes(c, b)) for c, b in zip(convs, bits, strict=True))
         assert one.table_bytes == one.size_bytes == exact
-        stored = sum(-(-c.weights * b // 8) + 12 * c.out_channels
-                     for c, b in zip(convs, bits, strict=True))  # fmt: skip
-        assert one.stored_bytes == stored, "a scale of each bias, too"
+        stored = sum(conv.weights + 12 * conv.out_channels for conv in convs)
+        assert one.stored_bytes == stored, "bytes, and a scale of each bias"
 
 
 def test_an_interrupted_audit_goes_on(smoke, tmp_path, adding, monkeypatch):

@@ -9,7 +9,6 @@ from qnas_jax import space
 from qnas_jax.export import graph
 from qnas_jax.export.graph import Graph
 from qnas_jax.hardware import size
-from qnas_jax.hardware.size import PACKED_BITS
 
 
 class File(NamedTuple):
@@ -23,10 +22,9 @@ def describe(network: Graph, files: Mapping[str, File]) -> dict[str, Any]:
     """The layers of a graph and their bytes.
 
     `size_bytes` is what a search compares: weights at their bitwidth, a scale and a bias for
-    each output channel. `stored_bytes` is what the size table says of each file: weights of 4
-    bits and fewer in pairs, of 5 to 7 in a byte each, and what its format wants of each
-    channel. What a file has beyond that (`graph_bytes`) are names, nodes, and the grids of the
-    activations.
+    each output channel. `stored_bytes` is what the size table says of each file: weights in
+    what the format has for them (`w_container`), and what it wants of each channel. What a file
+    has beyond that (`graph_bytes`) are names, nodes, and the grids of the activations.
 
     Args:
       network: The graph that the files were written from.
@@ -86,18 +84,21 @@ def _layer(
     if conv.w_bits is None or conv.w_scale is None or conv.out.grid is None:
         floats = size.float_bytes([record])
         return found | {"size_bytes": floats, "stored_bytes": dict.fromkeys(files, floats)}
-    packed = conv.w_bits <= PACKED_BITS
+    w_bits = conv.w_bits
     return found | {
-        "w_bits": conv.w_bits,
+        "w_bits": w_bits,
         "a_bits": conv.out.grid.bits,
         "w_scale_min": float(conv.w_scale.min()),
         "w_scale_max": float(conv.w_scale.max()),
-        "w_container": "int4" if packed else "int8",
+        "w_container": {
+            name: f"int{size.container_bits(w_bits, file.file_format)}"
+            for name, file in files.items()
+        },
         "scale": conv.out.grid.scale,
         "zero_point": conv.out.grid.zero_point,
-        "size_bytes": int(size.conv_bytes(record, conv.w_bits)),
+        "size_bytes": int(size.conv_bytes(record, w_bits)),
         "stored_bytes": {
-            name: int(size.file_bytes(record, conv.w_bits, file.file_format))
+            name: int(size.file_bytes(record, w_bits, file.file_format))
             for name, file in files.items()
         },
     }

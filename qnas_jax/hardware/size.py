@@ -3,8 +3,8 @@
 - Logical bytes (`conv_bytes`, `network_bytes`): weights at their bitwidth, each tensor rounded
   up to whole bytes, and for each output channel a 4-byte scale and a 4-byte bias. What a
   search compares.
-- File bytes (`file_bytes`): what a file format stores. It has 4-bit and 8-bit numbers only, so
-  5 to 7 bits take as much as 8, and 2 and 3 as much as 4.
+- File bytes (`file_bytes`): what a file format stores. It has 4-bit and 8-bit numbers only, or
+  8-bit ones alone, so 5 to 7 bits take as much as 8, and 2 and 3 as much as 4.
 - Runtime bytes (`runtime_bytes`): what stays in memory while the network runs, weights being
   unpacked to one byte each, whatever their bitwidth.
 
@@ -38,13 +38,16 @@ class FileFormat:
 
     Attributes:
       channel_bytes: For each output channel.
+      packs: Whether weights of 4 bits and fewer are stored in pairs.
     """
 
     channel_bytes: int
+    packs: bool
 
 
-ONNX_QDQ = FileFormat(channel_bytes=0)  # the scale of a bias is a product of what is there
-TFLITE = FileFormat(channel_bytes=SCALE_BYTES)  # it is stored
+# The scale of a bias is a product of what is there; or it is stored.
+ONNX_QDQ = FileFormat(channel_bytes=0, packs=True)
+TFLITE = FileFormat(channel_bytes=SCALE_BYTES, packs=False)
 
 
 def conv_bytes(conv: Conv, w_bits) -> Values:
@@ -61,9 +64,15 @@ def file_bytes(conv: Conv, w_bits, file_format: FileFormat) -> Values:
       w_bits: Bitwidths of weights, an int or an array.
       file_format: `ONNX_QDQ` or `TFLITE`.
     """
+    stored = conv_bytes(conv, container_bits(w_bits, file_format))
+    return stored + conv.out_channels * file_format.channel_bytes
+
+
+def container_bits(w_bits, file_format: FileFormat) -> Values:
+    """Bits in which a file stores a weight of so many."""
     w_bits, _ = counts.checked_bits(w_bits, CONTAINER_BITS)
-    stored_bits = np.where(w_bits <= PACKED_BITS, PACKED_BITS, CONTAINER_BITS)
-    return conv_bytes(conv, stored_bits) + conv.out_channels * file_format.channel_bytes
+    packed = file_format.packs & (w_bits <= PACKED_BITS)
+    return np.where(packed, PACKED_BITS, CONTAINER_BITS)
 
 
 def runtime_bytes(conv: Conv) -> int:

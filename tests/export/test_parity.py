@@ -97,11 +97,11 @@ def test_the_description_counts_what_the_tables_count(name, request, tmp_path):
         assert layer["w_bits"] == bits[conv.name]
         assert layer["size_bytes"] == size.conv_bytes(conv, bits[conv.name])
         container = 4 if layer["w_bits"] <= 4 else 8
-        onnx_bytes = size.conv_bytes(conv, container)
-        bias_scales = 4 * conv.out_channels
-        stored = {"model.onnx": onnx_bytes, "model.tflite": onnx_bytes + bias_scales}
-        assert layer["stored_bytes"] == stored
-        assert layer["w_container"] == f"int{container}"
+        assert layer["stored_bytes"] == {
+            "model.onnx": size.conv_bytes(conv, container),
+            "model.tflite": conv.weights + 12 * conv.out_channels,
+        }
+        assert layer["w_container"] == {"model.onnx": f"int{container}", "model.tflite": "int8"}
     # Scales and weights, biases: that many bytes are in the file's initializers.
     held = sum(
         len(c.raw_data)

@@ -46,10 +46,12 @@ def test_a_float_network_takes_four_bytes_for_each_weight_and_bias():
 
 
 @pytest.mark.parametrize("conv", [DEPTHWISE, DENSE], ids=lambda conv: conv.name)
-@pytest.mark.parametrize(("file_format", "beside"), [(size.ONNX_QDQ, 8), (size.TFLITE, 12)])
-def test_a_file_has_four_bits_or_eight(conv, file_format, beside):
+@pytest.mark.parametrize(
+    ("file_format", "beside", "least"), [(size.ONNX_QDQ, 8, 4), (size.TFLITE, 12, 8)]
+)
+def test_a_file_has_four_bits_or_eight(conv, file_format, beside, least):
     """A float32 scale and an int32 bias for each channel; LiteRT's biases have scales, too."""
-    packed = np.packbits(np.ones((conv.weights, 4), np.uint8)).nbytes
+    packed = np.packbits(np.ones((conv.weights, least), np.uint8)).nbytes
     found = size.file_bytes(conv, np.arange(2, 9), file_format)
     expected = [weights + conv.out_channels * beside for weights in (packed, conv.weights)]
     assert found.tolist() == [expected[0]] * 3 + [expected[1]] * 4
