@@ -23,8 +23,9 @@ def describe(network: Graph, files: Mapping[str, File]) -> dict[str, Any]:
 
     `size_bytes` is what a search compares: weights at their bitwidth, a scale and a bias for
     each output channel. `stored_bytes` is what the size table says of each file: weights in
-    what the format has for them (`w_container`), and what it wants of each channel. What a file
-    has beyond that (`graph_bytes`) are names, nodes, and the grids of the activations.
+    what the format has for them (`w_container`), and what it wants of each channel, in all also
+    what it holds once. What a file has beyond that (`graph_bytes`) are names, nodes, and the grids
+    of the activations.
 
     Args:
       network: The graph that the files were written from.
@@ -32,7 +33,12 @@ def describe(network: Graph, files: Mapping[str, File]) -> dict[str, Any]:
     """
     tensors = network.tensors()
     layers = [_layer(conv, tensors, files) for conv in network.convs]
-    stored = {name: sum(layer["stored_bytes"][name] for layer in layers) for name in files}
+    channels = [layer["out_channels"] for layer in layers if "w_bits" in layer]
+    stored = {
+        name: sum(layer["stored_bytes"][name] for layer in layers)
+        + size.shared_bytes(channels, file.file_format)
+        for name, file in files.items()
+    }
     return {
         "picture": list(network.x.shape[:2]),
         "input": _tensor(network.x),

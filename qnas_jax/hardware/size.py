@@ -3,8 +3,9 @@
 - Logical bytes (`conv_bytes`, `network_bytes`): weights at their bitwidth, each tensor rounded
   up to whole bytes, and for each output channel a 4-byte scale and a 4-byte bias. What a
   search compares.
-- File bytes (`file_bytes`): what a file format stores. It has 4-bit and 8-bit numbers only, or
-  8-bit ones alone, so 5 to 7 bits take as much as 8, and 2 and 3 as much as 4.
+- File bytes (`file_bytes`, and `shared_bytes` once for a network): what a file format stores.
+  It has 4-bit and 8-bit numbers only, or 8-bit ones alone, so 5 to 7 bits take as much as 8,
+  and 2 and 3 as much as 4.
 - Runtime bytes (`runtime_bytes`): what stays in memory while the network runs, weights being
   unpacked to one byte each, whatever their bitwidth.
 
@@ -39,15 +40,18 @@ class FileFormat:
     Attributes:
       channel_bytes: For each output channel.
       packs: Whether weights of 4 bits and fewer are stored in pairs.
+      zero_point_bytes: For each output channel too, but equal ones stand in a file once: for
+        all convolutions that have as many channels.
     """
 
     channel_bytes: int
     packs: bool
+    zero_point_bytes: int = 0
 
 
 # The scale of a bias is a product of what is there; or it is stored.
 ONNX_QDQ = FileFormat(channel_bytes=0, packs=True)
-TFLITE = FileFormat(channel_bytes=SCALE_BYTES, packs=False)
+TFLITE = FileFormat(channel_bytes=SCALE_BYTES, packs=False, zero_point_bytes=8)
 
 
 def conv_bytes(conv: Conv, w_bits) -> Values:
@@ -66,6 +70,11 @@ def file_bytes(conv: Conv, w_bits, file_format: FileFormat) -> Values:
     """
     stored = conv_bytes(conv, container_bits(w_bits, file_format))
     return stored + conv.out_channels * file_format.channel_bytes
+
+
+def shared_bytes(out_channels: Iterable[int], file_format: FileFormat) -> int:
+    """Bytes that a file holds of all its convolutions together, beside those of each."""
+    return file_format.zero_point_bytes * sum(set(out_channels))
 
 
 def container_bits(w_bits, file_format: FileFormat) -> Values:

@@ -109,10 +109,11 @@ def _sizes(
 ) -> tuple[int, int, int, int]:
     """All that `Audited` has in bytes."""
     stored = functools.partial(size.file_bytes, file_format=runtime.file_format)
+    channels = (conv.weights.shape[-1] for conv in network.convs)
     return (
         _table_bytes(setting, subnet, size.conv_bytes),
         describe.describe(network, {})["size_bytes"],
-        _table_bytes(setting, subnet, stored),
+        _table_bytes(setting, subnet, stored) + size.shared_bytes(channels, runtime.file_format),
         len(runtime.file(network)),
     )
 

@@ -109,6 +109,10 @@ def test_the_description_counts_what_the_tables_count(name, request, tmp_path):
         if (c.dims and c.data_type not in (7, 1)) or (len(c.dims) == 1 and c.data_type == 1)
     )
     assert 0 <= found["stored_bytes"]["model.onnx"] - held < 0.01 * held, "equal ones once"
+    channels = {conv.out_channels for conv in layers.convs(case.model, case.images.shape[1:])}
+    beside = {"model.onnx": 0, "model.tflite": 8 * sum(channels)}
     for name, file in files.items():
+        of_layers = sum(layer["stored_bytes"][name] for layer in found["layers"])
+        assert found["stored_bytes"][name] == of_layers + beside[name]
         assert found["file_bytes"][name] == file.file_bytes
         assert found["graph_bytes"][name] == file.file_bytes - found["stored_bytes"][name]
