@@ -86,8 +86,12 @@ def _tell(
             line = "%s: %s gives only %.2f %% of the pixels the simulated class; see docs/export.md"
             logger.warning(line, folder.name, name, agreement)
     if not runtimes.has_litert():
-        line = "%s: no LiteRT file; pip install -e '.[litert]', delete %s, and repeat"
-        logger.info(line, folder.name, folder)
+        _tell_what_is_missing(folder.parent)
+
+
+@functools.cache  # one line a run
+def _tell_what_is_missing(folder: pathlib.Path) -> None:
+    logger.info("no LiteRT files: pip install -e '.[litert]', delete %s, and repeat", folder)
 
 
 def _write(path: pathlib.Path, data: bytes) -> None:
