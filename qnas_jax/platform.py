@@ -11,9 +11,22 @@ _VECTORS = "xla_cpu_prefer_vector_width"
 
 def prepare_process() -> None:
     """All of the settings that must come before JAX is imported; may start Python again."""
+    prefer_standard_library()
     hide_cache_warnings()
     use_wide_vectors()
     use_huge_pages()
+
+
+def prefer_standard_library() -> None:
+    """Lets what lies beside the program be found last.
+
+    Python looks there first: `launch/profile.py` would stand in for the `profile` of the
+    standard library, which torch imports.
+    """
+    beside = os.path.dirname(os.path.abspath(sys.argv[0]))
+    if beside in sys.path:
+        sys.path.remove(beside)
+        sys.path.append(beside)
 
 
 def hide_cache_warnings() -> None:

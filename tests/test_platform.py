@@ -30,6 +30,20 @@ def test_this_jax_does_not_have_the_cpu_miscompilation_of_jax_issue_39103():
     )
 
 
+def test_programs_do_not_stand_in_for_the_standard_library(tmp_path):
+    """As launch/profile.py would; torch's optimizers import its namesake."""
+    for name, text in (
+        ("profile", "raise RuntimeError('this is not the standard library')"),
+        ("beside", "found = True"),
+        ("program", "from qnas_jax import platform\nplatform.prepare_process()\n"
+         "import cProfile, beside\nprint(beside.found)\n"),
+    ):  # fmt: skip
+        (tmp_path / f"{name}.py").write_text(text)
+    program = [sys.executable, str(tmp_path / "program.py")]
+    done = subprocess.run(program, cwd=ROOT, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("True\n", "")
+
+
 @pytest.mark.parametrize("package", ["jax", "flax"])  # their pins have reasons: see there
 def test_the_installed_version_is_one_that_pyproject_allows(package):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
