@@ -88,6 +88,19 @@ def test_no_pair_is_left_for_any_draw(bits):
             assert agree.pairs_that_differ(grids, node.out.grid) == 0
 
 
+def test_the_range_with_the_fewest_pairs_is_taken_where_some_are_left(monkeypatch):
+    """A training that is done must not fail for a millionth."""
+
+    def pairs(inputs, out):
+        return abs(out.scale / scale - 1 - 3 * agree.STEP) / agree.STEP + 1
+
+    quant = drawn(0)
+    scale = grid_of(quant["sum"]).scale
+    monkeypatch.setattr(agree, "pairs_that_differ", pairs)
+    agreed = agree.with_agreed_sums(sums(quant), quant)
+    assert grid_of(agreed["sum"]).scale == pytest.approx(scale * (1 + 3 * agree.STEP), rel=1e-7)
+
+
 def test_a_whole_network_is_made_of_what_was_agreed_on(int8):
     """The grids that are worked out ahead are those that the network gets."""
     quant = agree.with_agreed_sums(int8.network, int8.quant)
