@@ -34,6 +34,7 @@ def main() -> None:
     artefact.check_made_from(workdir / "teacher", {"network": config.network})
     artefact.check_made_from(workdir / "supernet", {"depths": config.space.depths})
     runtime, threads = runtimes.named(_RUNTIME.value), _THREADS.value
+    runtimes.check_threads(threads)
     found = latencies.compare(prepare(config, workdir), subnets, runtime, threads, Effort())
     path = pathlib.Path(_JSON.value or workdir / "hardware" / "latency.json")
     artefact.write_json(path, found)

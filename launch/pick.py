@@ -50,7 +50,8 @@ def _pick(arguments: argparse.Namespace) -> None:
         if getattr(arguments, name):
             budgets[cost] = getattr(arguments, name)
     rows = table.load(workdir / "lut" / "lut.npz")
-    fixed_bytes = artefact.read_json(workdir / "lut" / "lut.json")["fixed_size_bytes"]
+    made = artefact.read_json(workdir / "lut" / "lut.json", "fixed_size_bytes")
+    fixed_bytes = made["fixed_size_bytes"]
     hardware = artefact.read_json(workdir / "config.json").get("hardware", {})
     name = hardware.get("target", "none") if arguments.target is None else arguments.target
     path = hardware.get("table", "") if arguments.table is None else arguments.table

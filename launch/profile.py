@@ -13,7 +13,6 @@ if __name__ == "__main__":
     platform.prepare_process()  # before all other imports
 
 import dataclasses
-import os
 import pathlib
 
 from absl import flags
@@ -48,8 +47,7 @@ def main() -> None:
         return
     if not _TABLE.value:
         raise InputError("--table: must be the CSV file to fill")
-    if _THREADS.value > (os.cpu_count() or 1):
-        raise InputError(f"--threads={_THREADS.value}: there are {os.cpu_count()} CPUs")
+    runtimes.check_threads(_THREADS.value)
     table = pathlib.Path(_TABLE.value)
     effort = Effort(width=_WIDTH.value, limit_s=_LIMIT.value)
     with artefact.only_one(table.parent):

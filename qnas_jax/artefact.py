@@ -77,16 +77,20 @@ def write_json(path: pathlib.Path, value: Any) -> None:
     write(path, json.dumps(plain(value), indent=2) + "\n")
 
 
-def read_json(path: pathlib.Path) -> Any:
-    """What a JSON file of a run holds.
+def read_json(path: pathlib.Path, *names: str) -> Any:
+    """What a JSON file of a run holds; with names, an object that has at least these.
 
     Raises:
-      InputError: It is missing, cut short, or no JSON.
+      InputError: It is missing, cut short, or something else.
     """
     try:
-        return json.loads(path.read_bytes())
+        found = json.loads(path.read_bytes())
+        for name in names:
+            if not isinstance(found, dict) or name not in found:
+                raise ValueError(f"it has no {name}")
     except (OSError, ValueError) as error:
         raise unreadable(path, error) from None
+    return found
 
 
 def unreadable(path: pathlib.Path, error: Exception) -> InputError:

@@ -123,7 +123,7 @@ def read_arrays(file: pathlib.Path, like: Tree) -> Tree:
     try:
         with np.load(io.BytesIO(file.read_bytes())) as found:
             arrays = {name: found[name] for name in found.files}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
         raise InputError(f"{file}: cannot be read ({error}); delete it") from None
     _check_match(file, arrays, {_place(p): v for p, v in jax.tree_util.tree_leaves_with_path(like)})
     return jax.tree_util.tree_map_with_path(lambda path, _: arrays[_place(path)], like)

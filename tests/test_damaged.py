@@ -50,8 +50,12 @@ def workdir(tmp_path):
     artefact.write_json(tmp_path / "supernet" / "nsr.json", {"blocks": [block]})
     front.write(tmp_path / "search" / "front.csv", [front.Point(0, 1.0, 9, 8, SUBNET)])
     artefact.write_json(tmp_path / "latency" / "latency.json", {"networks": {}})
-    for name in ("parity", "model"):
-        artefact.write_json(tmp_path / "export" / SUBNET / f"{name}.json", {"miou": {}})
+    for name, parts in (
+        ("parity", ("miou", "agreement")),
+        ("model", ("file_bytes", "graph_bytes")),
+    ):
+        held = dict.fromkeys(parts, {})
+        artefact.write_json(tmp_path / "export" / SUBNET / f"{name}.json", held)
     for file in READERS:
         artefact.Stage((tmp_path / file).parent, {}).finish()
     artefact.write_json(tmp_path / "config.json", config.Config())
@@ -61,7 +65,7 @@ def workdir(tmp_path):
 @pytest.mark.parametrize("file", READERS)
 def test_a_damaged_file_of_a_finished_stage_takes_one_line(workdir, file):
     path, whole = workdir / file, (workdir / file).read_bytes()
-    for content in (b"", whole[: len(whole) // 2], None):
+    for content in (b"", whole[: len(whole) // 2], b"{}", b"[]", None):
         path.unlink() if content is None else path.write_bytes(content)
         with pytest.raises(InputError) as error:
             READERS[file](workdir)

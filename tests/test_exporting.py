@@ -50,3 +50,19 @@ def test_the_report_holds_a_file_against_the_column_of_its_format(tmp_path):
     (file,) = exporting.told([tmp_path], latencies).values()
     assert (file.file_bytes, file.stored_bytes) == (1030, 1000)
     assert (file.miou, file.agreement, file.ratio) == (59.5, 99.99, 1.0)
+
+
+def test_files_that_are_gone_or_cut_short_are_written_once_more(tmp_path):
+    held = {"model.onnx": 3, "model.tflite": 2}
+    contents = {
+        "model.json": json.dumps({"file_bytes": held, "graph_bytes": {}}),
+        "parity.json": json.dumps({"miou": {}, "agreement": {}}),
+        **{"model.onnx": "abc", "model.tflite": "de", "model_float.onnx": "f"},
+        "model_float.tflite": "g",
+    }
+    for name, content in contents.items():
+        (tmp_path / name).write_text(content)
+    assert exporting._missing(tmp_path) == []
+    (tmp_path / "model.onnx").write_text("ab")
+    (tmp_path / "model_float.tflite").unlink()
+    assert exporting._missing(tmp_path) == ["model.onnx", "model_float.tflite"]

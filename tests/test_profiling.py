@@ -154,7 +154,12 @@ def test_an_audit_does_not_go_on_with_what_was_made_otherwise(smoke, tmp_path, a
     table.write_text("\n".join([*lines[:stem], ",".join(cells), *lines[stem + 1 :]]) + "\n")
     refused("is of another table, which told ", setting.prepare(smoke, tmp_path))
     table.write_text("\n".join(lines) + "\n")
-    for damaged in (text.replace("stored_bytes", "bytes"), text[:-30], text.replace(",1.0,", ",,")):
+    for damaged in (
+        text.replace("stored_bytes", "bytes"),
+        text[:-30],
+        text.replace(",1.0,", ",,"),
+        text.replace(",1.0,", ",nan,"),
+    ):
         file.write_text(damaged)
         refused("")
     file.write_text(text)

@@ -15,7 +15,7 @@ from qnas_jax.export.graph import Graph, Grid
 from qnas_jax.quant import affine, integer
 
 STEP = 2.0**-20  # by which a range is widened at a time
-MOST_STEPS = 256  # five are many
+MOST_STEPS = 256  # most sums need none, few more than 20
 
 
 def with_agreed_sums(network: Graph, quant: PyTree) -> PyTree:

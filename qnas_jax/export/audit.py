@@ -3,6 +3,7 @@
 import csv
 import io
 import itertools
+import math
 import pathlib
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -69,7 +70,10 @@ def read(path: pathlib.Path, conditions: Conditions) -> list[Audited]:
             Audited(*(kind(line[k]) for kind, k in zip(kinds, Audited._fields, strict=True)))
             for line in cells
         ]
-    except ValueError as error:
+        odd = [one.subnet for one in subnets if not all(0 < x < math.inf for x in one[1:])]
+        if odd:
+            raise ValueError(f"{odd[0]} has a figure that is none")
+    except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be gone on with ({error}); delete it") from None
     for line, (name, now) in itertools.product(cells, conditions._asdict().items()):
         if line[name] != str(now):

@@ -207,6 +207,6 @@ def check(
     if not lost <= most:
         raise InputError(
             f"{place}: {file} has mIoU {miou[file]:.2f} %, {reference} {miou[reference]:.2f} %; "
-            f"{lost:.2f} points are lost, export.max_miou_drop={most}: "
+            f"{lost:.3g} points are lost, export.max_miou_drop={most}: "
             "quantize with more images (quantize.images), or allow more"
         )

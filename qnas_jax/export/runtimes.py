@@ -3,6 +3,7 @@
 import functools
 import importlib.metadata
 import importlib.util
+import os
 import pathlib
 import platform
 from collections.abc import Callable
@@ -73,6 +74,16 @@ def named(name: str) -> Runtime:
         raise InputError(
             f"--runtime={name}: is not installed ({error}); pip install -e '.[litert]'"
         ) from None
+
+
+def check_threads(threads: int) -> None:
+    """Refuses more threads than there are CPUs: their timings would be of waiting.
+
+    Raises:
+      InputError: There are fewer CPUs.
+    """
+    if threads > (os.cpu_count() or 1):
+        raise InputError(f"--threads={threads}: there are {os.cpu_count()} CPUs")
 
 
 def onnxruntime() -> Runtime:

@@ -61,7 +61,7 @@ def gather(
         subnets.append({**figures, **{name: getattr(point, name) for name in ("nsr", *costs)}})
     return Outcome(
         config=artefact.read_json(workdir / "config.json"),
-        blocks=artefact.read_json(workdir / "supernet" / "nsr.json")["blocks"],
+        blocks=artefact.read_json(workdir / "supernet" / "nsr.json", "blocks")["blocks"],
         points=points,
         teacher={**_metrics(workdir / "teacher"), **teacher_costs},
         subnets=subnets,
@@ -71,7 +71,7 @@ def gather(
 
 
 def _metrics(folder: pathlib.Path) -> Network:
-    return artefact.read_json(folder / "metrics.json")
+    return artefact.read_json(folder / "metrics.json", "subnet", *_FIGURES)
 
 
 def as_json(found: Outcome, seconds: Mapping[str, float], files: Sequence[File]) -> dict[str, Any]:

@@ -44,7 +44,7 @@ def export(setting: Setting, source: Stage, model: DeepLabV3, subnet: space.Subn
       subnet: Its bitwidths.
     """
     stage = _stage(setting, source)
-    if stage.done:
+    if stage.done and not _missing(stage.folder):
         return stage
     variables, quant = networks.measured(setting, source, model, subnet)
     shape = setting.picture()
@@ -71,6 +71,26 @@ def _stage(setting: Setting, source: Stage) -> Stage:
         height, width, _ = setting.picture()
         folder, made_from = folder / f"{height}x{width}", made_from | {"picture": (height, width)}
     return Stage(folder / source.folder.name, made_from)
+
+
+def _described(folder: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What `parity.json` and `model.json` say."""
+    return (
+        artefact.read_json(folder / "parity.json", "miou", "agreement"),
+        artefact.read_json(folder / "model.json", "file_bytes", "graph_bytes"),
+    )
+
+
+def _missing(folder: pathlib.Path) -> list[str]:
+    """Files of a finished stage that are gone, or have other sizes than they had."""
+    held = _described(folder)[1]["file_bytes"]
+    sizes = {file.name: file.stat().st_size for file in folder.iterdir()}
+    missing = [name for name, size in held.items() if sizes.get(name) != size]
+    floats = (FLOAT + name.removeprefix(QUANTIZED) for name in held)
+    missing += [name for name in floats if not sizes.get(name)]
+    if missing:
+        logger.info("%s: writes %s once more", folder.name, ", ".join(missing))
+    return missing
 
 
 def _tell(
@@ -114,7 +134,7 @@ def check(folders: Iterable[pathlib.Path], max_miou_drop: float) -> None:
     """
     for folder in folders:
         place = folder / "parity.json"
-        miou = artefact.read_json(place)["miou"]
+        miou = artefact.read_json(place, "miou")["miou"]
         files = [name for name in miou if name.startswith(f"{QUANTIZED}.")]
         for reference, file in itertools.product((MEASURED, FAKE), files):
             parity.check(place, miou, file, reference, max_miou_drop)
@@ -129,9 +149,7 @@ def told(folders: Sequence[pathlib.Path], latencies: Mapping[str, Any]) -> dict[
     """
     name, found = QUANTIZED + ".onnx", {}
     for folder, (network, timed) in zip(folders, latencies.items(), strict=True):
-        parity_, model = (
-            artefact.read_json(folder / file) for file in ("parity.json", "model.json")
-        )
+        parity_, model = _described(folder)
         found[network] = files.File(
             file_bytes=model["file_bytes"][name],
             stored_bytes=model["file_bytes"][name] - model["graph_bytes"][name],
@@ -153,9 +171,7 @@ def as_text(folders: Iterable[pathlib.Path]) -> str:
     titles = ("float kB", "quantized kB", "over", "mIoU float", "quantized", "as simulated")
     lines = [_LINE.format(*titles, "file", "network")]
     for folder in folders:
-        parity_, model = (
-            artefact.read_json(folder / file) for file in ("parity.json", "model.json")
-        )
+        parity_, model = _described(folder)
         miou, agreement = parity_["miou"], parity_["agreement"][MEASURED]
         simulated = (f"{miou[name]:.2f}" for name in ("jax_fp32", MEASURED))
         lines.append(_LINE.format("", "", "", *simulated, "", "(JAX)", folder.name))

@@ -35,7 +35,7 @@ def subnets(workdir: pathlib.Path) -> list[str]:
     files = sorted(workdir.glob("retrain/*/metrics.json"))
     if not files:
         raise InputError(f"{workdir}: holds no retrained subnet")
-    return [artefact.read_json(file)["subnet"] for file in files]
+    return [artefact.read_json(file, "subnet")["subnet"] for file in files]
 
 
 def trained(setting: Setting) -> list[Network]:

@@ -60,7 +60,7 @@ def compare(
 
 def of_run(workdir: pathlib.Path) -> dict[str, Any]:
     """What `time_networks` found: the figures of `compare` by network, the teacher first."""
-    return artefact.read_json(workdir / "latency" / "latency.json")["networks"]
+    return artefact.read_json(workdir / "latency" / "latency.json", "networks")["networks"]
 
 
 def as_text(found: Mapping[str, Any]) -> str:
