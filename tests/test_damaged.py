@@ -54,7 +54,7 @@ def workdir(tmp_path):
         ("parity", ("miou", "agreement")),
         ("model", ("file_bytes", "graph_bytes")),
     ):
-        held = dict.fromkeys(parts, {})
+        held: dict = {part: {} for part in parts}
         artefact.write_json(tmp_path / "export" / SUBNET / f"{name}.json", held)
     for file in READERS:
         artefact.Stage((tmp_path / file).parent, {}).finish()
