@@ -75,7 +75,7 @@ def restore(manager: Any, like: Tree) -> tuple[int, Tree]:
     except InputError:
         raise
     except Exception as error:  # Orbax has no error of its own for damaged files
-        reason = str(error).splitlines()[0][:200]
+        reason = str(error).splitlines()[0].split(" See full")[0][:120]
         damaged = manager.directory / str(step)
         raise InputError(f"{damaged}: cannot be read ({reason}); delete it") from None
 

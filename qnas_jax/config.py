@@ -272,7 +272,7 @@ class Export:
 
 @dataclasses.dataclass(slots=True)
 class Run:
-    """How a run behaves; nothing here changes its results."""
+    """How a run behaves; nothing here changes its results, but `per_dispatch` rounds otherwise."""
 
     save_every: int = 500  # training steps between checkpoints
     log_every: int = 50  # training steps between lines of metrics

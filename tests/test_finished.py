@@ -48,3 +48,9 @@ def test_a_network_that_is_not_finished_is_refused(laid_out, name):
     artefact.write_json(place, {**artefact.read_json(place), "done": False})
     with pytest.raises(InputError, match=rf"{name}: is not finished; launch/main\.py goes on"):
         finished.trained(laid_out)
+
+
+def test_a_finished_network_whose_checkpoint_is_gone_is_not_trained_again(laid_out):
+    """It would be another than the stages behind were made from."""
+    with pytest.raises(InputError, match=r"teacher/checkpoint/\d+: is missing; put it back, or"):
+        networks.train_teacher(laid_out)

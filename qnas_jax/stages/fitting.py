@@ -5,6 +5,7 @@ from typing import TypeVar
 
 from qnas_jax import config, parallel, train
 from qnas_jax.artefact import Stage
+from qnas_jax.errors import InputError
 from qnas_jax.runlog import Metrics
 from qnas_jax.setting import Setting
 
@@ -21,12 +22,22 @@ def fit(
     watched: Sequence[train.Watched],
     forms: train.Forms = train.AS_IT_IS,
 ) -> State:
-    """Runs a stage's training steps as the run's settings say; see `train.fit`."""
-    run = setting.config.run
+    """Runs a stage's training steps as the run's settings say; see `train.fit`.
+
+    Raises:
+      InputError: The stage is finished, but its last state is gone: another training would
+        not be what the stages behind it were made from.
+    """
+    run, folder = setting.config.run, stage.folder / "checkpoint"
+    if stage.done and not (folder / str(how.steps)).is_dir():
+        raise InputError(
+            f"{folder / str(how.steps)}: is missing; put it back, "
+            f"or delete {stage.folder} and all that was made from it"
+        )
     plan = train.Plan(
         title,
         how.steps,
-        stage.folder / "checkpoint",
+        folder,
         watched,
         save_every=run.save_every,
         log_every=run.log_every,
