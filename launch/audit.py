@@ -54,8 +54,7 @@ def main() -> None:
     found = audit.verdict(audited) | dict(zip(names, conditions, strict=True))
     found |= {"picture": setting.picture()[:2], "seed": config.seed, "table": table}
     artefact.write_json(folder / "audit.json", found)
-    with artefact.writing(folder / "audit.svg") as file:
-        file.write(figures.audit(*audit.pairs(audited)).encode())
+    artefact.write(folder / "audit.svg", figures.audit(*audit.pairs(audited)))
     for name in ("latency", "size"):
         tau, mape, bias = (found[f"{name}_{figure}"] for figure in ("tau", "mape", "bias"))
         print(f"{name:8s} tau {tau:.3f}   mean error {mape:.2f} %   bias {bias:+.2f} %")

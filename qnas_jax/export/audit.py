@@ -48,8 +48,7 @@ def write(path: pathlib.Path, subnets: Iterable[Audited], conditions: Conditions
     lines = csv.writer(text, lineterminator="\n")
     lines.writerow(COLUMNS)
     lines.writerows((*subnet, *conditions) for subnet in subnets)
-    with artefact.writing(path) as file:
-        file.write(text.getvalue().encode())
+    artefact.write(path, text.getvalue())
 
 
 def read(path: pathlib.Path, conditions: Conditions) -> list[Audited]:

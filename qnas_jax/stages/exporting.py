@@ -52,9 +52,9 @@ def export(setting: Setting, source: Stage, model: DeepLabV3, subnet: space.Subn
     floats = fold.of_network(model, variables, None, shape)
     found, written = runtimes.installed(), {}
     for runtime in found:
-        _write(stage.folder / (FLOAT + runtime.suffix), runtime.file(floats))
+        artefact.write(stage.folder / (FLOAT + runtime.suffix), runtime.file(floats))
         name, data = QUANTIZED + runtime.suffix, runtime.file(network)
-        _write(stage.folder / name, data)
+        artefact.write(stage.folder / name, data)
         written[name] = describe.File(runtime.file_format, len(data))
     artefact.write_json(stage.folder / "model.json", describe.describe(network, written))
     computed = _compare(setting, stage, model, {**variables, "quant": quant}, network, found)
@@ -112,11 +112,6 @@ def _tell(
 @functools.cache  # one line a run
 def _tell_what_is_missing(folder: pathlib.Path) -> None:
     logger.info("no LiteRT files: pip install -e '.[litert]', delete %s, and repeat", folder)
-
-
-def _write(path: pathlib.Path, data: bytes) -> None:
-    with artefact.writing(path) as file:
-        file.write(data)
 
 
 def check(folders: Iterable[pathlib.Path], max_miou_drop: float) -> None:
