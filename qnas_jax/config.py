@@ -33,13 +33,10 @@ class Data:
         checks.one_of("data.source", self.source, ("streets", "cityscapes"))
         if self.source == "cityscapes" and not self.root:
             raise InputError("data.root='': must be the folder with leftImg8bit/ and gtFine/")
-        checks.at_least("data.height", self.height, 32)
-        checks.at_least("data.width", self.width, 32)
         images = 1 if self.source == "streets" else 0
-        checks.at_least("data.train_images", self.train_images, images)
-        checks.at_least("data.val_images", self.val_images, images)
-        checks.at_least("data.seed", self.seed, 0)
-        checks.at_least("data.threads", self.threads, 1)
+        least = {"height": 32, "width": 32, "train_images": images, "val_images": images}
+        for name, value in {**least, "seed": 0, "threads": 1}.items():
+            checks.at_least(f"data.{name}", getattr(self, name), value)
 
 
 @dataclasses.dataclass(slots=True)
@@ -174,6 +171,7 @@ class Lut:
     nodes_per_pass: int = 0  # prefixes of the tree that are run at once; 0: as memory allows
     ranges: str = "min_max"  # or "percentile" or "mse"
     a_ranges_per: str = "tensor"  # or "channel": no integer hardware runs that; to compare
+    compute: str = "fastest"  # bytes where they are; or "float32": each row is its path to 1e-6
     time_budget_s: float = 0.0  # no further images are begun after it; 0: no limit
 
     def check(self) -> None:
@@ -183,6 +181,7 @@ class Lut:
         checks.at_least("lut.nodes_per_pass", self.nodes_per_pass, 0)
         checks.one_of("lut.ranges", self.ranges, ("min_max", "percentile", "mse"))
         checks.one_of("lut.a_ranges_per", self.a_ranges_per, ("tensor", "channel"))
+        checks.one_of("lut.compute", self.compute, ("fastest", "float32"))
         checks.at_least("lut.time_budget_s", self.time_budget_s, 0)
 
 

@@ -42,6 +42,7 @@ class Method(NamedTuple):
 
     find_range: FindRange
     per_channel: bool = False  # activation ranges
+    in_bytes: bool = False  # whether noise is worked out in bytes
     nodes_per_pass: int = 0  # nodes of a tree run at once; 0: as memory allows
 
 
@@ -166,7 +167,7 @@ class _Worker:
 
     def calibrate(self, part, device):
         x = self._maps(self._job.calibration, device)[self._job.parts[part].block]
-        nodes = self._nodes_per_pass(part, len(x), device)
+        nodes = self._nodes_per_pass(part, len(x), False, device)
         with artefact.writing_folder(self._job.calibration_folder(part)) as folder:
             tree.calibrate(self._tree(part, device), x, nodes, folder)
 
@@ -174,7 +175,7 @@ class _Worker:
         block, built = self._job.parts[part].block, self._tree(part, device)
         calibration = tree.load_calibration(self._job.calibration_folder(part), built)
         x, target = self._maps(self._job.chunks[chunk], device)[block : block + 2]
-        nodes = self._nodes_per_pass(part, len(x), device)
+        nodes = self._nodes_per_pass(part, len(x), self._job.method.in_bytes, device)
         noise = tree.noise(built, calibration, x, target, self._variances[block], nodes)
         pixels = target.size // target.shape[-1]
         with artefact.writing(self._job.noise_file(chunk, part)) as file:
@@ -191,6 +192,7 @@ class _Worker:
                 bits,
                 job.method.find_range,
                 job.method.per_channel,
+                job.method.in_bytes,
             )
         return self._trees[key]
 
@@ -200,9 +202,9 @@ class _Worker:
             self._latest.maps = jax.device_put(self._job.features(images), device)
         return self._latest.maps
 
-    def _nodes_per_pass(self, part, images, device):
+    def _nodes_per_pass(self, part, images, in_bytes, device):
         wanted = self._job.method.nodes_per_pass
-        return wanted or nodes_per_pass(self._works[part].node_bytes * images, device)
+        return wanted or nodes_per_pass(self._works[part].node_bytes(in_bytes) * images, device)
 
 
 def nodes_per_pass(node_bytes: int, device: Device) -> int:
@@ -253,12 +255,15 @@ def block_taus(rows: table.Table, a: np.ndarray, b: np.ndarray) -> list[float]:
 
 def _announce(job: Job, works: Sequence[tree.Work]) -> None:
     rows = sum(part.rows for part in job.parts)
-    images = sum(map(len, job.chunks))
+    images, in_bytes = sum(map(len, job.chunks)), job.method.in_bytes
     flop = 2 * sum(work.macs for work in works) * (images + len(job.calibration))
-    moved = sum(work.bytes for work in works) * (images + len(job.calibration))
+    moved = sum(
+        work.bytes(in_bytes) * images + work.bytes(False) * len(job.calibration) for work in works
+    )
     logger.info(
-        "lut: %d rows, %d images and %d for calibration: %.3g TFLOP, %.3g GB of activations",
-        *(rows, images, len(job.calibration), flop / 1e12, moved / 1e9),
+        "lut: %d rows, %d images in %s and %d for calibration: %.3g TFLOP, %.3g GB of activations",
+        *(rows, images, "bytes" if in_bytes else "float32", len(job.calibration)),
+        *(flop / 1e12, moved / 1e9),
     )
 
 

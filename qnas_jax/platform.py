@@ -62,13 +62,17 @@ def use_wide_vectors() -> None:
         os.environ["XLA_FLAGS"] = f"{given} --{_VECTORS}=512".strip()
 
 
+def cache_folder() -> pathlib.Path:
+    """Where compiled code is kept from run to run: ~/.cache/qnas_jax."""
+    return pathlib.Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "qnas_jax"
+
+
 def use_compilation_cache() -> None:
-    """Keeps compiled programs in ~/.cache/qnas_jax, unless JAX was told another folder.
+    """Keeps compiled programs in `cache_folder`, unless JAX was told another folder.
 
     The second run of a config, and a run that is resumed, then start at once.
     """
     import jax
 
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        folder = pathlib.Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
-        jax.config.update("jax_compilation_cache_dir", str(folder / "qnas_jax"))
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder()))

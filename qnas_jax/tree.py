@@ -12,6 +12,7 @@ one compiled program for each shape of a layer serves every bitwidth, homogeneou
 
 import collections
 import math
+import operator
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -22,12 +23,19 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from qnas_jax import space
-from qnas_jax.nn import kernels, supernet
-from qnas_jax.node import Layer, OpWeights, gather_weights, leaf_noise, root, run_nodes
+from qnas_jax.byte_node import gather_bytes
+from qnas_jax.nn import supernet
+from qnas_jax.node import Layer, OpWeights, gather_weights
+from qnas_jax.passes import Values, leaf_noise, root, run_nodes
 from qnas_jax.quant.calibrate import FindRange
 
 INPUT_BITS = 8  # of a block's input, which is another block's output
 QUEUE = 8  # passes that may wait for the device
+VALUE_BYTES = {False: 4, True: 1}  # of an activation, in floats or in bytes
+
+
+# Of each layer at each of its bitwidths.
+Weights = tuple[tuple[tuple[OpWeights, ...], ...], ...]
 
 
 class Tree(NamedTuple):
@@ -35,12 +43,14 @@ class Tree(NamedTuple):
 
     Attributes:
       layers: The shape of each layer.
-      weights: Of each layer at each of its bitwidths.
+      weights: Real values of the weights.
+      codes: The weights as codes, where `noise` is worked out in bytes, else None.
       a_bits: Of each layer at each of its bitwidths.
     """
 
     layers: tuple[Layer, ...]
-    weights: tuple[tuple[tuple[OpWeights, ...], ...], ...]
+    weights: Weights
+    codes: Weights | None
     a_bits: tuple[tuple[Int[Array, ""], ...], ...]
 
     def branches(self, layer: int) -> int:
@@ -64,7 +74,8 @@ class Calibration(NamedTuple):
     nodes: list[list[np.ndarray]]
 
 
-_gather = jax.jit(gather_weights, static_argnums=(1, 2))
+_gather = jax.jit(gather_weights, static_argnums=1)
+_gather_bytes = jax.jit(gather_bytes, static_argnums=1)
 
 
 def build(
@@ -74,7 +85,7 @@ def build(
     bits: Sequence[Sequence[space.Bits]],
     find_range: FindRange,
     per_channel: bool = False,
-    codes: bool | None = None,
+    in_bytes: bool = False,
 ) -> Tree:
     """The tree of a block's paths.
 
@@ -85,28 +96,42 @@ def build(
       bits: The bitwidths (of weights, of activations) that each layer may take.
       find_range: How a clipping range is found (see `quant/calibrate.py`).
       per_channel: Whether each channel of an activation has a range of its own.
-      codes: Whether values travel as codes; by default where that is faster. With a scale
-        for each channel they cannot.
+      in_bytes: Whether noise is worked out in bytes (see `byte_node.py`), which have one range
+        for all channels.
+
+    Raises:
+      ValueError: For bytes with ranges of their own.
     """
-    codes = not per_channel and (kernels.prefers_codes() if codes is None else codes)
-    weights = []
-    for layer, choices in enumerate(bits):
-        gathered = {
-            w_bits: _gather(params[f"layer{layer}"], ops, codes, jnp.int32(w_bits))
-            for w_bits in dict.fromkeys(w for w, _ in choices)
-        }
-        weights.append(tuple(gathered[w_bits] for w_bits, _ in choices))
+    if in_bytes and per_channel:
+        raise ValueError("bytes have one range for all channels")
+
+    def gathered(gather):
+        return tuple(
+            tuple(gather(params[f"layer{layer}"], ops, jnp.int32(w_bits)) for w_bits, _ in choices)
+            for layer, choices in enumerate(bits)
+        )
+
     return Tree(
-        tuple(_layer(block, i, ops, find_range, per_channel, codes) for i in range(block.depth)),
-        tuple(weights),
+        tuple(_layer(block, i, ops, find_range, per_channel) for i in range(block.depth)),
+        gathered(_gather),
+        gathered(_gather_bytes) if in_bytes else None,
         tuple(tuple(jnp.int32(a_bits) for _, a_bits in choices) for choices in bits),
     )
 
 
-def _layer(block, number, ops, find_range, per_channel, codes):
+def _layer(block, number, ops, find_range, per_channel):
     in_channels, stride = block.layer_shape(number)
     residual = stride == 1 and in_channels == block.channels
-    return Layer(ops, stride, block.dilation, residual, find_range, per_channel, codes)
+    return Layer(
+        ops,
+        in_channels,
+        block.channels,
+        stride,
+        block.dilation,
+        residual,
+        find_range,
+        per_channel,
+    )
 
 
 def calibrate(
@@ -126,17 +151,17 @@ def calibrate(
     input_range = np.asarray(tree.layers[0].find_range(x, jnp.int32(INPUT_BITS)))
     nodes: list[list[Any]] = [[None] * len(choices) for choices in tree.a_bits]
 
-    def run(layer, choice, ids, xs, units):
+    def run(layer, choice, ids, xs):
         weights, a_bits = tree.weights[layer][choice], tree.a_bits[layer][choice]
-        ys, units, found = run_nodes(tree.layers[layer], weights, xs, units, a_bits, None)
+        ys, found = run_nodes(tree.layers[layer], weights, xs, a_bits, None)
         if nodes[layer][choice] is None:
             shape = (tree.nodes(layer), found.shape[1])
             file = folder and folder / _nodes_file(layer, choice)
             nodes[layer][choice] = _empty(shape, file)
         nodes[layer][choice][ids] = found  # waits, so that passes do not queue up in memory
-        return ys, units
+        return ys
 
-    for _ in _leaves(tree, _root(tree, x, input_range), run, nodes_per_pass):
+    for _ in _leaves(tree, _root(x, input_range, False), run, nodes_per_pass):
         pass
     if folder is not None:
         np.save(folder / _RANGE_FILE, input_range)
@@ -157,18 +182,20 @@ def noise(
     NSR of `metrics.nsr`.
     """
     last = len(tree.layers) - 1
+    weights = tree.codes or tree.weights
 
-    def run(layer, choice, ids, xs, units):
+    def run(layer, choice, ids, xs):
         packed = calibration.nodes[layer][choice][ids]
-        weights, a_bits = tree.weights[layer][choice], tree.a_bits[layer][choice]
-        arguments = (tree.layers[layer], weights, xs, units, a_bits, packed)
+        a_bits = tree.a_bits[layer][choice]
+        arguments = (tree.layers[layer], weights[layer][choice], xs, a_bits, packed)
         if layer == last:
             return leaf_noise(*arguments, target, variance)
-        return run_nodes(*arguments)[:2]
+        return run_nodes(*arguments)[0]
 
     result = np.empty(tree.nodes(last + 1))
     waiting: collections.deque[tuple[np.ndarray, Array]] = collections.deque()
-    for leaf in _leaves(tree, _root(tree, x, calibration.input_range), run, nodes_per_pass):
+    root = _root(x, calibration.input_range, tree.codes is not None)
+    for leaf in _leaves(tree, root, run, nodes_per_pass):
         waiting.append(leaf)
         if len(waiting) > QUEUE:
             rows, found = waiting.popleft()
@@ -184,8 +211,8 @@ def _empty(shape: tuple[int, int], file: pathlib.Path | None) -> np.ndarray:
     return np.lib.format.open_memmap(file, "w+", np.float32, shape)
 
 
-def _root(tree, x, input_range):
-    return root(tree.layers[0], x, jnp.int32(INPUT_BITS), input_range)
+def _root(x, input_range, in_bytes):
+    return root(x, jnp.int32(INPUT_BITS), input_range, in_bytes)
 
 
 def load_calibration(folder: pathlib.Path, tree: Tree) -> Calibration:
@@ -205,31 +232,31 @@ def _nodes_file(layer: int, choice: int) -> str:
 
 
 def _leaves(
-    tree: Tree, root: tuple[Array, Array], run: Callable[..., Any], nodes_per_pass: int
+    tree: Tree, root: Values, run: Callable[..., Any], nodes_per_pass: int
 ) -> Iterator[tuple[np.ndarray, Any]]:
     """Walks the tree, deepest first: what `run` gives at the last layer, and for which rows.
 
-    `run(layer, bitwidth, nodes, xs, units)` gives the outputs of some nodes' candidates
-    and what they stand for. At any time only one pass of each level is held. Candidates are
-    numbered by bitwidth, then by op.
+    `run(layer, bitwidth, nodes, xs)` gives the outputs of some nodes' candidates. At any
+    time only one pass of each level is held. Candidates are numbered by bitwidth, then by op.
     """
 
-    def walk(layer, ids, xs, units):
+    def walk(layer, ids, xs):
         # As many nodes a pass as divide them: one program for all passes.
         size = max(n for n in range(1, min(nodes_per_pass, len(ids)) + 1) if len(ids) % n == 0)
         ops = len(tree.layers[layer].ops)
         for start in range(0, len(ids), size):
             part = slice(start, start + size)
+            inputs = jax.tree.map(operator.itemgetter(part), xs)
             first = ids[part] * tree.branches(layer)
             for choice in range(len(tree.a_bits[layer])):
                 children = (first[:, None] + choice * ops + np.arange(ops)).ravel()
-                outputs = run(layer, choice, ids[part], xs[part], units[part])
+                outputs = run(layer, choice, ids[part], inputs)
                 if layer + 1 < len(tree.layers):
-                    yield from walk(layer + 1, children, *outputs)
+                    yield from walk(layer + 1, children, outputs)
                 else:
                     yield children, outputs
 
-    yield from walk(0, np.zeros(1, np.int64), *root)
+    yield from walk(0, np.zeros(1, np.int64), root)
 
 
 def compilations() -> int:
@@ -243,13 +270,21 @@ class Work(NamedTuple):
 
     Attributes:
       macs: Multiply-accumulate operations.
-      bytes: Written and read again, every activation once.
-      node_bytes: Held while one node runs, at most.
+      values: Activations.
+      node_values: Of them, those that are held while one node runs, at most.
     """
 
     macs: int
-    bytes: int
-    node_bytes: int
+    values: int
+    node_values: int
+
+    def bytes(self, in_bytes: bool) -> int:
+        """Moved, if every activation is written and read once."""
+        return 2 * VALUE_BYTES[in_bytes] * self.values
+
+    def node_bytes(self, in_bytes: bool) -> int:
+        """Held while one node runs, at most, with as much for what is worked on."""
+        return 2 * VALUE_BYTES[in_bytes] * self.node_values
 
 
 def work(
@@ -259,11 +294,11 @@ def work(
     shape: tuple[int, int],
 ) -> Work:
     """The work of a tree on one image whose features ahead of the block have that shape."""
-    nodes, macs, moved, held = 1, 0, 0, 0
+    nodes, macs, total, held = 1, 0, 0, 0
     for choices, convs in zip(bits, space.block_convs(block, ops, shape), strict=True):
         values = sum(conv.out_channels * conv.out_pixels for conv in convs)
         macs += nodes * len(choices) * sum(conv.macs for conv in convs)
-        moved += nodes * len(choices) * 2 * kernels.VALUE_BYTES * values
-        held = max(held, 2 * kernels.VALUE_BYTES * values)
+        total += nodes * len(choices) * values
+        held = max(held, values)
         nodes *= len(choices) * len(ops)
-    return Work(macs, moved, held)
+    return Work(macs, total, held)

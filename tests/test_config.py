@@ -81,6 +81,7 @@ BAD = [
     ("lut.nodes_per_pass", -1, "must be at least 0"),
     ("lut.ranges", "max", "must be 'min_max' or 'percentile' or 'mse'"),
     ("lut.a_ranges_per", "layer", "must be 'tensor' or 'channel'"),
+    ("lut.compute", "bytes", "must be 'fastest' or 'float32'"),
     ("lut.time_budget_s", -1.0, "must be at least 0"),
     ("lut.time_budget_s", math.nan, "must be finite numbers"),
     ("quantize.images", 0, "must be at least 1"),

@@ -20,6 +20,8 @@ LAYERS = (
     {"search"},
     {"nn"},
     {"node"},
+    {"byte_node"},
+    {"passes"},
     {"tree", "distill", "segment", "train"},
     {"lut", "measure", "export", "report", "grouped"},
     {"setting", "cli"},

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import reference
 
-from qnas_jax import metrics, node, space, tree
+from qnas_jax import byte_node, metrics, node, passes, space, tree
 from qnas_jax.nn import init, supernet
 from qnas_jax.nn.mbconv import BlockPath
 from qnas_jax.quant import calibrate
@@ -92,26 +92,47 @@ def test_chunks_of_images_add_up_to_all_images():
     np.testing.assert_allclose(sum(halves), whole, rtol=1e-5)
 
 
-def test_codes_give_what_real_values_give():
-    """But for values that lie half-way between two codes, and so for a few in a thousand."""
-    data = _data(DILATED, (16, 20), images=8)
+@pytest.mark.parametrize("bits", [(8, 8), (4, 4)], ids=["8", "4"])
+def test_bytes_give_what_real_values_give(bits):
+    """But for values that lie half-way between two codes, a few in 100,000."""
+    data = _data(DILATED, (23, 41), images=8)
     params = reference.random_block(DILATED, OPS)
-    for bits in ((8, 8), (4, 4)):
-        real = _scores(_tree(params, DILATED, bits, codes=False), *data)
-        codes = _scores(_tree(params, DILATED, bits, codes=True), *data)
-        np.testing.assert_allclose(codes, real, rtol=2e-3)
+    real, in_bytes = (
+        _scores(_tree(params, DILATED, bits, in_bytes=choice), *data) for choice in (False, True)
+    )
+    np.testing.assert_allclose(in_bytes, real, rtol=1e-4)
+
+
+def test_sums_of_two_grids_are_rounded_alike_in_both_arithmetics():
+    """With few codes such sums lie half-way between two of the next grid by the thousand."""
+    rng = np.random.default_rng(0)
+    range_, bits = jnp.array([[-3.0] * 4, [3.0] * 4]), jnp.int32(4)
+    grid = node.grid_of(range_, bits)
+    half = grid._replace(inverse=grid.inverse / 2, scale=grid.scale * 2, low=2 * grid.low)
+    half = half._replace(high=2 * grid.high)
+    x, y = jnp.asarray(rng.uniform(-3, 3, (2, 1, 9, 9, 4)), jnp.float32)
+
+    @jax.jit
+    def both(x, y):
+        real = node.on_grid(node.on_grid(x, grid) + node.on_grid(y, grid), half)
+        total = byte_node.as_bytes(x, grid).real() + byte_node.as_bytes(y, grid).real()
+        return real, byte_node.as_bytes(total, half).real()
+
+    real, in_bytes = both(x, y)
+    assert len(np.unique(real)) > 8
+    np.testing.assert_array_equal(in_bytes, real)
 
 
 def test_codes_are_held_as_bytes_between_layers():
-    built = _tree(reference.random_block(NARROW, OPS), NARROW, (8, 8), codes=True)
+    built = _tree(reference.random_block(NARROW, OPS), NARROW, (8, 8), in_bytes=True)
     x = _data(NARROW, (8, 8))[0]
-    a_bits = built.a_bits[0][0]
-    xs, units = node.root(built.layers[0], x, a_bits, jnp.array([-2.0, 3.0]))
-    ys, units, _ = node.run_nodes(built.layers[0], built.weights[0][0], xs, units, a_bits, None)
-    assert xs.dtype == ys.dtype == jnp.uint8
-    assert int(ys.max()) > 200  # in use up to the last bit
-    scale, least = np.asarray(units[0])
-    real = (np.asarray(ys[0], np.float32) + least) * scale
+    found = tree.calibrate(built, x)
+    xs = passes.root(x, jnp.int32(8), jnp.array([-2.0, 3.0]), in_bytes=True)
+    packed = found.nodes[0][0]
+    ys, _ = passes.run_nodes(built.layers[0], built.codes[0][0], xs, built.a_bits[0][0], packed)
+    assert xs.codes.dtype == ys.codes.dtype == jnp.uint8
+    assert int(ys.codes.max()) > 200  # in use up to the last bit
+    real = np.asarray(jax.vmap(byte_node.Bytes.real)(ys))
     assert real.min() < 0 < real.max()
 
 

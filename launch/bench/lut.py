@@ -17,7 +17,7 @@ from bench import machine
 from bench.lut_loops import Torch, jax_loop, tree_constants
 
 from qnas_jax import lut, metrics, space, tree
-from qnas_jax.nn import supernet
+from qnas_jax.nn import byte_conv, supernet
 from qnas_jax.quant import calibrate
 
 OPS = tuple(space.Op(k, e) for k in (3, 5, 7) for e in (3, 6))
@@ -37,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--nodes-per-pass", type=int, default=0, help="0: as a run takes")
     parser.add_argument("--sample", type=int, default=30, help="rows that the loops run")
+    parser.add_argument("--compute", choices=("fastest", "float32"), default="fastest")
     parser.add_argument("--no-torch", action="store_true")
 
 
@@ -114,6 +115,7 @@ class _Case:
     def __init__(self, block, shape, arguments, per_pass):
         rng = np.random.default_rng(0)
         self.block, self.arguments = block, arguments
+        self.in_bytes = arguments.compute == "fastest" and byte_conv.is_fast()
         self.params = supernet.init_block(jax.random.key(0), block, OPS)
         out = [-(-s // block.stride) for s in shape]
         images = arguments.images
@@ -124,11 +126,12 @@ class _Case:
         self.shape = shape
         work = tree.work(block, OPS, [[PAIRS[0]]] * block.depth, shape)
         self.nodes = arguments.nodes_per_pass or lut.nodes_per_pass(
-            work.node_bytes * per_pass, jax.devices()[0]
+            work.node_bytes(self.in_bytes) * per_pass, jax.devices()[0]
         )
 
-    def build(self, bits, codes=None):
-        return tree.build(self.params, self.block, OPS, bits, calibrate.min_max, codes=codes)
+    def build(self, bits):
+        how = {"in_bytes": self.in_bytes}
+        return tree.build(self.params, self.block, OPS, bits, calibrate.min_max, **how)
 
     def noise(self, built, found):
         parts = [
@@ -153,7 +156,7 @@ class _Case:
             "calibrate_s": calibrate_s,
             "compile_s": max(first - calibrate_s - engine_s, 0.0),
             "macs": work.macs * self.arguments.images,
-            "bytes": work.bytes * self.arguments.images,
+            "bytes": work.bytes(self.in_bytes) * self.arguments.images,
         }
         if depth <= MIXED_DEPTH:
             result |= self._more_bitwidths(engine_s, work)
@@ -179,9 +182,6 @@ class _Case:
         }
 
     def _peers(self, built, found, scores):
-        if built.layers[0].codes:  # the peers compute with real values
-            built = self.build([[PAIRS[0]]] * self.block.depth, codes=False)
-            found = tree.calibrate(built, self.x, self.nodes)
         by_op = tree_constants(built, found)
         rows = len(scores)
         rng = np.random.default_rng(1)

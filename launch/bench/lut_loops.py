@@ -36,8 +36,9 @@ def tree_constants(built: tree.Tree, found: tree.Calibration) -> TreeConstants:
     """Calibration of a tree of real values, op by op."""
     result: TreeConstants = {}
     for number, layer in enumerate(built.layers):
-        unpack = functools.partial(node.unpack, layer, built.weights[number][0])
-        nodes: Any = jax.tree.map(np.asarray, jax.vmap(unpack)(found.nodes[number][0]))
+        unpack = functools.partial(node.unpack, layer)
+        packed = jnp.asarray(found.nodes[number][0])
+        nodes: Any = jax.tree.map(np.asarray, jax.vmap(unpack)(packed))
         for op, of_op in enumerate(nodes):
             for at in range(built.nodes(number)):
                 result[number, at, op] = _op_constants(of_op, at)

@@ -13,10 +13,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int8, UInt8
 
 NORM_EPSILON = 1e-5  # added to the variance, as in torch
-VALUE_BYTES = 4  # of an activation
 
 
 def _on_cpu() -> bool:
@@ -32,21 +31,13 @@ def pointwise(x: Float[Array, "*n h w i"], w: Float[Array, "i o"]) -> Float[Arra
     return (x.reshape(-1, x.shape[-1]) @ w).reshape(*x.shape[:-1], w.shape[-1])
 
 
-def prefers_codes() -> bool:
-    """Whether products of whole numbers are faster than those of real ones here."""
-    return not _on_cpu()
+def pointwise_codes(x: UInt8[Array, "*n h w i"], w: Int8[Array, "i o"]) -> Float[Array, "*n h w o"]:
+    """`pointwise` of bytes, exact up to sums of 2**24.
 
-
-def pointwise_codes(
-    x: Float[Array, "*n h w i"], w: Float[Array, "i o"]
-) -> Float[Array, "*n h w o"]:
-    """`pointwise` of whole numbers in [-256, 256], exact up to sums of 2**24.
-
-    Such numbers are exact in bfloat16, the fastest type of accelerators; a CPU is fastest
-    in float32.
+    Bytes are exact in bfloat16, the fastest type of accelerators; a CPU is fastest in float32.
     """
-    if prefers_codes():
-        x, w = x.astype(jnp.bfloat16), w.astype(jnp.bfloat16)
+    dtype = jnp.float32 if _on_cpu() else jnp.bfloat16
+    x, w = x.astype(dtype), w.astype(dtype)
     return jnp.einsum("...i,io->...o", x, w, preferred_element_type=jnp.float32)
 
 

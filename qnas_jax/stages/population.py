@@ -8,7 +8,7 @@ from jaxtyping import PyTree
 
 from qnas_jax import artefact, lut, parallel, segment, table
 from qnas_jax.artefact import Stage
-from qnas_jax.nn import supernet
+from qnas_jax.nn import byte_conv, supernet
 from qnas_jax.quant.calibrate import RANGES
 from qnas_jax.setting import Setting
 
@@ -18,6 +18,7 @@ def populate_table(
 ) -> tuple[Stage, table.Table]:
     """Scores every path of every block, quantized; adds the sizes."""
     how = setting.config.lut
+    per_tensor = how.a_ranges_per == "tensor"
     made_from = {
         "supernet": distilled.hash,
         "bits": setting.bits,
@@ -27,6 +28,7 @@ def populate_table(
         "images_per_pass": how.images_per_pass,
         "ranges": how.ranges,
         "a_ranges_per": how.a_ranges_per,
+        "compute": how.compute,
         "time_budget_s": how.time_budget_s,
     }
     with parallel.first_goes_first("lut"):
@@ -43,7 +45,12 @@ def populate_table(
         table.parts_of(setting.searched, setting.bits, setting.config.space.bits_per == "layer"),
         calibration=range(how.calibration_images),
         chunks=[range(s, min(s + how.images_per_pass, how.images)) for s in starts],
-        method=lut.Method(RANGES[how.ranges], how.a_ranges_per == "channel", how.nodes_per_pass),
+        method=lut.Method(
+            RANGES[how.ranges],
+            per_channel=not per_tensor,
+            in_bytes=how.compute == "fastest" and per_tensor and byte_conv.is_fast(),
+            nodes_per_pass=how.nodes_per_pass,
+        ),
         folder=stage.folder / "partial",
     )
     found = lut.populate(job, how.time_budget_s)

@@ -122,9 +122,9 @@ def test_products_of_codes_are_exact(monkeypatch, on_cpu):
     monkeypatch.setattr(kernels, "_on_cpu", lambda: on_cpu)
     rng = np.random.default_rng(0)
     # The largest codes and as many of them as a float32 can add up.
-    x, w = rng.integers(-256, 257, (2, 3, 2, 256)), rng.integers(-256, 257, (256, 5))
-    x[0, 0, 0], w[:, 0] = 256, 256
-    found = kernels.pointwise_codes(jnp.float32(x), jnp.float32(w))
+    x, w = rng.integers(0, 256, (2, 3, 2, 512)), rng.integers(-127, 128, (512, 5))
+    x[0, 0, 0], w[:, 0] = 255, 127
+    found = kernels.pointwise_codes(jnp.uint8(x), jnp.int8(w))
     assert found.dtype == jnp.float32
     np.testing.assert_array_equal(found, x @ w)
 

@@ -1,0 +1,319 @@
+// Convolutions of bytes, for CPUs whose vectors multiply them (AVX-512 VNNI).
+//
+// Activations are unsigned bytes, weights signed ones, sums 32-bit integers: exact. One
+// instruction adds up four products in each of 16 channels, so both kinds of convolution are
+// brought to that form: 1x1 ones over four input channels, depthwise ones over four columns of
+// the kernel. A sum becomes the byte clip(round(sum * factor + offset), 0, top), ties to even.
+//
+// native.py packs the weights and compiles this file.
+
+#include <immintrin.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+#include <memory>
+#include <thread>
+#include <vector>
+
+#include "xla/ffi/api/ffi.h"
+
+namespace {
+
+namespace ffi = xla::ffi;
+
+constexpr int64_t kLanes = 16;   // channels whose sums are a vector
+constexpr int64_t kGroup = 4;    // products that one instruction adds up in a channel
+constexpr int64_t kPixels = 96;  // of a piece of work; with their sums they fit into a cache
+constexpr int64_t kLine = 4;     // vectors of a piece of work: two cores share no cache line
+
+int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// Calls body(0) to body(count - 1), on this thread and on those of the pool that are free.
+template <typename Body>
+void Spread(ffi::ThreadPool pool, int64_t count, const Body& body) {
+  struct Shared {
+    std::atomic<int64_t> next{0}, done{0};
+  };
+  auto shared = std::make_shared<Shared>();
+  // A thread of the pool may come when all is done and `body` is gone: it finds nothing left.
+  std::function<void()> work = [shared, count, &body] {
+    for (int64_t i; (i = shared->next++) < count; shared->done++) body(i);
+  };
+  int64_t helpers = std::min<int64_t>(pool.num_threads(), count) - 1;
+  for (int64_t i = 0; i < helpers; ++i) pool.Schedule(std::function<void()>(work));
+  work();
+  while (shared->done < count) std::this_thread::yield();
+}
+
+// Adds to each of 16 sums four products. (Written out, for compilers keep moving the sums of the
+// intrinsic between registers and memory.)
+inline void Dot(__m512i& sums, __m512i values, __m512i weights) {
+  asm("vpdpbusd %2, %1, %0" : "+v"(sums) : "v"(values), "v"(weights));
+}
+
+// What turns the sums of 16 channels, or of those that are left, into bytes.
+struct Norm {
+  __mmask16 mask;
+  __m512 factor, offset, top;
+
+  // Of the channels from `first` on; norms are [nodes, 3, channels].
+  Norm(const float* norms, int64_t node, int64_t channels, int64_t first)
+      : mask(first + kLanes <= channels ? 0xffff : (1u << (channels - first)) - 1) {
+    norms += 3 * node * channels + first;
+    factor = _mm512_maskz_loadu_ps(mask, norms);
+    offset = _mm512_maskz_loadu_ps(mask, norms + channels);
+    top = _mm512_maskz_loadu_ps(mask, norms + 2 * channels);
+  }
+
+  void Store(__m512i sums, uint8_t* out) const {
+    __m512 y = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums), factor, offset);
+    y = _mm512_min_ps(_mm512_max_ps(y, _mm512_setzero_ps()), top);
+    __m128i bytes = _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(y));
+    if (mask == 0xffff)  // the usual case, and several times as fast
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(out), bytes);
+    else
+      _mm_mask_storeu_epi8(out, mask, bytes);
+  }
+};
+
+// 1x1 convolutions. Weights are [channels / 16, in / 4] vectors of 16 channels x 4 inputs.
+
+struct Product {
+  const uint8_t* x;  // [pixels, in]
+  int64_t in;
+  const __m512i* weights;
+  const float* norms;
+  int64_t node;
+  int64_t channels;  // of the result
+  int64_t first;     // of them here
+
+  int64_t groups() const { return CeilDiv(in, kGroup); }
+};
+
+// Adds what a group of inputs gives to the sums of kRows pixels times kVectors vectors.
+template <int kRows, int kVectors>
+[[gnu::always_inline]] inline void AddGroup(const Product& p, const uint8_t* x, int64_t group,
+                                            int64_t inputs, __m512i (&sums)[kRows][kVectors]) {
+  __m512i weights[kVectors];
+#pragma GCC unroll 4
+  for (int v = 0; v < kVectors; ++v)
+    weights[v] = _mm512_loadu_si512(p.weights + v * p.groups() + group);
+#pragma GCC unroll 6
+  for (int r = 0; r < kRows; ++r) {
+    int32_t four = 0;
+    std::memcpy(&four, x + r * p.in + group * kGroup, inputs);
+    const __m512i values = _mm512_set1_epi32(four);
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) Dot(sums[r][v], values, weights[v]);
+  }
+}
+
+// Sums that the registers hold.
+template <int kRows, int kVectors>
+void Multiply(const Product& p, int64_t pixel, uint8_t* out) {
+  __m512i sums[kRows][kVectors] = {};
+  const uint8_t* x = p.x + pixel * p.in;
+  const int64_t whole = p.in / kGroup;
+  for (int64_t group = 0; group < whole; ++group) AddGroup(p, x, group, kGroup, sums);
+  if (whole < p.groups()) AddGroup(p, x, whole, p.in % kGroup, sums);
+#pragma GCC unroll 4
+  for (int v = 0; v < kVectors; ++v) {
+    int64_t channel = p.first + v * kLanes;
+    Norm norm(p.norms, p.node, p.channels, channel);
+#pragma GCC unroll 6
+    for (int r = 0; r < kRows; ++r)
+      norm.Store(sums[r][v], out + (pixel + r) * p.channels + channel);
+  }
+}
+
+template <int kVectors>
+void MultiplyPixels(const Product p, int64_t pixels, uint8_t* out) {
+  constexpr int kRows = 6;
+  int64_t pixel = 0;
+  for (; pixel + kRows <= pixels; pixel += kRows) Multiply<kRows, kVectors>(p, pixel, out);
+  for (; pixel < pixels; ++pixel) Multiply<1, kVectors>(p, pixel, out);
+}
+
+void Pointwise(ffi::ThreadPool pool, const uint8_t* x, int64_t pixels, int64_t in,
+               const __m512i* weights, const float* norms, int64_t nodes, int64_t channels,
+               uint8_t* out) {
+  int64_t vectors = CeilDiv(channels, kLanes), panels = CeilDiv(vectors, 4);
+  int64_t of_node = pixels / nodes, pieces = CeilDiv(of_node, kPixels);
+  Spread(pool, nodes * pieces, [&](int64_t piece) {
+    int64_t node = piece / pieces, start = piece % pieces * kPixels;
+    int64_t count = std::min(kPixels, of_node - start);
+    start += node * of_node;
+    for (int64_t panel = 0; panel < panels; ++panel) {  // as even as can be
+      int64_t begin = panel * vectors / panels, end = (panel + 1) * vectors / panels;
+      Product p{x + start * in,
+                in,
+                weights + begin * CeilDiv(in, kGroup),
+                norms,
+                node,
+                channels,
+                begin * kLanes};
+      uint8_t* to = out + start * channels;
+      switch (end - begin) {
+        case 1: MultiplyPixels<1>(p, count, to); break;
+        case 2: MultiplyPixels<2>(p, count, to); break;
+        case 3: MultiplyPixels<3>(p, count, to); break;
+        default: MultiplyPixels<4>(p, count, to);
+      }
+    }
+  });
+}
+
+// Depthwise convolutions. Weights are [channels / 16, kernel, kernel / 4] vectors of 16
+// channels x 4 columns, filled up with zeros. Padding counts as zero.
+
+struct Window {
+  int64_t images, height, width, channels, out_height, out_width, kernel, stride, dilation;
+
+  int64_t groups() const { return CeilDiv(kernel, kGroup); }
+  int64_t pad() const { return dilation * (kernel - 1) / 2; }
+  // Fours of columns that a row's sums read.
+  int64_t fours() const {
+    return (out_width - 1) * stride + kGroup * (groups() - 1) * dilation + 1;
+  }
+};
+
+// A row's bytes by fours: of 16 channels each the columns c, c + d, c + 2d, c + 3d, for all c
+// of the padded row.
+void Interleave(const Window& w, const uint8_t* row, __mmask16 mask, __m128i* padded,
+                __m512i* fours) {
+  const __m512i quarters =
+      _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  const __m512i bytes = _mm512_broadcast_i32x4(
+      _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+  // Copies, which the compiler knows no store to change.
+  const int64_t channels = w.channels, width = w.width, count = w.fours(), d = w.dilation;
+  __m128i* inner = padded + w.pad();
+  if (mask == 0xffff)
+    for (int64_t c = 0; c < width; ++c)
+      inner[c] = _mm_loadu_si128(reinterpret_cast<const __m128i*>(row + c * channels));
+  else
+    for (int64_t c = 0; c < width; ++c) inner[c] = _mm_maskz_loadu_epi8(mask, row + c * channels);
+  for (int64_t c = 0; c < count; ++c) {
+    __m512i four = _mm512_castsi128_si512(padded[c]);
+    four = _mm512_inserti32x4(four, padded[c + d], 1);
+    four = _mm512_inserti32x4(four, padded[c + 2 * d], 2);
+    four = _mm512_inserti32x4(four, padded[c + 3 * d], 3);
+    fours[c] = _mm512_shuffle_epi8(_mm512_permutexvar_epi32(quarters, four), bytes);
+  }
+}
+
+// The sums of kColumns pixels of a row, from the kernel's rows `first` to `last`.
+template <int kColumns>
+inline void Correlate(const Window& w, const __m512i* fours, const __m512i* weights, int64_t first,
+                      int64_t last, const Norm& norm, uint8_t* out) {
+  __m512i sums[kColumns] = {};
+  for (int64_t i = first; i < last; ++i)
+    for (int64_t group = 0; group < w.groups(); ++group) {
+      __m512i four = _mm512_loadu_si512(weights + i * w.groups() + group);
+      const __m512i* at = fours + (i * w.fours() + group * kGroup) * w.dilation;
+#pragma GCC unroll 8
+      for (int c = 0; c < kColumns; ++c) Dot(sums[c], at[c * w.stride], four);
+    }
+#pragma GCC unroll 8
+  for (int c = 0; c < kColumns; ++c) norm.Store(sums[c], out + c * w.channels);
+}
+
+// 16 channels of an image.
+void CorrelateImage(const Window& w, const uint8_t* x, const __m512i* weights, const Norm& norm,
+                    uint8_t* out) {
+  thread_local std::vector<__m512i> fours;
+  thread_local std::vector<__m128i> padded;
+  fours.resize(std::max<size_t>(fours.size(), w.height * w.fours()));
+  padded.assign(std::max(w.width + w.pad(), w.fours() + 3 * w.dilation), _mm_setzero_si128());
+  // Rows that lie `dilation` apart share their inputs: in that order these stay in the cache.
+  for (int64_t phase = 0; phase < std::min(w.dilation, w.out_height); ++phase) {
+    int64_t made = 0;  // rows of this phase's inputs that are interleaved end here
+    for (int64_t row = phase; row < w.out_height; row += w.dilation) {
+      int64_t top = row * w.stride - w.pad();
+      // Rows of the kernel that lie on the image.
+      int64_t first = top < 0 ? CeilDiv(-top, w.dilation) : 0;
+      int64_t last = std::min(w.kernel, CeilDiv(w.height - top, w.dilation));
+      for (int64_t i = first; i < last; ++i) {
+        int64_t at = top + i * w.dilation;
+        if (at < made) continue;
+        Interleave(w, x + at * w.width * w.channels, norm.mask, padded.data(),
+                   fours.data() + at * w.fours());
+        made = at + 1;
+      }
+      const __m512i* from = fours.data() + top * w.fours();
+      uint8_t* to = out + row * w.out_width * w.channels;
+      int64_t c = 0;
+      for (; c + 8 <= w.out_width; c += 8)
+        Correlate<8>(w, from + c * w.stride, weights, first, last, norm, to + c * w.channels);
+      for (; c < w.out_width; ++c)
+        Correlate<1>(w, from + c * w.stride, weights, first, last, norm, to + c * w.channels);
+    }
+  }
+}
+
+void Depthwise(ffi::ThreadPool pool, const Window& w, const uint8_t* x, const __m512i* weights,
+               const float* norms, int64_t nodes, uint8_t* out) {
+  int64_t vectors = CeilDiv(w.channels, kLanes), pieces = CeilDiv(vectors, kLine);
+  int64_t of_node = w.images / nodes;
+  Spread(pool, w.images * pieces, [&](int64_t piece) {
+    int64_t image = piece / pieces, begin = piece % pieces * kLine;
+    for (int64_t vector = begin; vector < std::min(begin + kLine, vectors); ++vector) {
+      int64_t first = vector * kLanes;
+      CorrelateImage(w, x + image * w.height * w.width * w.channels + first,
+                     weights + vector * w.kernel * w.groups(),
+                     Norm(norms, image / of_node, w.channels, first),
+                     out + image * w.out_height * w.out_width * w.channels + first);
+    }
+  });
+}
+
+using Bytes = ffi::Buffer<ffi::U8>;
+using Weights = ffi::Buffer<ffi::S8>;
+using Norms = ffi::Buffer<ffi::F32>;
+using Result = ffi::Result<Bytes>;
+
+const __m512i* Vectors(const Weights& weights) {
+  return reinterpret_cast<const __m512i*>(weights.typed_data());
+}
+
+ffi::Error CallPointwise(ffi::ThreadPool pool, Bytes x, Weights weights, Norms norms, Result out) {
+  int64_t in = x.dimensions().back(), channels = out->dimensions().back();
+  int64_t nodes = norms.element_count() / (3 * channels);
+  Pointwise(pool, x.typed_data(), x.element_count() / in, in, Vectors(weights),
+            norms.typed_data(), nodes, channels, out->typed_data());
+  return ffi::Error::Success();
+}
+
+ffi::Error CallDepthwise(ffi::ThreadPool pool, Bytes x, Weights weights, Norms norms, Result out,
+                         int64_t kernel, int64_t stride, int64_t dilation) {
+  auto in = x.dimensions().last(3), to = out->dimensions().last(3);
+  int64_t images = x.element_count() / (in[0] * in[1] * in[2]);
+  Window w{images, in[0], in[1], in[2], to[0], to[1], kernel, stride, dilation};
+  int64_t nodes = norms.element_count() / (3 * w.channels);
+  Depthwise(pool, w, x.typed_data(), Vectors(weights), norms.typed_data(), nodes,
+            out->typed_data());
+  return ffi::Error::Success();
+}
+
+}  // namespace
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(qnas_jax_pointwise, CallPointwise,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<Bytes>()
+                                  .Arg<Weights>()
+                                  .Arg<Norms>()
+                                  .Ret<Bytes>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(qnas_jax_depthwise, CallDepthwise,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<Bytes>()
+                                  .Arg<Weights>()
+                                  .Arg<Norms>()
+                                  .Ret<Bytes>()
+                                  .Attr<int64_t>("kernel")
+                                  .Attr<int64_t>("stride")
+                                  .Attr<int64_t>("dilation"));

@@ -1,0 +1,127 @@
+"""Convolutions of bytes in C++, for CPUs whose vectors multiply bytes.
+
+XLA's products of bytes are slower than those of floats; these are several times as fast. The
+machine's C++ compiler compiles `native.cc` when it is first asked for, which takes 3 s. On
+another CPU, or without a compiler, `available` is false.
+"""
+
+import ctypes
+import functools
+import hashlib
+import logging
+import os
+import pathlib
+import platform
+import shutil
+import subprocess
+import tempfile
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int8, UInt8
+
+from qnas_jax.platform import cache_folder
+
+logger = logging.getLogger(__name__)
+
+LANES = 16  # channels whose sums are a vector
+GROUP = 4  # products that one instruction adds up
+
+SOURCE = pathlib.Path(__file__).with_suffix(".cc")
+FEATURES = ("avx512f", "avx512bw", "avx512vl", "avx512vnni")
+FLAGS = ("-std=c++17", "-O3", "-fPIC", "-shared", *(f"-m{name}" for name in FEATURES))
+FUNCTIONS = ("qnas_jax_pointwise", "qnas_jax_depthwise")
+SLOWER = "the table takes several times as long"
+
+
+@functools.cache
+def available() -> bool:
+    """Whether this machine has these convolutions; compiles them where it can."""
+    compiler = os.environ.get("CXX") or shutil.which("c++")
+    if not _cpu_multiplies_bytes():
+        return False
+    if compiler is None:
+        logger.warning("there is no C++ compiler (c++): %s", SLOWER)
+        return False
+    try:
+        library = ctypes.CDLL(str(_compiled(compiler)))
+    except (OSError, subprocess.SubprocessError) as error:
+        said = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
+        logger.warning("%s does not compile %s: %s: %s", compiler, SOURCE.name, SLOWER, said[0])
+        return False
+    for name in FUNCTIONS:
+        jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(library[name]), platform="cpu")
+    return True
+
+
+def _cpu_multiplies_bytes() -> bool:
+    """Whether the CPU has the instructions that `native.cc` is made of."""
+    if platform.machine() != "x86_64" or not os.path.exists("/proc/cpuinfo"):
+        return False
+    with open("/proc/cpuinfo") as file:
+        flags = next((line for line in file if line.startswith("flags")), "")
+    return set(FEATURES) <= set(flags.replace("512_vnni", "512vnni").split())
+
+
+def _compiled(compiler: str) -> pathlib.Path:
+    """The library, compiled once for each version of all that goes into it."""
+    made_from = SOURCE.read_bytes() + repr((compiler, FLAGS, jax.__version__)).encode()
+    file = cache_folder() / f"native-{hashlib.sha256(made_from).hexdigest()[:16]}.so"
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        # Several processes may compile at once: each its own file, whole when it gets its name.
+        with tempfile.TemporaryDirectory(dir=file.parent) as folder:
+            made = pathlib.Path(folder) / file.name
+            headers = f"-I{jax.ffi.include_dir()}"
+            command = (*compiler.split(), *FLAGS, headers, str(SOURCE), "-o", str(made))
+            subprocess.run(command, check=True, capture_output=True, text=True)
+            made.replace(file)
+    return file
+
+
+def pack_pointwise(w: Float[Array, "i o"]) -> Int8[Array, "vectors groups 16 4"]:
+    """Codes of a 1x1 convolution's weights, as `pointwise` reads them."""
+    w = _filled(w, (GROUP, LANES))
+    return w.reshape(w.shape[0] // GROUP, GROUP, -1, LANES).transpose(2, 0, 3, 1)
+
+
+def pack_depthwise(w: Float[Array, "k k c"]) -> Int8[Array, "vectors k groups 16 4"]:
+    """Codes of a depthwise convolution's weights, as `depthwise` reads them."""
+    w = _filled(w, (1, GROUP, LANES))
+    return w.reshape(len(w), w.shape[1] // GROUP, GROUP, -1, LANES).transpose(3, 0, 1, 4, 2)
+
+
+def _filled(w, multiples):
+    """As bytes, filled up with zeros to multiples of these sizes."""
+    ends = [(0, -size % multiple) for size, multiple in zip(w.shape, multiples, strict=True)]
+    return jnp.pad(w.astype(jnp.int8), ends)
+
+
+def pointwise(
+    x: UInt8[Array, "n h w i"],
+    w: Int8[Array, "vectors groups 16 4"],
+    norm: Float[Array, "3 o"],
+) -> UInt8[Array, "n h w o"]:
+    """A 1x1 convolution; see `byte_conv.pointwise`."""
+    return _call(FUNCTIONS[0], (*x.shape[:-1], norm.shape[-1]))(x, w, norm)
+
+
+def depthwise(
+    x: UInt8[Array, "n h w c"],
+    w: Int8[Array, "vectors k groups 16 4"],
+    norm: Float[Array, "3 c"],
+    stride: int,
+    dilation: int,
+) -> UInt8[Array, "n h2 w2 c"]:
+    """A depthwise convolution; see `byte_conv.depthwise`."""
+    n, height, width, channels = x.shape
+    shape = (n, -(-height // stride), -(-width // stride), channels)
+    sizes = {"kernel": w.shape[1], "stride": stride, "dilation": dilation}
+    sizes = {name: np.int64(size) for name, size in sizes.items()}
+    return _call(FUNCTIONS[1], shape)(x, w, norm, **sizes)
+
+
+def _call(name, shape):
+    # Under vmap the nodes are the first axis, of length one where all have the same.
+    return jax.ffi.ffi_call(name, jax.ShapeDtypeStruct(shape, jnp.uint8), vmap_method="expand_dims")
