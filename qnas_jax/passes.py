@@ -49,7 +49,8 @@ def _candidates(layer, weights, x, a_bits, packed):
     if isinstance(x, Bytes):
         pairs = zip(weights, found, strict=True)
         return [byte_node.run_op(layer, *both, x) for both in pairs], found
-    results = [run_op(layer, *both, x, a_bits) for both in zip(weights, found, strict=True)]
+    with jax.default_matmul_precision("highest"):  # accelerators would round real values first
+        results = [run_op(layer, *both, x, a_bits) for both in zip(weights, found, strict=True)]
     return zip(*results, strict=True)
 
 

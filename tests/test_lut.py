@@ -36,7 +36,7 @@ def features(images):
     return tuple(jnp.asarray(maps[images.start : images.stop]) for maps in MAPS)
 
 
-def job(folder, chunks, params=PARAMS, features=features, per_layer=False):
+def job(folder, chunks, params=PARAMS, features=features, per_layer=False, in_bytes=False):
     return lut.Job(
         features,
         params,
@@ -44,7 +44,7 @@ def job(folder, chunks, params=PARAMS, features=features, per_layer=False):
         table.parts_of(SEARCHED, BITS, per_layer),
         calibration=range(3),
         chunks=chunks,
-        method=lut.Method(calibrate.min_max),
+        method=lut.Method(calibrate.min_max, in_bytes=in_bytes),
         folder=folder,
     )
 
@@ -82,6 +82,16 @@ def test_every_row_of_bitwidths_per_layer_is_its_path_evaluated_alone(tmp_path):
     assert len(nsr) == 4 * 4 + 4
     assert len({(int(rows.block[r]), rows.choices(r)) for r in range(20)}) == 20
     assert_rows_are_paths(nsr, rows, range(0, 20, 3))
+
+
+def test_a_table_in_bytes_is_that_of_real_values(tmp_path, caplog):
+    with caplog.at_level(logging.INFO, "qnas_jax.lut"):
+        real, in_bytes = (
+            lut.populate(job(tmp_path / str(choice), TWO, per_layer=True, in_bytes=choice)).nsr
+            for choice in (False, True)
+        )
+    np.testing.assert_allclose(in_bytes, real, rtol=1e-3)
+    assert "6 images in float32" in caplog.text and "6 images in bytes" in caplog.text
 
 
 def test_unequal_chunks_give_the_same_table(whole, tmp_path):
@@ -123,11 +133,12 @@ def test_when_time_is_up_every_row_has_the_same_images(whole, tmp_path, caplog):
     np.testing.assert_allclose(again.nsr, whole.nsr, rtol=1e-5)
 
 
-def test_a_path_that_gives_no_finite_output_is_named_and_left_out(tmp_path, caplog):
+@pytest.mark.parametrize("in_bytes", [False, True], ids=["float32", "bytes"])
+def test_a_path_that_gives_no_finite_output_is_named_and_left_out(tmp_path, caplog, in_bytes):
     broken = reference.random_block(SEARCHED.blocks[0], OPS, 0)
     kernel = broken["layer1"]["k5e3"]["project"]["kernel"]
     broken["layer1"]["k5e3"]["project"]["kernel"] = kernel.at[0, 0, 0, 0].set(jnp.nan)
-    work = job(tmp_path, [range(0, 6)], params=[broken, PARAMS[1]])
+    work = job(tmp_path, [range(0, 6)], params=[broken, PARAMS[1]], in_bytes=in_bytes)
     nsr = lut.populate(work).nsr
     np.testing.assert_array_equal(np.isfinite(nsr), 2 * [1, 0, 1, 0] + 4 * [1])
     with caplog.at_level(logging.WARNING, "qnas_jax.table"):
@@ -159,7 +170,7 @@ if int(sys.argv[1]) > 1:
     jax.distributed.initialize(sys.argv[4], int(sys.argv[1]), int(sys.argv[2]))
 import pathlib, numpy as np, test_lut
 from qnas_jax import lut, table
-job = test_lut.job(pathlib.Path(sys.argv[3]), test_lut.TWO, per_layer=True)
+job = test_lut.job(pathlib.Path(sys.argv[3]), test_lut.TWO, per_layer=True, in_bytes=True)
 found = lut.populate(job)
 if jax.process_index() == 0:
     table.save(pathlib.Path(sys.argv[3]) / "lut.npz", table.build(found.nsr, test_lut.SEARCHED, job.parts))

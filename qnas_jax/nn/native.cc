@@ -27,7 +27,7 @@ namespace ffi = xla::ffi;
 constexpr int64_t kLanes = 16;   // channels whose sums are a vector
 constexpr int64_t kGroup = 4;    // products that one instruction adds up in a channel
 constexpr int64_t kPixels = 96;  // of a piece of work; with their sums they fit into a cache
-constexpr int64_t kLine = 4;     // vectors of a piece of work: two cores share no cache line
+constexpr int64_t kLine = 4;     // vectors of a piece of work: a cache line of one core
 
 int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -205,15 +205,26 @@ void Interleave(const Window& w, const uint8_t* row, __mmask16 mask, __m128i* pa
   }
 }
 
-// The sums of kColumns pixels of a row, from the kernel's rows `first` to `last`.
+// Rows of the kernel that lie on the image for a row of the result.
+struct Rows {
+  int64_t top, first, last;  // where the kernel begins on the image; its rows
+
+  Rows(const Window& w, int64_t row)
+      : top(row * w.stride - w.pad()),
+        first(top < 0 ? CeilDiv(-top, w.dilation) : 0),
+        last(std::min(w.kernel, CeilDiv(w.height - top, w.dilation))) {}
+};
+
+// The sums of kColumns pixels of a row, from column `column` of the padded image on.
 template <int kColumns>
-inline void Correlate(const Window& w, const __m512i* fours, const __m512i* weights, int64_t first,
-                      int64_t last, const Norm& norm, uint8_t* out) {
+inline void Correlate(const Window& w, const Rows& rows, int64_t column, const __m512i* fours,
+                      const __m512i* weights, const Norm& norm, uint8_t* out) {
   __m512i sums[kColumns] = {};
-  for (int64_t i = first; i < last; ++i)
+  for (int64_t i = rows.first; i < rows.last; ++i)
     for (int64_t group = 0; group < w.groups(); ++group) {
       __m512i four = _mm512_loadu_si512(weights + i * w.groups() + group);
-      const __m512i* at = fours + (i * w.fours() + group * kGroup) * w.dilation;
+      const __m512i* at = fours + (rows.top + i * w.dilation) * w.fours() + column +
+                          group * kGroup * w.dilation;
 #pragma GCC unroll 8
       for (int c = 0; c < kColumns; ++c) Dot(sums[c], at[c * w.stride], four);
     }
@@ -232,24 +243,22 @@ void CorrelateImage(const Window& w, const uint8_t* x, const __m512i* weights, c
   for (int64_t phase = 0; phase < std::min(w.dilation, w.out_height); ++phase) {
     int64_t made = 0;  // rows of this phase's inputs that are interleaved end here
     for (int64_t row = phase; row < w.out_height; row += w.dilation) {
-      int64_t top = row * w.stride - w.pad();
-      // Rows of the kernel that lie on the image.
-      int64_t first = top < 0 ? CeilDiv(-top, w.dilation) : 0;
-      int64_t last = std::min(w.kernel, CeilDiv(w.height - top, w.dilation));
-      for (int64_t i = first; i < last; ++i) {
-        int64_t at = top + i * w.dilation;
+      Rows rows(w, row);
+      for (int64_t i = rows.first; i < rows.last; ++i) {
+        int64_t at = rows.top + i * w.dilation;
         if (at < made) continue;
         Interleave(w, x + at * w.width * w.channels, norm.mask, padded.data(),
                    fours.data() + at * w.fours());
         made = at + 1;
       }
-      const __m512i* from = fours.data() + top * w.fours();
       uint8_t* to = out + row * w.out_width * w.channels;
       int64_t c = 0;
       for (; c + 8 <= w.out_width; c += 8)
-        Correlate<8>(w, from + c * w.stride, weights, first, last, norm, to + c * w.channels);
+        Correlate<8>(w, rows, c * w.stride, fours.data(), weights, norm, to + c * w.channels);
+      for (; c + 4 <= w.out_width; c += 4)
+        Correlate<4>(w, rows, c * w.stride, fours.data(), weights, norm, to + c * w.channels);
       for (; c < w.out_width; ++c)
-        Correlate<1>(w, from + c * w.stride, weights, first, last, norm, to + c * w.channels);
+        Correlate<1>(w, rows, c * w.stride, fours.data(), weights, norm, to + c * w.channels);
     }
   }
 }
