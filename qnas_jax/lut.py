@@ -128,9 +128,10 @@ def populate(job: Job, time_budget_s: float = 0) -> Scores:
     if len(left) < len(units):
         logger.info("lut: resumed, %d of %d units done", len(units) - len(left), len(units))
     gflop = [work.macs / 5e8 for work in works]
-    total = sum(gflop[i] for i in uncalibrated) * len(job.calibration)
-    total += sum(gflop[i] * len(job.chunks[c]) for c, i in left)
-    progress = Progress("lut GFLOP", total)
+    # Two, as calibration takes several times as long for each operation.
+    to_calibrate = len(job.calibration) * sum(gflop[i] for i in uncalibrated)
+    calibrating = Progress("lut calibration GFLOP", to_calibrate)
+    scoring = Progress("lut GFLOP", sum(len(job.chunks[c]) * gflop[i] for c, i in left))
     if parallel.is_first():
         _write_target_statistics(job)
     parallel.wait_for_all("targets")
@@ -138,14 +139,14 @@ def populate(job: Job, time_budget_s: float = 0) -> Scores:
 
     def calibrate(part: int, device: Device) -> None:
         worker.calibrate(part, device)
-        progress.add(gflop[part] * len(job.calibration), "calibrating")
+        calibrating.add(gflop[part] * len(job.calibration))
 
     def score(unit: tuple[int, int], device: Device) -> None:
         chunk, part = unit
         late = time_budget_s and time.monotonic() - begin > time_budget_s
         if not late or chunk < LEAST_CHUNKS:
             worker.score(chunk, part, device)
-            progress.add(gflop[part] * len(job.chunks[chunk]), f"chunk {chunk + 1}")
+            scoring.add(gflop[part] * len(job.chunks[chunk]), f"chunk {chunk + 1}")
 
     parallel.spread(uncalibrated, calibrate)
     parallel.wait_for_all("calibrated")
