@@ -1,7 +1,7 @@
 """One node of a block's tree in bytes: what `node.py` computes, on codes.
 
-Codes are counted from the least. Sums are exact, in the convolutions of `nn/byte_conv.py`. Sums
-of real numbers are rounded, so a few values in 100,000 lie a code beside. Calibration stays in
+Codes are counted from the least. Sums in the convolutions of `nn/byte_conv.py` are exact, those of
+real numbers rounded, so a few values in 100,000 lie a code beside. Calibration stays in
 real numbers: a range hangs on a single value, and all behind it on the range.
 """
 

@@ -94,8 +94,9 @@ class Job:
         return self.folder / f"calibration-{part:03d}"
 
     def noise_file(self, chunk: int, part: int) -> pathlib.Path:
-        """What a unit gave."""
-        return self.folder / f"noise-{chunk:05d}-{part:03d}.npy"
+        """What a unit gave. A population that goes on elsewhere never mixes two arithmetics."""
+        arithmetic = "bytes" if self.method.in_bytes else "float32"
+        return self.folder / f"noise-{arithmetic}-{chunk:05d}-{part:03d}.npy"
 
     def works(self) -> list[tree.Work]:
         """What each part takes for one image."""

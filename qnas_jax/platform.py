@@ -64,7 +64,7 @@ def use_wide_vectors() -> None:
 
 def cache_folder() -> pathlib.Path:
     """Where compiled code is kept from run to run: ~/.cache/qnas_jax."""
-    return pathlib.Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "qnas_jax"
+    return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "qnas_jax"
 
 
 def use_compilation_cache() -> None:

@@ -33,19 +33,28 @@ int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // Calls body(0) to body(count - 1), on this thread and on those of the pool that are free.
 template <typename Body>
-void Spread(ffi::ThreadPool pool, int64_t count, const Body& body) {
+ffi::Error Spread(ffi::ThreadPool pool, int64_t count, const Body& body) {
   struct Shared {
     std::atomic<int64_t> next{0}, done{0};
+    std::atomic<bool> failed{false};
   };
   auto shared = std::make_shared<Shared>();
   // A thread of the pool may come when all is done and `body` is gone: it finds nothing left.
   std::function<void()> work = [shared, count, &body] {
-    for (int64_t i; (i = shared->next++) < count; shared->done++) body(i);
+    for (int64_t i; (i = shared->next++) < count; shared->done++) {
+      try {
+        body(i);
+      } catch (...) {  // of the pool's threads it would end the process
+        shared->failed = true;
+      }
+    }
   };
   int64_t helpers = std::min<int64_t>(pool.num_threads(), count) - 1;
   for (int64_t i = 0; i < helpers; ++i) pool.Schedule(std::function<void()>(work));
   work();
   while (shared->done < count) std::this_thread::yield();
+  if (!shared->failed) return ffi::Error::Success();
+  return ffi::Error(ffi::ErrorCode::kResourceExhausted, "a convolution of bytes lacks memory");
 }
 
 // Adds to each of 16 sums four products. (Written out, for compilers keep moving the sums of the
@@ -137,12 +146,12 @@ void MultiplyPixels(const Product p, int64_t pixels, uint8_t* out) {
   for (; pixel < pixels; ++pixel) Multiply<1, kVectors>(p, pixel, out);
 }
 
-void Pointwise(ffi::ThreadPool pool, const uint8_t* x, int64_t pixels, int64_t in,
-               const __m512i* weights, const float* norms, int64_t nodes, int64_t channels,
-               uint8_t* out) {
+ffi::Error Pointwise(ffi::ThreadPool pool, const uint8_t* x, int64_t pixels, int64_t in,
+                     const __m512i* weights, const float* norms, int64_t nodes, int64_t channels,
+                     uint8_t* out) {
   int64_t vectors = CeilDiv(channels, kLanes), panels = CeilDiv(vectors, 4);
   int64_t of_node = pixels / nodes, pieces = CeilDiv(of_node, kPixels);
-  Spread(pool, nodes * pieces, [&](int64_t piece) {
+  return Spread(pool, nodes * pieces, [&](int64_t piece) {
     int64_t node = piece / pieces, start = piece % pieces * kPixels;
     int64_t count = std::min(kPixels, of_node - start);
     start += node * of_node;
@@ -263,11 +272,11 @@ void CorrelateImage(const Window& w, const uint8_t* x, const __m512i* weights, c
   }
 }
 
-void Depthwise(ffi::ThreadPool pool, const Window& w, const uint8_t* x, const __m512i* weights,
-               const float* norms, int64_t nodes, uint8_t* out) {
+ffi::Error Depthwise(ffi::ThreadPool pool, const Window& w, const uint8_t* x,
+                     const __m512i* weights, const float* norms, int64_t nodes, uint8_t* out) {
   int64_t vectors = CeilDiv(w.channels, kLanes), pieces = CeilDiv(vectors, kLine);
   int64_t of_node = w.images / nodes;
-  Spread(pool, w.images * pieces, [&](int64_t piece) {
+  return Spread(pool, w.images * pieces, [&](int64_t piece) {
     int64_t image = piece / pieces, begin = piece % pieces * kLine;
     for (int64_t vector = begin; vector < std::min(begin + kLine, vectors); ++vector) {
       int64_t first = vector * kLanes;
@@ -288,12 +297,28 @@ const __m512i* Vectors(const Weights& weights) {
   return reinterpret_cast<const __m512i*>(weights.typed_data());
 }
 
+// Whether each node, the first dimensions of x, has a norm of its own, or all have the same.
+bool NormsFit(const Bytes& x, const Norms& norms) {
+  auto dims = x.dimensions(), of_norms = norms.dimensions();
+  bool own = of_norms.size() + 2 == dims.size(), same = own;
+  for (size_t i = 0; i + 4 < dims.size() && (own || same); ++i) {
+    own = own && of_norms[i] == dims[i];
+    same = same && of_norms[i] == 1;
+  }
+  return own || same;
+}
+
+ffi::Error Unfit() { return ffi::Error::InvalidArgument("shapes do not fit each other"); }
+
 ffi::Error CallPointwise(ffi::ThreadPool pool, Bytes x, Weights weights, Norms norms, Result out) {
   int64_t in = x.dimensions().back(), channels = out->dimensions().back();
-  int64_t nodes = norms.element_count() / (3 * channels);
-  Pointwise(pool, x.typed_data(), x.element_count() / in, in, Vectors(weights),
-            norms.typed_data(), nodes, channels, out->typed_data());
-  return ffi::Error::Success();
+  int64_t pixels = x.element_count() / in, nodes = norms.element_count() / (3 * channels);
+  int64_t vectors = CeilDiv(channels, kLanes) * CeilDiv(in, kGroup);
+  if (!NormsFit(x, norms) || int64_t(weights.element_count()) != vectors * kLanes * kGroup ||
+      int64_t(out->element_count()) != pixels * channels)
+    return Unfit();
+  return Pointwise(pool, x.typed_data(), pixels, in, Vectors(weights), norms.typed_data(), nodes,
+                   channels, out->typed_data());
 }
 
 ffi::Error CallDepthwise(ffi::ThreadPool pool, Bytes x, Weights weights, Norms norms, Result out,
@@ -302,9 +327,12 @@ ffi::Error CallDepthwise(ffi::ThreadPool pool, Bytes x, Weights weights, Norms n
   int64_t images = x.element_count() / (in[0] * in[1] * in[2]);
   Window w{images, in[0], in[1], in[2], to[0], to[1], kernel, stride, dilation};
   int64_t nodes = norms.element_count() / (3 * w.channels);
-  Depthwise(pool, w, x.typed_data(), Vectors(weights), norms.typed_data(), nodes,
-            out->typed_data());
-  return ffi::Error::Success();
+  int64_t vectors = CeilDiv(w.channels, kLanes) * kernel * w.groups();
+  if (!NormsFit(x, norms) || int64_t(weights.element_count()) != vectors * kLanes * kGroup ||
+      int64_t(out->element_count()) != images * to[0] * to[1] * to[2])
+    return Unfit();
+  return Depthwise(pool, w, x.typed_data(), Vectors(weights), norms.typed_data(), nodes,
+                   out->typed_data());
 }
 
 }  // namespace

@@ -8,10 +8,12 @@ another CPU, or without a compiler, `available` is false.
 import ctypes
 import functools
 import hashlib
+import importlib.metadata
 import logging
 import os
 import pathlib
 import platform
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -33,25 +35,21 @@ FEATURES = ("avx512f", "avx512bw", "avx512vl", "avx512vnni")
 FLAGS = ("-std=c++17", "-O3", "-fPIC", "-shared", *(f"-m{name}" for name in FEATURES))
 FUNCTIONS = ("qnas_jax_pointwise", "qnas_jax_depthwise")
 SLOWER = "the table takes several times as long"
+COMPILE_S = 300
 
 
 @functools.cache
 def available() -> bool:
     """Whether this machine has these convolutions; compiles them where it can."""
-    compiler = os.environ.get("CXX") or shutil.which("c++")
     if not _cpu_multiplies_bytes():
         return False
-    if compiler is None:
-        logger.warning("there is no C++ compiler (c++): %s", SLOWER)
-        return False
     try:
-        library = ctypes.CDLL(str(_compiled(compiler)))
-    except (OSError, subprocess.SubprocessError) as error:
-        said = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
-        logger.warning("%s does not compile %s: %s: %s", compiler, SOURCE.name, SLOWER, said[0])
+        library = ctypes.CDLL(str(_compiled(_compiler())))
+        for name in FUNCTIONS:
+            jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(library[name]), platform="cpu")
+    except (OSError, AttributeError, RuntimeError, subprocess.SubprocessError) as error:
+        logger.warning("no convolutions of bytes, so %s: %s", SLOWER, _reason(error))
         return False
-    for name in FUNCTIONS:
-        jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(library[name]), platform="cpu")
     return True
 
 
@@ -64,20 +62,52 @@ def _cpu_multiplies_bytes() -> bool:
     return set(FEATURES) <= set(flags.replace("512_vnni", "512vnni").split())
 
 
-def _compiled(compiler: str) -> pathlib.Path:
+def _compiler() -> list[str]:
+    """The compiler's command: what CXX says, else the machine's own."""
+    given, own = shlex.split(os.environ.get("CXX", "")), shutil.which("c++")
+    if not given and own is None:
+        raise FileNotFoundError("there is no C++ compiler (c++)")
+    return given or [str(own)]
+
+
+def _compiled(compiler: list[str]) -> pathlib.Path:
     """The library, compiled once for each version of all that goes into it."""
-    made_from = SOURCE.read_bytes() + repr((compiler, FLAGS, jax.__version__)).encode()
-    file = cache_folder() / f"native-{hashlib.sha256(made_from).hexdigest()[:16]}.so"
-    if not file.exists():
+    versions = (compiler, FLAGS, importlib.metadata.version("jaxlib"))
+    key = hashlib.sha256(SOURCE.read_bytes() + repr(versions).encode()).hexdigest()[:16]
+    file = cache_folder() / f"native-{key}.so"
+    if not _is_whole(file):
         file.parent.mkdir(parents=True, exist_ok=True)
         # Several processes may compile at once: each its own file, whole when it gets its name.
         with tempfile.TemporaryDirectory(dir=file.parent) as folder:
             made = pathlib.Path(folder) / file.name
             headers = f"-I{jax.ffi.include_dir()}"
-            command = (*compiler.split(), *FLAGS, headers, str(SOURCE), "-o", str(made))
-            subprocess.run(command, check=True, capture_output=True, text=True)
+            command = [*compiler, *FLAGS, headers, str(SOURCE), "-o", str(made)]
+            subprocess.run(
+                command, check=True, capture_output=True, errors="replace", timeout=COMPILE_S
+            )
+            code = made.read_bytes()
+            made.write_bytes(code + hashlib.sha256(code).digest())
             made.replace(file)
     return file
+
+
+def _is_whole(file: pathlib.Path) -> bool:
+    """Whether a library ends with its own digest; one that was cut would end the process."""
+    if not file.exists():
+        return False
+    code, digest = (found := file.read_bytes())[:-32], found[-32:]
+    return hashlib.sha256(code).digest() == digest
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong, in a line."""
+    if isinstance(error, subprocess.TimeoutExpired):
+        return f"{error.cmd[0]} has not ended after {error.timeout:.0f} s"
+    if isinstance(error, subprocess.CalledProcessError):
+        said = [line for line in error.stderr.splitlines() if line.strip()]
+        told = [line for line in said if "error" in line] or said[-1:] or ["it said nothing"]
+        return f"{error.cmd[0]} ended with {error.returncode}: {told[0]}"
+    return str(error)
 
 
 def pack_pointwise(w: Float[Array, "i o"]) -> Int8[Array, "vectors groups 16 4"]:

@@ -69,6 +69,7 @@ def _finish_table(setting, stage, made_from, job, found, rows) -> None:
     description = {
         **made_from,
         "images_done": found.images,
+        "in_bytes": job.method.in_bytes,
         "agreement": lut.agreement(found, rows),
         "ops": [str(op) for op in rows.ops],
         "blocks": setting.searched.blocks,

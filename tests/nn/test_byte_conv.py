@@ -1,5 +1,7 @@
 """Both forms of the convolutions of bytes against sums of integers in NumPy."""
 
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,8 @@ import pytest
 
 from qnas_jax.nn import byte_conv, native
 
-CPP = pytest.param(True, id="c++", marks=pytest.mark.skipif(not native.available(), reason="CPU"))
+HAS_CPP = native._cpu_multiplies_bytes() and shutil.which("c++")
+CPP = pytest.param(True, id="c++", marks=pytest.mark.skipif(not HAS_CPP, reason="CPU or compiler"))
 FORMS = [CPP, pytest.param(False, id="xla")]
 
 
@@ -107,8 +110,13 @@ def test_sums_in_between_may_exceed_what_a_float_holds(form):
     assert np.asarray(found).item() == 255 - 250
 
 
-def test_values_that_are_not_numbers_stay_bytes(form):
-    x = np.ones((1, 1, 1, 4), np.uint8)
-    norm = np.stack([np.full(16, v) for v in (np.nan, 0.0, 255.0)]).astype(np.float32)
-    found = _pointwise(x, np.ones((4, 16)), norm)
-    assert found.dtype == jnp.uint8
+@pytest.mark.parametrize("form", [CPP], indirect=True)
+@pytest.mark.parametrize("mapped", [(None, None, 0), (None, 0, None), (0, 0, 0)], ids=str)
+def test_other_ways_to_map_it_are_refused_in_cpp(form, mapped):
+    """Weights for each node, or norms without inputs of their own: the tree has neither."""
+    x, w = jnp.zeros((2, 1, 3, 3, 8), jnp.uint8), native.pack_depthwise(jnp.ones((3, 3, 8)))
+    w, norm = jnp.stack([w, w]), jnp.ones((2, 3, 8))
+    arrays = [a if axis == 0 else a[0] for a, axis in zip((x, w, norm), mapped, strict=True)]
+    run = jax.vmap(lambda x, w, norm: byte_conv.depthwise(x, w, norm, 1, 1), mapped)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="shapes do not fit"):
+        jax.block_until_ready(run(*arrays))

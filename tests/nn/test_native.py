@@ -1,5 +1,6 @@
 import concurrent.futures
 import os
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -11,7 +12,8 @@ import pytest
 
 from qnas_jax.nn import byte_conv, native
 
-needs_cpp = pytest.mark.skipif(not native.available(), reason="this CPU or its compiler")
+HAS_CPP = native._cpu_multiplies_bytes() and shutil.which("c++")
+needs_cpp = pytest.mark.skipif(not HAS_CPP, reason="this CPU, or no compiler")
 
 
 @pytest.fixture
@@ -22,26 +24,65 @@ def fresh(monkeypatch, tmp_path):
     return native.available.__wrapped__
 
 
+def _script(folder, text):
+    file = folder / "with space" / "cc"
+    file.parent.mkdir(exist_ok=True)
+    file.write_text("#!/bin/sh\n" + text)
+    file.chmod(0o755)
+    return f"'{file}'"
+
+
 def test_without_a_compiler_it_is_said_once_and_floats_are_used(fresh, monkeypatch, caplog):
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setattr(native.shutil, "which", lambda _: None)
     assert not fresh()
     (line,) = caplog.messages
-    assert line == "there is no C++ compiler (c++): the table takes several times as long"
+    assert line == (
+        "no convolutions of bytes, so the table takes several times as long: "
+        "there is no C++ compiler (c++)"
+    )
 
 
 @pytest.mark.parametrize(
-    ("compiler", "said"),
-    [("false", "returned non-zero exit status 1"), ("no-such-compiler", "No such file")],
+    ("text", "said"),
+    [
+        ("exit 3", "ended with 3: it said nothing"),
+        ("echo >&2; exit 1", "ended with 1: it said nothing"),
+        ("printf 'In file\\nx.h: error: no \\377\\n' >&2; exit 1", "1: x.h: error: no \ufffd"),
+        ("kill -9 $$", "ended with -9"),
+        ("exec sleep 60", "has not ended after 1 s"),
+        ('for last; do :; done; : > "$last"', "file too short"),
+    ],
 )
-def test_a_compiler_that_fails_is_told_of(fresh, monkeypatch, caplog, tmp_path, compiler, said):
-    monkeypatch.setenv("CXX", compiler)
+def test_a_compiler_that_fails_is_told_of(fresh, monkeypatch, caplog, tmp_path, text, said):
+    monkeypatch.setenv("CXX", _script(tmp_path, text))
+    monkeypatch.setattr(native, "COMPILE_S", 1)
     assert not fresh()
     (line,) = caplog.messages
-    assert (
-        line.startswith(f"{compiler} does not compile native.cc: the table takes") and said in line
-    )
-    assert not list((tmp_path / "qnas_jax").iterdir())
+    assert line.startswith("no convolutions of bytes, so the table") and said in line
+
+
+def test_a_compiler_that_is_not_there_is_told_of(fresh, monkeypatch, caplog):
+    monkeypatch.setenv("CXX", "no-such-compiler -O1")
+    assert not fresh()
+    assert "No such file or directory: 'no-such-compiler'" in caplog.text
+
+
+@needs_cpp
+@pytest.mark.parametrize("damage", [lambda b: b[:4096], lambda b: b[:9999] + bytes(len(b) - 9999)])
+def test_a_damaged_library_is_compiled_anew(fresh, tmp_path, damage):
+    """Loaded as it is, it would end the process."""
+    file = native._compiled(native._compiler())
+    whole = file.read_bytes()
+    file.write_bytes(damage(whole))
+    assert not native._is_whole(file)
+    assert native._compiled(native._compiler()) == file
+    assert native._is_whole(file) and len(file.read_bytes()) == len(whole)
+
+
+@needs_cpp
+def test_where_it_can_be_compiled_it_is():
+    assert native.available()
 
 
 def test_other_cpus_are_left_alone(monkeypatch, caplog):
