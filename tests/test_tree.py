@@ -192,3 +192,37 @@ def test_the_work_is_that_of_every_node_once():
     layers[0] += sum(8 * op.expansion * (8 - 1) * 70 for op in ops)
     found = tree.work(block, ops, [[(8, 8)], [(8, 8), (4, 4)]], (7, 10))
     assert found.macs == layers[0] + 2 * 2 * layers[1]
+
+
+def _cast(tree_, dtype):
+    def cast(leaf):
+        return (
+            jnp.asarray(leaf, dtype) if np.issubdtype(np.asarray(leaf).dtype, np.floating) else leaf
+        )
+
+    return jax.tree.map(cast, tree_)
+
+
+@pytest.mark.slow
+def test_float32_is_as_far_from_float64_as_bytes_are(monkeypatch):
+    """Rows differ where a sum lies half-way between two codes: rounded ones do not know better."""
+    ops = tuple(space.Op(k, e) for k in (3, 5, 7) for e in (3, 6))
+    block = space.mobilenet_v2_blocks(0.5, (1, 2, 2, 1, 1, 1, 1), (1, 1, 1, 2, 2, 4, 4))[2]
+    params, (calibration, x, target) = (
+        reference.random_block(block, ops),
+        _data(block, (24, 40), images=8),
+    )
+    in_bytes = _tree(params, block, (6, 6), ops, in_bytes=True)
+    in_float32 = in_bytes._replace(codes=None)
+    found, variance = tree.calibrate(in_bytes, calibration), metrics.channel_variance(target)
+    scores = [tree.noise(one, found, x, target, variance) for one in (in_bytes, in_float32)]
+    start = tree._root(x, found.input_range, False)  # the very codes that the others begin with
+    with jax.enable_x64(True):
+        monkeypatch.setattr(tree, "_root", lambda *_: _cast(start, jnp.float64))
+        in_float64 = in_float32._replace(weights=_cast(in_float32.weights, jnp.float64))
+        nodes = [[np.asarray(node, np.float64) for node in layer] for layer in found.nodes]
+        arrays = _cast((x, target, variance), jnp.float64)
+        exact = tree.noise(in_float64, found._replace(nodes=nodes), *arrays)
+    away = [int(np.sum(np.abs(one / exact - 1) > 1e-4)) for one in scores]
+    print(f"of {len(exact)} rows above 1e-4: {away[0]} in bytes, {away[1]} in float32")
+    assert 0 < away[1] and away[0] < 2 * away[1]
