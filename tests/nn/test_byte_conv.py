@@ -16,6 +16,7 @@ FORMS = [CPP, pytest.param(False, id="xla")]
 
 @pytest.fixture(params=FORMS)
 def form(request, monkeypatch):
+    assert not request.param or native.available()
     monkeypatch.setattr(byte_conv, "_in_cpp", lambda: request.param)
 
 
