@@ -1,8 +1,8 @@
-"""One node of a block's tree in bytes: what `node.py` computes, on codes.
+"""A candidate of a layer on one node's output, in bytes: what `node.py` computes, on codes.
 
-Codes are counted from the least. Sums in the convolutions of `nn/byte_conv.py` are exact, those of
-real numbers rounded, so a few values in 100,000 lie a code beside. Calibration stays in
-real numbers: a range hangs on a single value, and all behind it on the range.
+Codes are counted from the least. Sums in the convolutions of `nn/byte_conv.py` are exact, those
+of real numbers rounded, so a few values in 100,000 lie a code beside. Calibration stays in real
+numbers: a range hangs on a single value, and all behind it on the range.
 """
 
 from typing import NamedTuple
@@ -18,6 +18,7 @@ from qnas_jax.node import (
     OpCalibration,
     OpWeights,
     Step,
+    by_part,
     on_grid,
     weight_codes,
 )
@@ -60,12 +61,12 @@ def gather_bytes(
 ) -> tuple[OpWeights, ...]:
     """A layer's weights from the supernet's, as codes; see `node.gather_weights`."""
 
-    def kernel(op, part):
-        codes, unit = weight_codes(params[str(op)][part], part, w_bits)
+    def kernel(found, part):
+        codes, unit = weight_codes(found, part, w_bits)
         pack = byte_conv.pack_depthwise if part == "depthwise" else byte_conv.pack_pointwise
         return ByteKernel(pack(codes), unit, jnp.sum(codes, range(codes.ndim - 1)))
 
-    return tuple(OpWeights(*[kernel(op, part) for part in OpWeights._fields]) for op in ops)
+    return by_part(params, ops, kernel)
 
 
 def run_op(layer: Layer, weights: OpWeights, found: OpCalibration, x: Bytes) -> Bytes:

@@ -1,11 +1,12 @@
-"""One node of a block's tree: all candidates of a layer on one input, in real numbers.
+"""A candidate of a layer on one node's output, in real numbers.
 
-Every number is the one that the module of a single path gives. Candidates are computed one
-after another: joining their convolutions gains nothing on a CPU, and a wider matrix product
-adds up in another order.
+Every number is the one that the module of a single path gives. Each candidate is computed by
+itself: joining their convolutions gains nothing on a CPU, and a wider matrix product adds up in
+another order.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -95,12 +96,21 @@ def gather_weights(
     They do not depend on the path: this is done once for each layer and bitwidth.
     """
 
-    def kernel(op, part):
-        found = params[str(op)][part]
+    def kernel(found, part):
         codes, unit = weight_codes(found, part, w_bits)
         return Kernel(codes * unit, found["norm"]["scale"], found["norm"]["bias"])
 
-    return tuple(OpWeights(*[kernel(op, part) for part in OpWeights._fields]) for op in ops)
+    return by_part(params, ops, kernel)
+
+
+def by_part(
+    params: dict, ops: tuple[space.Op, ...], kernel: Callable[[dict, str], Any]
+) -> tuple[OpWeights, ...]:
+    """What `kernel(parameters, name)` makes of each convolution of each candidate."""
+    return tuple(
+        OpWeights(*[kernel(params[str(op)][part], part) for part in OpWeights._fields])
+        for op in ops
+    )
 
 
 def weight_codes(

@@ -51,7 +51,8 @@ def _candidates(layer, weights, x, a_bits, packed):
         return [byte_node.run_op(layer, *both, x) for both in pairs], found
     with jax.default_matmul_precision("highest"):  # accelerators would round real values first
         results = [run_op(layer, *both, x, a_bits) for both in zip(weights, found, strict=True)]
-    return zip(*results, strict=True)
+    ys, found = zip(*results, strict=True)
+    return ys, found
 
 
 @functools.partial(jax.jit, static_argnums=0)

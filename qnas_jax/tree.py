@@ -33,7 +33,6 @@ INPUT_BITS = 8  # of a block's input, which is another block's output
 QUEUE = 8  # passes that may wait for the device
 VALUE_BYTES = {False: 4, True: 1}  # of an activation, in floats or in bytes
 
-
 # Of each layer at each of its bitwidths.
 Weights = tuple[tuple[tuple[OpWeights, ...], ...], ...]
 
@@ -106,9 +105,13 @@ def build(
         raise ValueError("bytes have one range for all channels")
 
     def gathered(gather):
-        return tuple(
-            tuple(gather(params[f"layer{layer}"], ops, jnp.int32(w_bits)) for w_bits, _ in choices)
+        found = [
+            {w: gather(params[f"layer{layer}"], ops, jnp.int32(w)) for w in {w for w, _ in choices}}
             for layer, choices in enumerate(bits)
+        ]
+        return tuple(
+            tuple(by_bits[w_bits] for w_bits, _ in choices)
+            for by_bits, choices in zip(found, bits, strict=True)
         )
 
     return Tree(
@@ -194,8 +197,8 @@ def noise(
 
     result = np.empty(tree.nodes(last + 1))
     waiting: collections.deque[tuple[np.ndarray, Array]] = collections.deque()
-    root = _root(x, calibration.input_range, tree.codes is not None)
-    for leaf in _leaves(tree, root, run, nodes_per_pass):
+    start = _root(x, calibration.input_range, tree.codes is not None)
+    for leaf in _leaves(tree, start, run, nodes_per_pass):
         waiting.append(leaf)
         if len(waiting) > QUEUE:
             rows, found = waiting.popleft()
@@ -232,7 +235,7 @@ def _nodes_file(layer: int, choice: int) -> str:
 
 
 def _leaves(
-    tree: Tree, root: Values, run: Callable[..., Any], nodes_per_pass: int
+    tree: Tree, start: Values, run: Callable[..., Any], nodes_per_pass: int
 ) -> Iterator[tuple[np.ndarray, Any]]:
     """Walks the tree, deepest first: what `run` gives at the last layer, and for which rows.
 
@@ -256,7 +259,7 @@ def _leaves(
                 else:
                     yield children, outputs
 
-    yield from walk(0, np.zeros(1, np.int64), root)
+    yield from walk(0, np.zeros(1, np.int64), start)
 
 
 def compilations() -> int:

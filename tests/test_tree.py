@@ -164,6 +164,14 @@ def test_the_saved_calibration_is_read_back(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, found, again)
 
 
+def test_weights_are_quantized_once_for_all_bitwidths_of_activations():
+    params, bits = reference.random_block(NARROW, OPS), [(4, 4), (4, 8), (8, 4)]
+    built = tree.build(params, NARROW, OPS, [bits, bits], calibrate.min_max, in_bytes=True)
+    for weights in (built.weights, built.codes):
+        for four, also_four, eight in weights:
+            assert four is also_four and four is not eight
+
+
 def test_all_bitwidths_and_mixtures_share_the_programs():
     data = _data(NARROW, (5, 11), images=2)
     params = reference.random_block(NARROW, OPS)

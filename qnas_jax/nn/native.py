@@ -34,7 +34,7 @@ SOURCE = pathlib.Path(__file__).with_suffix(".cc")
 FEATURES = ("avx512f", "avx512bw", "avx512vl", "avx512vnni")
 FLAGS = ("-std=c++17", "-O3", "-fPIC", "-shared", *(f"-m{name}" for name in FEATURES))
 FUNCTIONS = ("qnas_jax_pointwise", "qnas_jax_depthwise")
-SLOWER = "the table takes several times as long"
+SLOWER = "paths are scored several times more slowly"
 COMPILE_S = 300
 
 

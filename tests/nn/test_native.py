@@ -38,7 +38,7 @@ def test_without_a_compiler_it_is_said_once_and_floats_are_used(fresh, monkeypat
     assert not fresh()
     (line,) = caplog.messages
     assert line == (
-        "no convolutions of bytes, so the table takes several times as long: "
+        "no convolutions of bytes, so paths are scored several times more slowly: "
         "there is no C++ compiler (c++)"
     )
 
@@ -59,7 +59,7 @@ def test_a_compiler_that_fails_is_told_of(fresh, monkeypatch, caplog, tmp_path, 
     monkeypatch.setattr(native, "COMPILE_S", 1)
     assert not fresh()
     (line,) = caplog.messages
-    assert line.startswith("no convolutions of bytes, so the table") and said in line
+    assert line.startswith("no convolutions of bytes, so paths") and said in line
 
 
 def test_a_compiler_that_is_not_there_is_told_of(fresh, monkeypatch, caplog):
