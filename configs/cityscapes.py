@@ -22,7 +22,7 @@ What the paper leaves open, and what is taken here:
   encoder (or of a far smaller head), so the report gives both.
 """
 
-from qnas_jax import config
+from qnas_jax.run import config
 
 
 def get_config() -> config.Config:

@@ -1,6 +1,6 @@
 """The tests' end-to-end run: every stage, nothing learned; under 90 seconds on 2 cores."""
 
-from qnas_jax import config
+from qnas_jax.run import config
 
 
 def get_config() -> config.Config:

@@ -13,7 +13,7 @@ exit code 4 within a minute; start all again: they go on. Several processes on o
 GPUs need CUDA_VISIBLE_DEVICES, one GPU each.
 """
 
-from qnas_jax import platform
+from qnas_jax.run import platform
 
 if __name__ == "__main__":
     platform.prepare_process()  # before all other imports
@@ -26,11 +26,12 @@ import time
 import jax
 from absl import flags
 
-from qnas_jax import artefact, cli, parallel, preempt
-from qnas_jax.config import Config
+from qnas_jax.bwnas import populate_table, train_supernet
 from qnas_jax.errors import InputError, ProcessLost
-from qnas_jax.setting import prepare
-from qnas_jax.stages import distillation, networks, population
+from qnas_jax.run import artefacts, cli, parallel, preempt
+from qnas_jax.run.config import Config
+from qnas_jax.stages import train as train_stage
+from qnas_jax.stages.experiment import prepare
 
 logger = logging.getLogger("qnas_jax.distributed")
 
@@ -46,13 +47,13 @@ def main() -> None:
     """Trains the supernet and fills the table together with the other processes."""
     config, workdir = cli.run_flags()
     platform.use_compilation_cache()
-    if not artefact.is_finished(workdir / "teacher"):
+    if not artefacts.is_finished(workdir / "teacher"):
         main_first = "train it with launch/main.py --until=teacher first"
         raise InputError(f"{workdir / 'teacher'}: not finished; {main_first}")
     _meet()
     try:
         if parallel.is_first():
-            with artefact.only_one(workdir):
+            with artefacts.only_one(workdir):
                 _work(config, workdir)
         else:
             logging.getLogger("qnas_jax").setLevel(logging.WARNING)  # the first tells of progress
@@ -110,10 +111,10 @@ def _wait_for(host: str, port: int) -> None:
 
 def _work(config: Config, workdir: pathlib.Path) -> None:
     setting = prepare(config, workdir)
-    teacher, variables = networks.train_teacher(setting)  # it is finished: only read
-    distilled, params = distillation.train_supernet(setting, teacher, variables)
+    teacher, variables = train_stage.train_teacher(setting)  # it is finished: only read
+    distilled, params = train_supernet.train_supernet(setting, teacher, variables)
     with preempt.raising():  # JAX, which took SIGTERM for the training, asks for it no more
-        population.populate_table(setting, distilled, variables, jax.device_get(params))
+        populate_table.populate_table(setting, distilled, variables, jax.device_get(params))
 
 
 if __name__ == "__main__":

@@ -4,15 +4,16 @@ Every setting can be changed, e.g. --config.train.steps=300. Finished stages are
 and unfinished ones resumed: the same command goes on with a run that was stopped.
 """
 
-from qnas_jax import platform
+from qnas_jax.run import platform
 
 if __name__ == "__main__":
     platform.prepare_process()  # before all other imports
 
 from absl import flags
 
-from qnas_jax import artefact, cli, pipeline
+from qnas_jax.bwnas import pipeline
 from qnas_jax.report import outcome
+from qnas_jax.run import artefacts, cli
 
 cli.define_run_flags()
 _UNTIL = flags.DEFINE_enum("until", "report", ["teacher", "report"], "The last stage to run.")
@@ -22,7 +23,7 @@ def main() -> None:
     """Runs the pipeline; prints what came of it."""
     config, workdir = cli.run_flags()
     platform.use_compilation_cache()
-    with artefact.only_one(workdir):
+    with artefacts.only_one(workdir):
         if _UNTIL.value == "teacher":
             pipeline.begin(config, workdir)
             return

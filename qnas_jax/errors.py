@@ -8,5 +8,9 @@ class InputError(ValueError):
     """
 
 
+class Diverged(RuntimeError):
+    """A loss or a state is no longer finite; the message names whose, and the step."""
+
+
 class ProcessLost(RuntimeError):
     """One of several processes is gone; the others cannot go on without it."""

@@ -3,8 +3,8 @@
 import pathlib
 import runpy
 
-from qnas_jax import setting
 from qnas_jax.hardware import target
+from qnas_jax.stages import experiment
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -42,4 +42,4 @@ def chosen(config, monkeypatch):
 
 def prepared(config, tmp_path):
     config.check()
-    return setting.prepare(config, tmp_path)
+    return experiment.prepare(config, tmp_path)

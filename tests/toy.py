@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qnas_jax import checkpoint, train
 from qnas_jax.data.batching import Batch
-from qnas_jax.runlog import Metrics
+from qnas_jax.run.log import Metrics
+from qnas_jax.train import checkpoint, loop
 
 FRESH = {"weights": jnp.ones(3), "velocity": jnp.zeros(3)}
-WHOLE = (train.Watched("the toy", "loss", lambda step: 0.1 / (step + 1), "toy.lr", lambda s: s),)
+WHOLE = (loop.Watched("the toy", "loss", lambda step: 0.1 / (step + 1), "toy.lr", lambda s: s),)
 
 
 @jax.jit
@@ -45,10 +45,10 @@ def singly(step):
 def fit(folder, total, step=step, batch=batch, steps=None, state=FRESH, **changes):
     """Trains it; `changes` are those to the plan."""
     folder.mkdir(parents=True, exist_ok=True)
-    plan = train.Plan("toy", total, folder / "checkpoint", WHOLE, save_every=2, log_every=1)
+    plan = loop.Plan("toy", total, folder / "checkpoint", WHOLE, save_every=2, log_every=1)
     with Metrics(folder, "toy") as metrics:
         steps = steps or singly(step)
-        return train.fit(steps, state, batch, plan._replace(**changes), metrics)
+        return loop.fit(steps, state, batch, plan._replace(**changes), metrics)
 
 
 def logged(folder):

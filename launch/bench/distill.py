@@ -20,13 +20,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from bench import machine
-from bench.distill_torch import Torch
-from bench.lut import DEPTHS, DILATIONS, OPS, STRIDES
 
-from qnas_jax import distill, grouped, parallel, segment, space
+import machine
+from distill_torch import Torch
+from lut import DEPTHS, DILATIONS, OPS, STRIDES
+from qnas_jax import space
+from qnas_jax.bwnas import distill, distill_pmap
 from qnas_jax.data.batching import Augmentation, prefetch, training_batch
 from qnas_jax.data.streets import Streets
+from qnas_jax.run import parallel
+from qnas_jax.train import supervised
 
 LR, STEPS, POWER, MOMENTUM, WEIGHT_DECAY = 0.005, 13_334, 0.9, 0.9, 1e-4
 REPEATS = 3
@@ -173,7 +176,7 @@ def _imbalance(searched, shape, found, parts) -> dict[str, float]:
     Groups are laid out as a run lays them out, by a model of their cost; the seconds are the
     measured ones.
     """
-    cost = grouped.step_cost(searched, shape, (), grouped.depthwise_cost(*shape))
+    cost = distill_pmap.step_cost(searched, shape, (), distill_pmap.depthwise_cost(*shape))
     result = {}
     for devices in DEVICES:
         groups = parallel.lay_out(cost, len(found), devices, parts)
@@ -191,7 +194,7 @@ class _Case:
         # Uniform steps differ in what their paths cost, so several are timed.
         self.numbers = range(1) if self.sampling == "fair" else range(len(OPS))
         searched = space.Space(blocks, OPS)
-        optimizer = segment.sgd(LR, STEPS, POWER, MOMENTUM, WEIGHT_DECAY)
+        optimizer = supervised.sgd(LR, STEPS, POWER, MOMENTUM, WEIGHT_DECAY)
         optimizers = (optimizer,) * len(blocks)
         self.key = jax.random.key(1)
         state = distill.fresh_state(searched, optimizers, jax.random.key(0))

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from qnas_jax import metrics, space
-from qnas_jax.nn import kernels
+from qnas_jax.kernels import convolution
 
 PARTS = ("expand", "depthwise", "project")
 
@@ -54,7 +54,9 @@ class Torch:
 
     def _norm(self, channels):
         # The supernet keeps no running statistics.
-        return self._torch.nn.BatchNorm2d(channels, kernels.NORM_EPSILON, track_running_stats=False)
+        return self._torch.nn.BatchNorm2d(
+            channels, convolution.NORM_EPSILON, track_running_stats=False
+        )
 
     def _walk(self, params) -> Iterator[tuple[Any, Any, Any]]:
         """(convolution, norm, what `params` holds of them) of every part of every op."""

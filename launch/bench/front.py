@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from qnas_jax import space, table
+from qnas_jax import space
+from qnas_jax.bwnas.lut import table
 from qnas_jax.errors import InputError
 from qnas_jax.hardware import target
 from qnas_jax.search import pareto

@@ -13,11 +13,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from bench import machine
-from bench.lut_loops import Torch, jax_loop, tree_constants
 
-from qnas_jax import lut, metrics, space, tree
-from qnas_jax.nn import byte_conv, supernet
+import machine
+from lut_loops import Torch, jax_loop, tree_constants
+from qnas_jax import metrics, space
+from qnas_jax.bwnas.lut import populate, prefix_tree
+from qnas_jax.kernels import int8
+from qnas_jax.nn import supernet
 from qnas_jax.quant import calibrate
 
 OPS = tuple(space.Op(k, e) for k in (3, 5, 7) for e in (3, 6))
@@ -84,7 +86,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         "engine_s": total["engine_s"],
         "compile_s": total["compile_s"],
         "calibrate_s": total["calibrate_s"],
-        "compilations": tree.compilations(),
+        "compilations": prefix_tree.compilations(),
         "peak_share": 2 * total["macs"] / total["engine_s"] / peak,
         "stream_share": total["bytes"] / total["engine_s"] / stream,
         "three_bitwidths_ratio": _ratio(total, "three_s", "one_s"),
@@ -121,7 +123,7 @@ class _Case:
     def __init__(self, block, shape, arguments, per_pass):
         rng = np.random.default_rng(0)
         self.block, self.arguments = block, arguments
-        self.in_bytes = arguments.compute == "fastest" and byte_conv.is_fast()
+        self.in_bytes = arguments.compute == "fastest" and int8.is_fast()
         self.params = supernet.init_block(jax.random.key(0), block, OPS)
         out = [-(-s // block.stride) for s in shape]
         images = arguments.images
@@ -130,18 +132,18 @@ class _Case:
         self.variance = metrics.channel_variance(self.target)
         self.chunks = [slice(i, i + per_pass) for i in range(0, images, per_pass)]
         self.shape = shape
-        work = tree.work(block, OPS, [[PAIRS[0]]] * block.depth, shape)
-        self.nodes = arguments.nodes_per_pass or lut.nodes_per_pass(
+        work = prefix_tree.work(block, OPS, [[PAIRS[0]]] * block.depth, shape)
+        self.nodes = arguments.nodes_per_pass or populate.nodes_per_pass(
             work.node_bytes(self.in_bytes) * per_pass, jax.devices()[0]
         )
 
     def build(self, bits):
         how = {"in_bytes": self.in_bytes}
-        return tree.build(self.params, self.block, OPS, bits, calibrate.min_max, **how)
+        return prefix_tree.build(self.params, self.block, OPS, bits, calibrate.min_max, **how)
 
     def noise(self, built, found):
         parts = [
-            tree.noise(built, found, self.x[c], self.target[c], self.variance, self.nodes)
+            prefix_tree.noise(built, found, self.x[c], self.target[c], self.variance, self.nodes)
             for c in self.chunks
         ]
         return sum(parts) / (self.target.size // self.target.shape[-1])
@@ -150,12 +152,12 @@ class _Case:
         depth, rows = self.block.depth, len(OPS) ** self.block.depth
         built = self.build([[PAIRS[0]]] * depth)
         begin = time.perf_counter()
-        found = tree.calibrate(built, self.x, self.nodes)
+        found = prefix_tree.calibrate(built, self.x, self.nodes)
         scores = self.noise(built, found)
         first = time.perf_counter() - begin
-        calibrate_s = machine.once(lambda: tree.calibrate(built, self.x, self.nodes))
+        calibrate_s = machine.once(lambda: prefix_tree.calibrate(built, self.x, self.nodes))
         engine_s = _best(lambda: self.noise(built, found))
-        work = tree.work(self.block, OPS, [[PAIRS[0]]] * depth, self.shape)
+        work = prefix_tree.work(self.block, OPS, [[PAIRS[0]]] * depth, self.shape)
         result = {
             "rows": rows,
             "engine_s": engine_s,
@@ -171,13 +173,15 @@ class _Case:
     def _more_bitwidths(self, engine_s, work):
         """Three bitwidths one after another, and two to choose from at every layer but one."""
         three = [self.build([[pair]] * self.block.depth) for pair in PAIRS]
-        founds = [tree.calibrate(one, self.x, self.nodes) for one in three]
+        founds = [prefix_tree.calibrate(one, self.x, self.nodes) for one in three]
         three_s = _best(lambda: [self.noise(*both) for both in zip(three, founds, strict=True)])
         layers = [PAIRS[:1], *[PAIRS[:2]] * (self.block.depth - 1)]
         mixed = self.build(layers)
-        found = tree.calibrate(mixed, self.x, self.nodes)
+        found = prefix_tree.calibrate(mixed, self.x, self.nodes)
         per_layer_s = _best(lambda: self.noise(mixed, found))
-        predicted = engine_s * tree.work(self.block, OPS, layers, self.shape).macs / work.macs
+        predicted = (
+            engine_s * prefix_tree.work(self.block, OPS, layers, self.shape).macs / work.macs
+        )
         return {
             "one_s": engine_s,
             "three_s": three_s,

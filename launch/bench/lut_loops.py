@@ -12,8 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qnas_jax import metrics, node, space, tree
-from qnas_jax.nn import kernels, mbconv
+from qnas_jax import metrics, space
+from qnas_jax.bwnas.lut import mbconv_float, prefix_tree
+from qnas_jax.kernels import convolution
+from qnas_jax.nn import mbconv
 
 
 class OpConstants(NamedTuple):
@@ -32,11 +34,11 @@ class OpConstants(NamedTuple):
 TreeConstants = dict[tuple[int, int, int], OpConstants]
 
 
-def tree_constants(built: tree.Tree, found: tree.Calibration) -> TreeConstants:
+def tree_constants(built: prefix_tree.Tree, found: prefix_tree.Calibration) -> TreeConstants:
     """Calibration of a tree of real values, op by op."""
     result: TreeConstants = {}
     for number, layer in enumerate(built.layers):
-        unpack = functools.partial(node.unpack, layer)
+        unpack = functools.partial(mbconv_float.unpack, layer)
         packed = jnp.asarray(found.nodes[number][0])
         nodes: Any = jax.tree.map(np.asarray, jax.vmap(unpack)(packed))
         for op, of_op in enumerate(nodes):
@@ -45,11 +47,11 @@ def tree_constants(built: tree.Tree, found: tree.Calibration) -> TreeConstants:
     return result
 
 
-def _op_constants(found: node.OpCalibration, at: int) -> OpConstants:
+def _op_constants(found: mbconv_float.OpCalibration, at: int) -> OpConstants:
     def bounds(grid):
         return float(grid.low[at, 0]), float(grid.high[at, 0])
 
-    steps = {part: getattr(found, part) for part in node.OpWeights._fields}
+    steps = {part: getattr(found, part) for part in mbconv_float.OpWeights._fields}
     parts = {
         part: (np.asarray(step.factor[at]), np.asarray(step.offset[at]), bounds(step.grid))
         for part, step in steps.items()
@@ -67,11 +69,11 @@ def jax_loop(
         return jax.jit(lambda variables, x: module.apply(variables, x))
 
     compiled = {(i, o): applied(i, o) for i in range(block.depth) for o in range(len(ops))}
-    quantize = jax.jit(node.affine.fake_quant)
+    quantize = jax.jit(mbconv_float.affine.fake_quant)
     score = jax.jit(metrics.nsr)
 
     def run(path, x, target, variance):
-        x, at = quantize(x, jnp.asarray(input_range), jnp.int32(tree.INPUT_BITS)), 0
+        x, at = quantize(x, jnp.asarray(input_range), jnp.int32(prefix_tree.INPUT_BITS)), 0
         for layer, op in enumerate(path):
             variables = _variables(params, layer, ops[op], found[layer, at, op], bits)
             x = compiled[layer, op](variables, x)
@@ -89,7 +91,7 @@ def _variables(params, layer, op, one: OpConstants, bits) -> dict[str, Any]:
         kernel = params[f"layer{layer}"][str(op)][part]["kernel"]
         norm = {"scale": factor, "bias": offset}
         collections["params"][part] = {"kernel": kernel, "norm": norm}
-        unit = np.full_like(factor, 1 - kernels.NORM_EPSILON)
+        unit = np.full_like(factor, 1 - convolution.NORM_EPSILON)
         collections["batch_stats"][part] = {"norm": {"mean": np.zeros_like(factor), "var": unit}}
         out = {"a_bits": a_bits, "range": np.array(range_, np.float32)}
         collections["quant"][part] = {"w_bits": w_bits, "out": out}
@@ -111,7 +113,7 @@ class Torch:
         for layer in range(block.depth):
             for o, op in enumerate(ops):
                 for part, leaf in params[f"layer{layer}"][str(op)].items():
-                    w = node.affine.fake_quant_weight(leaf["kernel"], jnp.int32(bits[0]))
+                    w = mbconv_float.affine.fake_quant_weight(leaf["kernel"], jnp.int32(bits[0]))
                     w = torch.from_numpy(np.array(w).transpose(3, 2, 0, 1))
                     self._weights[layer, o, part] = w.contiguous(memory_format=torch.channels_last)
 
@@ -122,7 +124,7 @@ class Torch:
 
     def root(self, x) -> Any:
         """The block's input, quantized."""
-        return self._quantize(x, self._input_range, tree.INPUT_BITS)
+        return self._quantize(x, self._input_range, prefix_tree.INPUT_BITS)
 
     def loop(self, path: Sequence[int], x, target, variance) -> float:
         """One path by itself."""

@@ -1,7 +1,7 @@
 #!/bin/bash
 # Fills a table of measured latencies from a board:
 #
-#     python launch/profile.py --config configs/streets.py --runtime litert --export_only files
+#     python launch/tools/profile_latency.py --config configs/streets.py --runtime litert --export_only files
 #     launch/jobs/profile_board.sh files runs/imx8mp.csv
 #
 # Every file is copied to the board and run there by the runtime's own tool; what it prints stays
@@ -44,5 +44,5 @@ tail -n +2 "$files/manifest.csv" | cut -d, -f1 | while read -r name; do
         echo "$name: failed, see $log.part; it will not be in the table" >&2
     fi
 done
-python launch/board_table.py --files "$files" --table "$table" --device "$DEVICE" \
+python launch/tools/board_table.py --files "$files" --table "$table" --device "$DEVICE" \
     --runtime "$RUNTIME" --runtime_version "$RUNTIME_VERSION" --threads "$THREADS"

@@ -12,9 +12,9 @@ import pathlib
 import numpy as np
 from PIL import Image
 
-from qnas_jax import artefact
 from qnas_jax.data import labels
 from qnas_jax.errors import InputError
+from qnas_jax.run import artefacts
 
 _PICTURE = "_leftImg8bit.png"
 _LABEL = "_gtFine_labelIds.png"
@@ -119,7 +119,7 @@ def write(root: str, split: str, name: str, picture: np.ndarray, train_ids: np.n
     """
     arrays = (picture, labels.label_ids(train_ids))
     for file, array in zip(_files(root, split, name), arrays, strict=True):
-        with artefact.writing(file) as out:
+        with artefacts.writing(file) as out:
             Image.fromarray(array).save(out, format="png")
 
 

@@ -18,7 +18,8 @@ from jaxtyping import PyTree
 
 from qnas_jax.export import graph
 from qnas_jax.export.graph import Graph, Node, Shape, Tensor
-from qnas_jax.nn import kernels, layers
+from qnas_jax.kernels import convolution
+from qnas_jax.nn import trace
 from qnas_jax.nn.classifier import Classifier
 from qnas_jax.nn.conv import ConvBnAct
 from qnas_jax.nn.deeplab import DeepLabV3
@@ -43,7 +44,7 @@ class _Draft(NamedTuple):
       nodes: What gives them.
     """
 
-    units: dict[str, layers.Unit]
+    units: dict[str, trace.Unit]
     variables: PyTree
     grids: dict[str, graph.Grid]
     weights: dict[str, tuple[np.ndarray, np.ndarray, int]]
@@ -96,7 +97,7 @@ def _affine(params, statistics, norm: bool) -> tuple[np.ndarray, np.ndarray]:
         return np.ones_like(bias), bias
     scale, bias = (np.asarray(params["norm"][name], np.float64) for name in ("scale", "bias"))
     mean, var = (np.asarray(statistics["norm"][name], np.float64) for name in ("mean", "var"))
-    factor = scale / np.sqrt(var + kernels.NORM_EPSILON)
+    factor = scale / np.sqrt(var + convolution.NORM_EPSILON)
     return factor, bias - mean * factor
 
 
@@ -170,7 +171,7 @@ def _of_images(
     wire: Callable[[_Draft, str], Any],
 ) -> Graph:
     """A graph that reads images; the wiring begins at the pixels."""
-    units, coded = layers.units(module, image_shape), ({}, {})
+    units, coded = trace.units(module, image_shape), ({}, {})
     if quant is not None:
         _check_pixels(quant["encoder"]["input"])
         coded = _coded(units, variables["params"], quant)
@@ -215,7 +216,7 @@ def with_bias_codes(variables: PyTree, network: Graph) -> PyTree:
     return {**variables, "params": params}
 
 
-def _coded(units: dict[str, layers.Unit], params: PyTree, quant: PyTree):
+def _coded(units: dict[str, trace.Unit], params: PyTree, quant: PyTree):
     """All grids, and all weights as codes: one program, not one for each shape."""
     convs = [name for name, unit in units.items() if isinstance(unit.module, ConvBnAct)]
 

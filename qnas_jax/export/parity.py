@@ -23,7 +23,7 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from qnas_jax import metrics, segment
+from qnas_jax import metrics
 from qnas_jax.data.batching import Dataset
 from qnas_jax.errors import InputError
 from qnas_jax.export import graph, interpret
@@ -31,7 +31,8 @@ from qnas_jax.export.graph import Graph, Node
 from qnas_jax.nn.conv import Grid
 from qnas_jax.nn.deeplab import DeepLabV3
 from qnas_jax.quant import integer
-from qnas_jax.segment import ClassMaps
+from qnas_jax.train import supervised
+from qnas_jax.train.supervised import ClassMaps
 
 Codes = dict[str, np.ndarray]  # of tensors, by their names
 
@@ -61,7 +62,7 @@ def _captured(model, variables, images):
     """What the grids of a network give, in real units."""
     _, state = model.apply(
         variables,
-        segment.pixels(images),
+        supervised.pixels(images),
         capture_intermediates=lambda module, _: isinstance(module, Grid),
         mutable=["intermediates"],
     )
@@ -165,7 +166,7 @@ def class_maps(
     def all_maps(images):
         return np.stack([np.asarray(source(images)) for source in sources.values()], 1)
 
-    for labels, maps in segment.predictions(all_maps, data, batch):
+    for labels, maps in supervised.predictions(all_maps, data, batch):
         for i, name in enumerate(names):
             matrices[name] += metrics.confusion(labels, maps[:, i], classes)
             equal[i] += [np.count_nonzero(maps[:, i] == maps[:, j]) for j in range(len(names))]

@@ -7,7 +7,7 @@ import os
 import pathlib
 import platform
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,10 +15,11 @@ from qnas_jax.errors import InputError
 from qnas_jax.export.fold import IMAGE
 from qnas_jax.export.graph import Graph
 from qnas_jax.export.parity import Codes
-from qnas_jax.export.timing import Run
 from qnas_jax.hardware import size
 from qnas_jax.hardware.size import FileFormat
-from qnas_jax.segment import ClassMaps
+from qnas_jax.train.supervised import ClassMaps
+
+Run = Callable[[], Any]  # runs a loaded file once
 
 
 class Runtime(NamedTuple):
@@ -90,11 +91,11 @@ def onnxruntime() -> Runtime:
     """ONNX Runtime."""
     import onnxruntime as ort
 
-    from qnas_jax.export import onnx as writer
-    from qnas_jax.export import run
+    from qnas_jax.export.onnx import run as onnx_run
+    from qnas_jax.export.onnx import write as writer
 
     def load(path: pathlib.Path, threads: int) -> Run:
-        session = run.session(path, threads)
+        session = onnx_run.session(path, threads)
         (read,), (given,) = session.get_inputs(), session.get_outputs()
         dtype = np.uint8 if read.type == "tensor(uint8)" else np.float32
         values = _values((1, *read.shape[1:]), dtype)
@@ -106,8 +107,8 @@ def onnxruntime() -> Runtime:
 
     def tensors(network: Graph, images: np.ndarray) -> Codes:
         inner = [node.out.name for node in network.nodes if node.out.grid]
-        ready = run.session(run.with_outputs(writer.model(network), inner))
-        return run.tensors(ready, images)
+        ready = onnx_run.session(onnx_run.with_outputs(writer.model(network), inner))
+        return onnx_run.tensors(ready, images)
 
     return Runtime(
         "onnxruntime",
@@ -116,15 +117,15 @@ def onnxruntime() -> Runtime:
         size.ONNX_QDQ,
         lambda network: writer.model(network).SerializeToString(),
         load,
-        lambda path: functools.partial(run.run, run.session(path)),
+        lambda path: functools.partial(onnx_run.run, onnx_run.session(path)),
         tensors,
     )
 
 
 def litert() -> Runtime:
     """LiteRT, by XNNPACK's kernels."""
-    from qnas_jax.export import litert as writer
-    from qnas_jax.export import litert_run
+    from qnas_jax.export.litert import run as litert_run
+    from qnas_jax.export.litert import write as writer
 
     def load(path: pathlib.Path, threads: int) -> Run:
         ready = litert_run.session(path, threads)

@@ -22,7 +22,7 @@ from jaxtyping import Array, PyTree, UInt8
 
 from qnas_jax.export import graph, interpret
 from qnas_jax.export.graph import Graph, Grid, Node, Tensor
-from qnas_jax.nn import kernels
+from qnas_jax.kernels import convolution
 from qnas_jax.nn.deeplab import resize_logits
 from qnas_jax.quant import integer
 
@@ -165,10 +165,10 @@ def _conv(conv: graph.Conv, x, zero_point, weights, bias, rounding: _Rounding):
 def _sums(conv: graph.Conv, x, w):
     """The convolution alone."""
     if conv.groups > 1:
-        return kernels.depthwise(x, w[:, :, 0], conv.stride, conv.dilation)
+        return convolution.depthwise(x, w[:, :, 0], conv.stride, conv.dilation)
     if conv.kernel == 1 and conv.stride == 1:
-        return kernels.pointwise(x, w[0, 0])
-    return kernels.conv(x, w, conv.stride, conv.dilation)
+        return convolution.pointwise(x, w[0, 0])
+    return convolution.conv(x, w, conv.stride, conv.dilation)
 
 
 def _requantize(sums, rounding: _Rounding):

@@ -1,8 +1,9 @@
 """Measuring on a board: which files to run there, and what the runtimes' tools print.
 
-`launch/profile.py --export_only DIR` writes one file for each subject, and `manifest.csv`,
-which says what each is. `launch/jobs/profile_board.sh` runs every file on the board and keeps
-what the tool printed beside it, as FILE.log. `rows` makes lines of a table from both.
+`launch/tools/profile_latency.py --export_only DIR` writes one file for each subject, and
+`manifest.csv`, which says what each is. `launch/jobs/profile_board.sh` runs every file on the
+board and keeps what the tool printed next to it, as FILE.log. `rows` makes lines of a table from
+both.
 """
 
 import csv
@@ -12,9 +13,9 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from qnas_jax import artefact
 from qnas_jax.errors import InputError
 from qnas_jax.hardware.measured import Row, Subject
+from qnas_jax.run import artefacts
 
 MANIFEST = "manifest.csv"
 LEAST_MS = 1e-6  # of a table's line
@@ -57,7 +58,7 @@ def write_manifest(folder: pathlib.Path, files: Mapping[str, Subject]) -> None:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("file", *Subject._fields))
     writer.writerows((name, *subject) for name, subject in files.items())
-    artefact.write(folder / MANIFEST, text.getvalue())
+    artefacts.write(folder / MANIFEST, text.getvalue())
 
 
 def read_manifest(folder: pathlib.Path) -> dict[str, Subject]:
@@ -75,7 +76,8 @@ def read_manifest(folder: pathlib.Path) -> dict[str, Subject]:
         }
     except (OSError, ValueError, TypeError) as error:
         raise InputError(
-            f"{path}: is no manifest ({error}); launch/profile.py --export_only writes one"
+            f"{path}: is no manifest ({error}); "
+            "launch/tools/profile_latency.py --export_only writes one"
         ) from None
 
 

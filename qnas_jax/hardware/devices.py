@@ -3,7 +3,7 @@
 Models read these (`roofline.py`, `bismo.py`, `bitfusion.py`); to add a device, add an instance.
 What no paper gives is fitted to published figures (`published.py`) by
 
-    python launch/fit_devices.py
+    python launch/tools/fit_devices.py
 
 and marked so below.
 """

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from qnas_jax.nn import kernels
+from qnas_jax.kernels import convolution
 from qnas_jax.quant import affine, calibrate
 
 # An activation is the interval that it clips to.
@@ -90,7 +90,7 @@ class Norm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, (channels,))
         stored = self.is_mutable_collection("batch_stats") and not self.is_initializing()
         if train or stored:
-            y, mean, var = kernels.norm_act(u, scale, bias, self.bounds)
+            y, mean, var = convolution.norm_act(u, scale, bias, self.bounds)
             if stored:
                 decay = STATISTICS_DECAY if train else 0.0
                 old_mean, old_var = self._statistics(channels)
@@ -98,7 +98,7 @@ class Norm(nn.Module):
                 old_var.value = decay * old_var.value + (1 - decay) * var
             return y
         mean, var = self._statistics(channels)
-        factor = scale * lax.rsqrt(var.value + kernels.NORM_EPSILON)
+        factor = scale * lax.rsqrt(var.value + convolution.NORM_EPSILON)
         return jnp.clip(u * factor + (bias - mean.value * factor), *self.bounds)
 
     def _statistics(self, channels):
@@ -143,11 +143,11 @@ class ConvBnAct(nn.Module):
             w = affine.fake_quant_weight(w, w_bits.value)
         w = w.astype(x.dtype)
         if self.depthwise:
-            u = kernels.depthwise(x, w[:, :, 0], self.stride, self.dilation)
+            u = convolution.depthwise(x, w[:, :, 0], self.stride, self.dilation)
         elif self.kernel == 1 and self.stride == 1:
-            u = kernels.pointwise(x, w[0, 0])
+            u = convolution.pointwise(x, w[0, 0])
         else:
-            u = kernels.conv(x, w, self.stride, self.dilation)
+            u = convolution.conv(x, w, self.stride, self.dilation)
         if self.norm:
             y = Norm(self.bounds, name="norm")(u, train)
         else:

@@ -4,8 +4,8 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from qnas_jax import artefact
-from qnas_jax.report.files import File
+from qnas_jax.report.exports import File
+from qnas_jax.run import artefacts
 from qnas_jax.search import front
 
 Network = dict[str, Any]  # a network's figures by name
@@ -60,8 +60,8 @@ def gather(
         point = by_subnet[figures["subnet"]]
         subnets.append({**figures, **{name: getattr(point, name) for name in ("nsr", *costs)}})
     return Outcome(
-        config=artefact.read_json(workdir / "config.json"),
-        blocks=artefact.read_json(workdir / "supernet" / "nsr.json", "blocks")["blocks"],
+        config=artefacts.read_json(workdir / "config.json"),
+        blocks=artefacts.read_json(workdir / "supernet" / "nsr.json", "blocks")["blocks"],
         points=points,
         teacher={**_metrics(workdir / "teacher"), **teacher_costs},
         subnets=subnets,
@@ -71,7 +71,7 @@ def gather(
 
 
 def _metrics(folder: pathlib.Path) -> Network:
-    return artefact.read_json(folder / "metrics.json", "subnet", *_FIGURES)
+    return artefacts.read_json(folder / "metrics.json", "subnet", *_FIGURES)
 
 
 def as_json(found: Outcome, seconds: Mapping[str, float], files: Sequence[File]) -> dict[str, Any]:

@@ -11,12 +11,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from qnas_jax import artefact, space
+from qnas_jax import space
 from qnas_jax.data.batching import Batch
+from qnas_jax.report import exports as files_table
 from qnas_jax.report import figures, outcome
-from qnas_jax.report import files as files_table
 from qnas_jax.report.outcome import COSTS, Network, Outcome
-from qnas_jax.runlog import duration, read_metrics
+from qnas_jax.run import artefacts
+from qnas_jax.run.log import duration, read_metrics
 from qnas_jax.search import front
 
 _PAGE = string.Template("""<!doctype html>
@@ -115,10 +116,10 @@ def write(
     drawn = _draw(workdir, found, samples)
     page = _fill(workdir.name, found, results, drawn, told)
     for name, text in {**drawn.fronts, **drawn.others}.items():
-        artefact.write(workdir / "report" / f"{name}.svg", text)
-    artefact.write(workdir / "report" / "samples.png", drawn.samples)
-    artefact.write(workdir / "report" / "index.html", page)
-    artefact.write_json(workdir / "report" / "results.json", results)
+        artefacts.write(workdir / "report" / f"{name}.svg", text)
+    artefacts.write(workdir / "report" / "samples.png", drawn.samples)
+    artefacts.write(workdir / "report" / "index.html", page)
+    artefacts.write_json(workdir / "report" / "results.json", results)
     return results
 
 
@@ -179,7 +180,7 @@ def _prediction(folder: pathlib.Path) -> np.ndarray:
         with path.open("rb") as content, np.load(content) as file:
             return file["quantized"]
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise artefact.unreadable(path, error) from None
+        raise artefacts.unreadable(path, error) from None
 
 
 def _summary(found: Outcome) -> str:

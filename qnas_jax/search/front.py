@@ -9,8 +9,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from qnas_jax import artefact, space, table
+from qnas_jax import space
+from qnas_jax.bwnas.lut import table
 from qnas_jax.errors import InputError
+from qnas_jax.run import artefacts
 from qnas_jax.search import pareto
 
 
@@ -168,7 +170,7 @@ def write(path: pathlib.Path, points: Sequence[Point]) -> None:
     writer = csv.writer(text)
     writer.writerow(known)
     writer.writerows([getattr(point, name) for name in known] for point in points)
-    artefact.write(path, text.getvalue())
+    artefacts.write(path, text.getvalue())
 
 
 def read(path: pathlib.Path) -> list[Point]:

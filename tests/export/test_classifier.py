@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_network import BLOCKS, FIRST, PATHS, SHAPE, lived
 
-from qnas_jax import segment
 from qnas_jax.export import fold, interpret, parity, runtimes, simulate
 from qnas_jax.nn import init, mobilenet
 from qnas_jax.nn.classifier import Classifier
+from qnas_jax.train import supervised
+from small_network import BLOCKS, FIRST, PATHS, SHAPE, lived
 
 CLASSES = 7
 
@@ -20,7 +20,7 @@ def case():
     fresh = init.initialize(model, jax.random.key(0), (1, *SHAPE))
     variables = lived({name: fresh[name] for name in ("params", "batch_stats")})
     images = np.random.default_rng(0).integers(0, 256, (8, *SHAPE)).astype(np.uint8)
-    pixels = segment.pixels(jnp.asarray(images))
+    pixels = supervised.pixels(jnp.asarray(images))
 
     @jax.jit
     def run(variables):

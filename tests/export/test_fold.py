@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_network import SHAPE
 
-from qnas_jax import segment
 from qnas_jax.export import fold, graph, interpret, parity
 from qnas_jax.quant import affine
+from qnas_jax.train import supervised
+from small_network import SHAPE
 
 
 def test_codes_are_those_of_fake_quantization(int8, mixed):
@@ -40,11 +40,11 @@ def test_rounded_biases_move_a_layer_by_less_than_a_code(int8):
 
 def test_the_float_graph_is_the_float_network(int8):
     found = interpret.run(int8.floats, int8.images)
-    pixels = segment.pixels(jnp.asarray(int8.images))
+    pixels = supervised.pixels(jnp.asarray(int8.images))
     np.testing.assert_array_equal(found["pixels"], pixels)
     expected = jax.jit(int8.model.apply)(int8.variables, pixels)
     np.testing.assert_allclose(found["classifier"], expected, rtol=1e-4, atol=1e-4)
-    maps = segment.predictor(int8.model)(int8.variables, int8.images)
+    maps = supervised.predictor(int8.model)(int8.variables, int8.images)
     assert np.mean(found[int8.floats.out.name][..., 0] == maps) > 0.999
 
 

@@ -7,18 +7,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_network import layers_alone
 
-from qnas_jax import segment, space
+from qnas_jax import space
 from qnas_jax.errors import InputError
 from qnas_jax.export import fold, graph, interpret
 from qnas_jax.export.graph import Conv, Graph, Grid, Tensor
+from qnas_jax.train import supervised
+from small_network import layers_alone
 
 pytest.importorskip("ai_edge_litert", reason="pip install -e '.[litert]'")
 
 from ai_edge_litert import schema_py_generated as schema
 
-from qnas_jax.export import flatbuffer, litert, litert_kernels, litert_run
+from qnas_jax.export.litert import flatbuffer, rounding
+from qnas_jax.export.litert import run as litert_run
+from qnas_jax.export.litert import write as litert_file
 
 KERNELS = ("xnnpack", "builtin", "reference")
 LINEAR, RELU, RELU6 = (-np.inf, np.inf), (0.0, np.inf), (0.0, 6.0)
@@ -27,7 +30,7 @@ NEXT_TO_TIE = 1e-5
 
 
 def _tensors(network, images, kernels):
-    ready = litert_run.session(litert.model(network), kernels=kernels, inner=True)
+    ready = litert_run.session(litert_file.model(network), kernels=kernels, inner=True)
     return litert_run.tensors(ready, network, images)
 
 
@@ -39,7 +42,7 @@ def _images(network, count=2, seed=0):
 def _assert_exact(network, images, kernels):
     """Every code of every tensor is the one that these kernels should give."""
     found = _tensors(network, images, kernels)
-    expected = litert_kernels.run(network, images, kernels)
+    expected = rounding.run(network, images, kernels)
     for name, tensor in network.tensors().items():
         if tensor.grid:
             np.testing.assert_array_equal(found[name], expected[name], name)
@@ -120,10 +123,10 @@ def test_xnnpack_rounds_as_the_integer_reference(int8):
 @pytest.mark.parametrize("kernels", KERNELS)
 def test_a_whole_network_is_exact(int8, kernels):
     found = _assert_exact(int8.network, int8.images, kernels)
-    expected = litert_kernels.run(int8.network, int8.images, kernels)
+    expected = rounding.run(int8.network, int8.images, kernels)
     _assert_same_maps(found["classes"][..., 0], expected)
     maps = litert_run.run(
-        litert_run.session(litert.model(int8.network), kernels=kernels), int8.images
+        litert_run.session(litert_file.model(int8.network), kernels=kernels), int8.images
     )
     np.testing.assert_array_equal(maps, found["classes"][..., 0])
     assert maps.dtype == np.uint8
@@ -152,10 +155,10 @@ def test_fewer_bits_stay_on_their_grids(mixed, kernels):
 
 def test_the_float_file_computes_what_jax_does(int8):
     found = _tensors(int8.floats, int8.images, "xnnpack")
-    x = segment.pixels(jnp.asarray(int8.images))
+    x = supervised.pixels(jnp.asarray(int8.images))
     logits = np.asarray(jax.jit(int8.model.apply)(int8.variables, x))
     np.testing.assert_allclose(found["classifier"], logits, rtol=1e-4, atol=1e-4)
-    maps = np.asarray(segment.predictor(int8.model)(int8.variables, int8.images))
+    maps = np.asarray(supervised.predictor(int8.model)(int8.variables, int8.images))
     assert np.mean(found["classes"][..., 0] == maps) > 0.999
 
 
@@ -166,7 +169,7 @@ def test_layers_by_themselves(int8):
     _assert_exact(whole, _images(whole), "xnnpack")
     floats = layers_alone(block, ops, None, (20, 23, 8))
     x = np.random.default_rng(0).normal(size=(2, 20, 23, 8)).astype(np.float32)
-    found = litert_run.run(litert_run.session(litert.model(floats)), x)
+    found = litert_run.run(litert_run.session(litert_file.model(floats)), x)
     expected = interpret.run(floats, x)[floats.out.name]
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
@@ -177,7 +180,7 @@ def _unpacked(model):
 
 def test_what_the_file_says(int8):
     """Identifier, alignment, per-channel scales and their axes, as the specification has it."""
-    data = litert.model(int8.network)
+    data = litert_file.model(int8.network)
     assert data[4:8] == b"TFL3"
     view, model = schema.Model.GetRootAs(data, 0), _unpacked(data)
     for number in range(1, view.BuffersLength()):
@@ -208,7 +211,7 @@ def test_equal_padding_needs_no_operator():
     """SAME where it is symmetric, at stride 2 where both sides are odd; else a PAD."""
     for side, stride, pads in (((12, 12), 1, 0), ((13, 15), 2, 0), ((13, 12), 2, 1)):
         network = _conv(RELU6, (8, 8), 3, stride=stride, side=side)
-        codes = [code.builtinCode for code in _unpacked(litert.model(network)).operatorCodes]
+        codes = [code.builtinCode for code in _unpacked(litert_file.model(network)).operatorCodes]
         assert codes.count(schema.BuiltinOperator.PAD) == pads
 
 
@@ -218,15 +221,15 @@ def test_a_file_holds_little_but_weights_scales_and_biases():
     for bits in ((8, 8), (4, 8)):
         network = layers_alone(block, ops, bits, (8, 16, 96))
         held = sum(conv.weights.size + 12 * conv.weights.shape[-1] for conv in network.convs)
-        assert held <= len(litert.model(network)) <= 1.02 * held
+        assert held <= len(litert_file.model(network)) <= 1.02 * held
     floats = layers_alone(block, ops, None, (8, 16, 96))
     held = sum(4 * (conv.weights.size + conv.bias.size) for conv in floats.convs)
-    assert held <= len(litert.model(floats)) <= 1.01 * held
+    assert held <= len(litert_file.model(floats)) <= 1.01 * held
 
 
 def test_equal_options_and_grids_are_written_once_and_others_by_themselves():
     block, ops = space.Block(16, 24, 2, 1, 3), (space.Op(3, 3), space.Op(5, 3), space.Op(3, 6))
-    data = litert.model(layers_alone(block, ops, (8, 8), (13, 12, 16)))
+    data = litert_file.model(layers_alone(block, ops, (8, 8), (13, 12, 16)))
     packed, unpacked = schema.Model.GetRootAs(data, 0).Subgraphs(0), _unpacked(data).subgraphs[0]
     operators = [packed.Operators(i).BuiltinOptions() for i in range(packed.OperatorsLength())]
     grids = [packed.Tensors(i).Quantization() for i in range(packed.TensorsLength())]
@@ -244,7 +247,7 @@ def test_what_cannot_be_written_or_run_is_refused(tmp_path):
     network = _conv(RELU6, (8, 8), 3)
     odd = dataclasses.replace(network.nodes[0], bounds=(0.0, 4.0))
     with pytest.raises(InputError, match=r"conv: LiteRT has no activation .*4\.0"):
-        litert.model(Graph(network.x, (odd,)))
+        litert_file.model(Graph(network.x, (odd,)))
     with pytest.raises(InputError, match=r"missing\.tflite: is no model"):
         litert_run.session(tmp_path / "missing.tflite")
     (tmp_path / "broken.tflite").write_bytes(b"nothing")

@@ -6,23 +6,24 @@ import jax.numpy as jnp
 import numpy as np
 import onnx
 import pytest
-from small_network import BLOCKS, PATHS, layers_alone
 
-from qnas_jax import segment
 from qnas_jax.errors import InputError
-from qnas_jax.export import fold, graph, interpret, run
-from qnas_jax.export import onnx as onnx_file
+from qnas_jax.export import fold, graph, interpret
+from qnas_jax.export.onnx import run as onnx_run
+from qnas_jax.export.onnx import write as onnx_file
+from qnas_jax.train import supervised
+from small_network import BLOCKS, PATHS, layers_alone
 
 
 def _ops(model, path):
-    run.session(model, optimized=path)
+    onnx_run.session(model, optimized=path)
     return collections.Counter(node.op_type for node in onnx.load(path).graph.node)
 
 
 def _codes(case, images):
     names = [name for name, tensor in case.network.tensors().items() if tensor.grid][1:]
-    ready = run.session(run.with_outputs(onnx_file.model(case.network), names))
-    return names, run.tensors(ready, images)
+    ready = onnx_run.session(onnx_run.with_outputs(onnx_file.model(case.network), names))
+    return names, onnx_run.tensors(ready, images)
 
 
 def test_every_code_is_that_of_the_integer_reference(int8):
@@ -70,29 +71,31 @@ def test_bits_from_5_on_run_fused_too(mixed, tmp_path):
 
 
 def test_the_float_model_is_the_float_network(int8):
-    ready = run.session(run.with_outputs(onnx_file.model(int8.floats), ["classifier"]))
-    logits = run.tensors(ready, int8.images)["classifier"]
-    expected = jax.jit(int8.model.apply)(int8.variables, segment.pixels(jnp.asarray(int8.images)))
+    ready = onnx_run.session(onnx_run.with_outputs(onnx_file.model(int8.floats), ["classifier"]))
+    logits = onnx_run.tensors(ready, int8.images)["classifier"]
+    expected = jax.jit(int8.model.apply)(
+        int8.variables, supervised.pixels(jnp.asarray(int8.images))
+    )
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
-    maps = segment.predictor(int8.model)(int8.variables, int8.images)
-    assert np.mean(run.run(ready, int8.images) == maps) > 0.999
+    maps = supervised.predictor(int8.model)(int8.variables, int8.images)
+    assert np.mean(onnx_run.run(ready, int8.images) == maps) > 0.999
 
 
 def test_class_maps_are_those_of_the_simulation(int8):
-    ready = run.session(onnx_file.model(int8.network))
-    maps = run.run(ready, int8.images)
+    ready = onnx_run.session(onnx_file.model(int8.network))
+    maps = onnx_run.run(ready, int8.images)
     assert maps.dtype == np.uint8
     assert maps.shape == int8.images.shape[:3]
     exact = fold.with_bias_codes(int8.variables, int8.network)
-    simulated = segment.predictor(int8.model)({**exact, "quant": int8.quant}, int8.images)
+    simulated = supervised.predictor(int8.model)({**exact, "quant": int8.quant}, int8.images)
     # A network that was not trained: its classes lie close together.
     assert np.mean(maps == simulated) > 0.95
 
 
 def test_images_are_taken_one_by_one_or_many_at_once(int8):
-    ready = run.session(onnx_file.model(int8.network))
-    alone = [run.run(ready, int8.images[i : i + 1]) for i in range(3)]
-    np.testing.assert_array_equal(np.concatenate(alone), run.run(ready, int8.images))
+    ready = onnx_run.session(onnx_file.model(int8.network))
+    alone = [onnx_run.run(ready, int8.images[i : i + 1]) for i in range(3)]
+    np.testing.assert_array_equal(np.concatenate(alone), onnx_run.run(ready, int8.images))
 
 
 def test_four_bits_are_packed_in_pairs():
@@ -121,7 +124,7 @@ def test_layers_run_by_themselves(bits):
     rng = np.random.default_rng(0)
     x = rng.integers(0, 256, (2, 17, 24, 8)).astype(np.uint8)
     x = x if bits else rng.normal(0, 1, x.shape).astype(np.float32)
-    found = run.run(run.session(onnx_file.model(network)), x)
+    found = onnx_run.run(onnx_run.session(onnx_file.model(network)), x)
     expected = interpret.run(network, x)[network.out.name]
     assert found.shape == (2, 9, 12, 8)
     if bits:
@@ -140,7 +143,7 @@ def test_an_activation_within_its_grid_is_clipped(tmp_path):
     nodes = (dataclasses.replace(expand, out=expand.out._replace(grid=wide)),)
     network = network._replace(nodes=nodes)
     x = np.random.default_rng(0).integers(0, 256, (1, 9, 9, 8)).astype(np.uint8)
-    found = run.run(run.session(onnx_file.model(network)), x)
+    found = onnx_run.run(onnx_run.session(onnx_file.model(network)), x)
     assert (found.min(), found.max()) == (32, 32 + round(6 / wide.scale))
     np.testing.assert_array_equal(found, interpret.run(network, x)[network.out.name])
 
@@ -150,7 +153,7 @@ def test_a_file_that_is_no_model_is_told_of(tmp_path):
     path.write_bytes(b"no model")
     for file in (path, tmp_path / "none.onnx"):
         with pytest.raises(InputError, match=r"onnx: is no model that runs here"):
-            run.session(file)
+            onnx_run.session(file)
     model = onnx_file.model(layers_alone(BLOCKS[0], PATHS[0], (8, 8), (9, 9, 8)))
     with pytest.raises(InputError, match="'none': the model has no such tensor"):
-        run.with_outputs(model, ["none"])
+        onnx_run.with_outputs(model, ["none"])

@@ -4,12 +4,13 @@ import pathlib
 import numpy as np
 import pytest
 
-from qnas_jax import artefact, metrics
+from qnas_jax import metrics
 from qnas_jax.errors import InputError
 from qnas_jax.export import describe, fold, interpret, parity
-from qnas_jax.export import onnx as onnx_file
+from qnas_jax.export.onnx import write as onnx_file
 from qnas_jax.hardware import size
-from qnas_jax.nn import layers
+from qnas_jax.nn import trace
+from qnas_jax.run import artefacts
 
 
 def test_differences_are_counted_and_found():
@@ -84,11 +85,11 @@ def test_the_description_counts_what_the_tables_count(name, request, tmp_path):
         "model.tflite": describe.File(size.TFLITE, 10**6),
     }
     found = describe.describe(case.network, files)
-    artefact.write_json(tmp_path / "model.json", found)
+    artefacts.write_json(tmp_path / "model.json", found)
     assert json.loads((tmp_path / "model.json").read_text()) == found
-    bits = layers.w_bits(case.quant)
+    bits = trace.w_bits(case.quant)
     for conv, layer in zip(
-        sorted(layers.convs(case.model, case.images.shape[1:])),
+        sorted(trace.convs(case.model, case.images.shape[1:])),
         sorted(found["layers"], key=lambda layer: layer["name"]),
         strict=True,
     ):
@@ -109,7 +110,7 @@ def test_the_description_counts_what_the_tables_count(name, request, tmp_path):
         if (c.dims and c.data_type not in (7, 1)) or (len(c.dims) == 1 and c.data_type == 1)
     )
     assert 0 <= found["stored_bytes"]["model.onnx"] - held < 0.01 * held, "equal ones once"
-    channels = {conv.out_channels for conv in layers.convs(case.model, case.images.shape[1:])}
+    channels = {conv.out_channels for conv in trace.convs(case.model, case.images.shape[1:])}
     beside = {"model.onnx": 0, "model.tflite": 8 * sum(channels)}
     for name, file in files.items():
         of_layers = sum(layer["stored_bytes"][name] for layer in found["layers"])

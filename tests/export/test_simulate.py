@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_network import layers_alone
 
 from qnas_jax import space
 from qnas_jax.export import fold, graph, interpret, simulate
 from qnas_jax.export.graph import Conv, Graph, Grid, Tensor
+from small_network import layers_alone
 
 LINEAR = (-np.inf, np.inf)
 NEXT_TO_TIE = 1e-5  # a difference of interpolated logits that float32 may lose or invent

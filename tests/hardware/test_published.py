@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from qnas_jax.errors import InputError
-from qnas_jax.hardware import calibrate, cost, devices, published
+from qnas_jax.hardware import cost, devices, fit, published
 from qnas_jax.space import Conv
 
 BITS = (4, 5, 6, 8)
@@ -15,7 +15,7 @@ BITS = (4, 5, 6, 8)
 
 @pytest.fixture(scope="module")
 def predictions():
-    return calibrate.predictions(8)
+    return fit.predictions(8)
 
 
 def errors(predictions, device, quantity):
@@ -72,32 +72,32 @@ def test_what_is_fitted_is_met(predictions):
 
 
 def test_the_devices_have_the_fitted_constants():
-    found, _ = calibrate.fitted(8)
-    for name, (constant, _) in calibrate.OPEN.items():
+    found, _ = fit.fitted(8)
+    for name, (constant, _) in fit.OPEN.items():
         written = getattr(getattr(devices, name), constant)
         assert written == pytest.approx(getattr(found[name], constant), rel=5e-4)
 
 
 def test_a_fit_finds_a_constant_that_was_put_in():
-    for name, (constant, quantity) in calibrate.OPEN.items():
+    for name, (constant, quantity) in fit.OPEN.items():
         device = getattr(devices, name)
         other = dataclasses.replace(device, **{constant: 1.5 * getattr(device, constant)})
         figure = published.Figure(name, quantity, "mobilenet_v1", 6, 6, 0.0, 0)
-        figure = figure._replace(value=calibrate.total(other, figure))
-        found = calibrate.fit(device, constant, figure)
+        figure = figure._replace(value=fit.total(other, figure))
+        found = fit.fit(device, constant, figure)
         assert getattr(found, constant) == pytest.approx(getattr(other, constant))
 
 
 @pytest.mark.parametrize("bits", [4, 6])
 def test_predictions_do_not_depend_on_which_figure_is_fitted(bits):
-    found = [abs(one.error) for one in calibrate.predictions(bits) if not one.fitted]
+    found = [abs(one.error) for one in fit.predictions(bits) if not one.fitted]
     assert len(found) == 21
     assert np.mean(found) < 0.03
 
 
 def test_a_bitwidth_that_was_not_published_is_refused():
     with pytest.raises(InputError, match="bits=5: of BITFUSION 4, 6 and 8 bits were published"):
-        calibrate.fitted(5)
+        fit.fitted(5)
 
 
 def test_no_layer_keeps_eight_bits_in_the_published_latencies():

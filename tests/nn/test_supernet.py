@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import reference
 
+import reference
 from qnas_jax import space
 from qnas_jax.nn import init, supernet
 from qnas_jax.nn.mbconv import BlockPath

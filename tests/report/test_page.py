@@ -11,10 +11,10 @@ import pytest
 from matplotlib import cbook
 from PIL import Image
 
-from qnas_jax import artefact, config
 from qnas_jax.data.batching import Batch
 from qnas_jax.errors import InputError
-from qnas_jax.report import figures, files, outcome, page
+from qnas_jax.report import exports, figures, outcome, page
+from qnas_jax.run import artefacts, config
 from qnas_jax.search import front
 
 TEACHER = {
@@ -44,7 +44,7 @@ def write_network(folder, number, found):
     """What a trained network leaves; its predictions are all of class `number`."""
     iou = [None, *range(number, number + 18)]  # the first class never occurs
     extra = {"class_iou_fp32": iou, "class_iou_quantized": iou, "macs": 10**6}
-    artefact.write_json(folder / "metrics.json", {**found, **extra, "float_size_bytes": 10**6})
+    artefacts.write_json(folder / "metrics.json", {**found, **extra, "float_size_bytes": 10**6})
     maps = np.full((PICTURES, HEIGHT, WIDTH), number, np.uint8)
     np.savez(folder / "samples.npz", fp32=maps * 0, quantized=maps)
 
@@ -65,7 +65,7 @@ def write_supernet(workdir):
         }
         for training, largest, smallest, random in NSR
     ]
-    artefact.write_json(workdir / "supernet" / "nsr.json", {"images": 32, "blocks": blocks})
+    artefacts.write_json(workdir / "supernet" / "nsr.json", {"images": 32, "blocks": blocks})
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ def run(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("runs") / "<run> & co"
     told = config.Config(seed=7)
     told.space.w_bits, told.space.a_bits = (8, 4), (8, 8)
-    artefact.write_json(workdir / "config.json", told)
+    artefacts.write_json(workdir / "config.json", told)
     write_network(workdir / "teacher", 0, TEACHER)
     write_supernet(workdir)
     networks, points = [], []
@@ -100,7 +100,7 @@ def run(tmp_path_factory):
 def test_exported_files_are_told_in_the_report_and_its_figures(run):
     workdir, results, _ = run
     names = ["teacher", *(subnet["subnet"] for subnet in results["subnets"])]
-    told = [files.File(1050 + n, 1000, 20.5, 99.9871, 2.0 + n, 1.0) for n in range(len(names))]
+    told = [exports.File(1050 + n, 1000, 20.5, 99.9871, 2.0 + n, 1.0) for n in range(len(names))]
     networks = [workdir / "retrain" / name for name in names[1:]]
     pictures = np.zeros((PICTURES, HEIGHT, WIDTH, 3), np.uint8)
     samples = Batch(pictures, pictures[..., 0])
@@ -168,9 +168,9 @@ def test_results_hold_the_figures_of_every_network_by_size(run):
 
 def test_the_report_is_one_page_with_its_figures_beside_it(run, text):
     workdir, _, _ = run
-    files = {f.name for f in (workdir / "report").iterdir()}
+    exports = {f.name for f in (workdir / "report").iterdir()}
     figures = {"front.svg", "architectures.svg", "supernet.svg", "classes.svg"}
-    assert files == {*figures, "index.html", "results.json", "samples.png"}
+    assert exports == {*figures, "index.html", "results.json", "samples.png"}
     for name in figures:
         drawn = (workdir / "report" / name).read_text()
         assert drawn.startswith("<svg")
@@ -192,7 +192,7 @@ def priced(run, tmp_path_factory):
     shutil.copytree(run[0], workdir)
     told = config.Config()
     told.hardware.table = "my <board>.csv"
-    artefact.write_json(workdir / "config.json", told)
+    artefacts.write_json(workdir / "config.json", told)
     points = front.read(workdir / "search" / "front.csv")
     slow = front.Point(3, 9.0, 90_000, 10_000, "k3e3.w8a8", 30.0)  # not on that of the latency
     points = [p._replace(latency_ms=10.0 / p.nsr) for p in points]
@@ -318,7 +318,7 @@ def test_a_supernet_whose_paths_were_not_measured_is_refused_with_what_to_do(run
     """As an older version left it."""
     old = tmp_path / "old"
     shutil.copytree(run[0], old)
-    artefact.Stage(old / "supernet", {}).finish()
+    artefacts.Stage(old / "supernet", {}).finish()
     (old / "supernet" / "nsr.json").unlink()
     message = r"nsr\.json: is missing; delete made_from\.json beside it, then run launch/main\.py"
     with pytest.raises(InputError, match=message):

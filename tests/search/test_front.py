@@ -4,7 +4,8 @@ import itertools
 import numpy as np
 import pytest
 
-from qnas_jax import space, table
+from qnas_jax import space
+from qnas_jax.bwnas.lut import table
 from qnas_jax.errors import InputError
 from qnas_jax.search import front
 

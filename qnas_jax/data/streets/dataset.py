@@ -11,7 +11,7 @@ class Streets:
     """Rendered street scenes, each made when first asked for and then kept in memory.
 
     A picture takes ``4 * height * width`` bytes; large sets are better written to disk
-    once (`launch/write_streets.py`) and read as Cityscapes.
+    once (`launch/tools/write_streets.py`) and read as Cityscapes.
     """
 
     def __init__(self, seed: int, split: str, height: int, width: int, count: int):

@@ -1,0 +1,66 @@
+"""Compares what a table of latencies adds up to with whole networks as measured.
+
+    python launch/tools/audit.py --config configs/streets.py --table runs/cpu.csv
+
+Random subnets are exported with random weights and timed on the table's runtime with as many
+threads, each written to `hardware/audit.csv` of the run's folder as soon as it is known: an audit
+that was stopped goes on with the same command. Leaves `audit.json` and `audit.svg` beside it.
+"""
+
+from qnas_jax.run import platform
+
+if __name__ == "__main__":
+    platform.prepare_process()  # before all other imports
+
+import dataclasses
+import pathlib
+
+from absl import flags
+
+from qnas_jax.errors import InputError
+from qnas_jax.export import runtimes
+from qnas_jax.hardware import measured
+from qnas_jax.profiling import audit
+from qnas_jax.profiling.timing import Effort
+from qnas_jax.report import figures
+from qnas_jax.run import artefacts, cli
+from qnas_jax.stages import audit as audit_stage
+from qnas_jax.stages.experiment import prepare
+
+cli.define_run_flags()
+_TABLE = flags.DEFINE_string("table", None, "The CSV file; by default config.hardware.table.")
+_SUBNETS = flags.DEFINE_integer("subnets", 30, "How many.", lower_bound=2)
+_WIDTH = flags.DEFINE_float("width", Effort().width, "Goal: 95 % interval over the latency.")
+_LIMIT = flags.DEFINE_float("limit", Effort().limit_s, "Seconds of runs to give up the goal at.")
+
+
+def main() -> None:
+    """Audits the table; prints, writes and draws what came of it."""
+    config, workdir = cli.run_flags()
+    table = _TABLE.value or config.hardware.table
+    if not table:
+        raise InputError("--table: must be a table of measured latencies")
+    hardware = dataclasses.replace(config.hardware, table=table)
+    setting = prepare(dataclasses.replace(config, hardware=hardware), workdir)
+    rows = measured.read(pathlib.Path(table))
+    runtime, threads = runtimes.named(rows[0].runtime), rows[0].threads
+    conditions = (runtime.name, runtime.version, runtimes.device(), threads)
+    measured.check_conditions(pathlib.Path(table), rows, conditions)
+    effort = Effort(width=_WIDTH.value, limit_s=_LIMIT.value)
+    folder = workdir / "hardware"
+    with artefacts.only_one(folder):
+        how = (setting, _SUBNETS.value, runtime, threads, effort)
+        audited = audit_stage.audit(*how, folder / "audit.csv")
+    names = ("runtime", "runtime_version", "device", "threads")
+    found = audit.verdict(audited) | dict(zip(names, conditions, strict=True))
+    found |= {"picture": setting.picture()[:2], "seed": config.seed, "table": table}
+    artefacts.write_json(folder / "audit.json", found)
+    artefacts.write(folder / "audit.svg", figures.audit(*audit.pairs(audited)))
+    for name in ("latency", "size"):
+        tau, mape, bias = (found[f"{name}_{figure}"] for figure in ("tau", "mape", "bias"))
+        print(f"{name:8s} tau {tau:.3f}   mean error {mape:.2f} %   bias {bias:+.2f} %")
+    print(f"{len(audited)} subnets: {folder / 'audit.svg'}")
+
+
+if __name__ == "__main__":
+    cli.start(main)

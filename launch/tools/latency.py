@@ -1,0 +1,47 @@
+"""Latency of the teacher and the retrained subnets of a run, in float and quantized.
+
+    python launch/tools/latency.py --config configs/streets.py --workdir runs/streets
+
+Pictures may have any size (--config.hardware.picture="(512, 1024)"). Leaves
+`hardware/latency.json` in the run's folder, or what --json names.
+"""
+
+from qnas_jax.run import platform
+
+if __name__ == "__main__":
+    platform.prepare_process()  # before all other imports
+
+import pathlib
+
+from absl import flags
+
+from qnas_jax.bwnas import finished
+from qnas_jax.export import runtimes
+from qnas_jax.profiling.timing import Effort
+from qnas_jax.run import artefacts, cli
+from qnas_jax.stages import latency as latency_stage
+from qnas_jax.stages.experiment import prepare
+
+cli.define_run_flags()
+_RUNTIME = flags.DEFINE_string("runtime", "onnxruntime", "What runs the files.")
+_THREADS = flags.DEFINE_integer("threads", 1, "How many the runtime has.", lower_bound=1)
+_JSON = flags.DEFINE_string("json", None, "File for the figures.")
+
+
+def main() -> None:
+    """Times the networks; prints and writes their figures."""
+    config, workdir = cli.run_flags()
+    subnets = finished.subnets(workdir)
+    artefacts.check_made_from(workdir / "teacher", {"network": config.network})
+    artefacts.check_made_from(workdir / "supernet", {"depths": config.space.depths})
+    runtime, threads = runtimes.named(_RUNTIME.value), _THREADS.value
+    runtimes.check_threads(threads)
+    found = latency_stage.compare(prepare(config, workdir), subnets, runtime, threads, Effort())
+    path = pathlib.Path(_JSON.value or workdir / "hardware" / "latency.json")
+    artefacts.write_json(path, found)
+    print(latency_stage.as_text(found))
+    print(f"figures: {path}")
+
+
+if __name__ == "__main__":
+    cli.start(main)

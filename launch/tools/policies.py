@@ -1,0 +1,100 @@
+"""The front of every quantization policy, from one supernet, on one plot.
+
+    python launch/tools/policies.py --config configs/streets.py --workdir runs/streets
+
+Goes on from the teacher and supernet of a run (and makes them if they are missing). Leaves
+`policies/` in its folder: a table and a front for each policy, `fronts.svg`, `fronts.csv`.
+"""
+
+from qnas_jax.run import platform
+
+if __name__ == "__main__":
+    platform.prepare_process()  # before all other imports
+
+import copy
+import dataclasses
+import pathlib
+
+from qnas_jax.bwnas import populate_table, search_front, train_supernet
+from qnas_jax.errors import InputError
+from qnas_jax.report import figures
+from qnas_jax.run import artefacts, cli
+from qnas_jax.run.config import Config
+from qnas_jax.search import front
+from qnas_jax.stages import train as train_stage
+from qnas_jax.stages.experiment import for_target, prepare
+
+cli.define_run_flags()
+
+APART = tuple((w, a) for w in (4, 6, 8) for a in (4, 6, 8))
+# (weights' bits, activations' bits, what chooses)
+POLICIES = {
+    "INT8": ((8,), (8,), "block"),
+    "INT6": ((6,), (6,), "block"),
+    "INT4": ((4,), (4,), "block"),
+    "4, 6, 8 per block": ((4, 6, 8), (4, 6, 8), "block"),
+    "4, 6, 8 per block, apart": (tuple(w for w, _ in APART), tuple(a for _, a in APART), "block"),
+    "4, 6, 8 per layer": ((4, 6, 8), (4, 6, 8), "layer"),
+}
+
+
+def main() -> None:
+    """Fills a table for each policy, searches it, and draws all fronts."""
+    config, workdir = cli.run_flags()
+    platform.use_compilation_cache()
+    with artefacts.only_one(workdir):
+        _compare(config, workdir)
+
+
+def _compare(config: Config, workdir: pathlib.Path) -> None:
+    setting = prepare(config, workdir)
+    teacher, variables = train_stage.train_teacher(setting)
+    distilled, params = train_supernet.train_supernet(setting, teacher, variables)
+    fronts, seconds = {}, {}
+    for name, (w_bits, a_bits, bits_per) in POLICIES.items():
+        changed = copy.deepcopy(config)
+        changed.space.w_bits, changed.space.a_bits = w_bits, a_bits
+        changed.space.bits_per = bits_per
+        try:
+            changed = for_target(changed, setting.target)
+        except InputError as error:
+            print(f"{name}: left out; {error}")
+            continue
+        folder = workdir / "policies" / name.replace(", ", "-").replace(" ", "_")
+        one = dataclasses.replace(setting, config=changed, workdir=folder)
+        populated, rows = populate_table.populate_table(one, distilled, variables, params)
+        _, fronts[name] = search_front.search_front(one, populated, rows)
+        seconds[name] = populated.seconds
+    if not fronts:
+        raise InputError(f"target {setting.target.name!r} runs none of the policies")
+    _report(workdir / "policies", fronts, seconds)
+
+
+def _report(
+    folder: pathlib.Path, fronts: dict[str, list[front.Point]], seconds: dict[str, float]
+) -> None:
+    """Prints each policy's smallest subnet no worse than the first's middle one; draws all."""
+    first = next(iter(fronts))
+    picked = front.spread(fronts[first], 3)  # best, middle, smallest
+    limit = picked[len(picked) // 2].nsr
+    lines = ["policy,table_s,front,best_nsr,size_bytes_at_limit,encoder_size_bytes_at_limit"]
+    print(
+        f"the smallest subnets of NSR at most {limit:.4f}, which is {first}'s at its middle size:"
+    )
+    print("policy                     table s  front   best NSR  size kB  encoder kB")
+    for name, points in fronts.items():
+        within = [point for point in points if point.nsr <= limit]
+        least = min(within, key=lambda point: point.size_bytes) if within else None
+        sizes = f"{least.size_bytes},{least.encoder_size_bytes}" if least else ","
+        lines.append(f'"{name}",{seconds[name]:.1f},{len(points)},{points[0].nsr:.6f},{sizes}')
+        shown = "    none"
+        if least:
+            shown = f"{least.size_bytes / 1e3:8.1f} {least.encoder_size_bytes / 1e3:11.1f}"
+        print(f"{name:26s} {seconds[name]:7.1f} {len(points):6d} {points[0].nsr:10.4f} {shown}")
+    artefacts.write(folder / "fronts.csv", "\n".join(lines) + "\n")
+    artefacts.write(folder / "fronts.svg", figures.fronts(fronts))
+    print(f"fronts: {folder / 'fronts.svg'}")
+
+
+if __name__ == "__main__":
+    cli.start(main)

@@ -1,0 +1,70 @@
+"""Fills a table of measured latencies, on a runtime of this machine.
+
+    python launch/tools/profile_latency.py --config configs/streets.py --table runs/cpu.csv
+
+Every op in every position of the search space, the stem and the head are timed at the size of
+pictures as deployed (--config.hardware.picture="(512, 1024)"), each line as soon as it is known.
+A profiling that was stopped goes on with the same command. docs/profiling.md says more.
+"""
+
+from qnas_jax.run import platform
+
+if __name__ == "__main__":
+    platform.prepare_process()  # before all other imports
+
+import dataclasses
+import pathlib
+
+from absl import flags
+
+from qnas_jax.errors import InputError
+from qnas_jax.export import runtimes
+from qnas_jax.profiling import probes, profile
+from qnas_jax.profiling.timing import Effort
+from qnas_jax.run import artefacts, cli
+from qnas_jax.stages.experiment import Setting, prepare
+
+cli.define_run_flags()
+_TABLE = flags.DEFINE_string("table", None, "The CSV file to fill.")
+_RUNTIME = flags.DEFINE_string("runtime", "onnxruntime", "What runs the files.")
+_THREADS = flags.DEFINE_integer("threads", 1, "How many the runtime has.", lower_bound=1)
+_BLOCKS = flags.DEFINE_integer("blocks", 0, "Random paths of each block, too.", lower_bound=0)
+_FLOAT = flags.DEFINE_bool("float", False, "The float network, too.")
+_WIDTH = flags.DEFINE_float("width", Effort().width, "Goal: 95 % interval over the latency.")
+_LIMIT = flags.DEFINE_float("limit", Effort().limit_s, "Seconds of runs to give up the goal at.")
+_EXPORT_ONLY = flags.DEFINE_string("export_only", None, "Write files for a board to this folder.")
+
+
+def main() -> None:
+    """Times, or writes, what the table is to hold."""
+    config, workdir = cli.run_flags()
+    hardware = dataclasses.replace(config.hardware, table="")
+    setting = prepare(dataclasses.replace(config, hardware=hardware), workdir)
+    runtime = runtimes.named(_RUNTIME.value)
+    wanted = _wanted(setting)
+    if _EXPORT_ONLY.value:
+        profile.write_files(pathlib.Path(_EXPORT_ONLY.value), wanted, runtime)
+        print(f"{len(wanted)} files: {_EXPORT_ONLY.value}")
+        return
+    if not _TABLE.value:
+        raise InputError("--table: must be the CSV file to fill")
+    runtimes.check_threads(_THREADS.value)
+    table = pathlib.Path(_TABLE.value)
+    effort = Effort(width=_WIDTH.value, limit_s=_LIMIT.value)
+    with artefacts.only_one(table.parent):
+        profile.fill(table, wanted, runtime, _THREADS.value, effort)
+    print(f"table: {table}")
+
+
+def _wanted(setting: Setting) -> dict:
+    bits = (*setting.bits, *((None,) if _FLOAT.value else ()))
+    space = (setting.student, setting.searched)
+    wanted = probes.layers(*space, bits, setting.picture())
+    if _BLOCKS.value:
+        count, seed = _BLOCKS.value, setting.config.seed
+        wanted |= probes.blocks(*space, setting.bits, setting.picture(), count, seed)
+    return wanted
+
+
+if __name__ == "__main__":
+    cli.start(main)

@@ -1,0 +1,298 @@
+"""Population of the look-up table: parts of blocks, chunks of images, any number of devices.
+
+A *part* is a block's tree with its first layer at one bitwidth; a *unit* of work is a part on
+a chunk of images. What each unit gives is a small file, written whole or not at all, so a
+killed population goes on where it was, and several devices or processes that share the
+folder fill the same table. The work itself is in `tree.py`.
+"""
+
+import dataclasses
+import logging
+import pathlib
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from qnas_jax import metrics, space
+from qnas_jax.bwnas.lut import prefix_tree, table
+from qnas_jax.bwnas.lut.table import Part
+from qnas_jax.nn import supernet
+from qnas_jax.quant.calibrate import FindRange
+from qnas_jax.run import artefacts, parallel
+from qnas_jax.run.log import Progress
+from qnas_jax.run.parallel import Device
+
+logger = logging.getLogger(__name__)
+
+# The feature maps at all block boundaries of some images, by their numbers.
+Features = Callable[[range], tuple[Array, ...]]
+MAX_NODES_PER_PASS = 64
+MEMORY_SHARE = 0.4  # of an accelerator's free memory, for one pass
+CPU_PASS_BYTES = 48 * 2**20  # two nodes at once keep both cores busy, while caches hold them
+RANKED_ROWS = 1500  # of a block, at most, when rankings are compared
+LEAST_CHUNKS = 2  # done even if time is up: two halves that can be compared
+
+
+class Method(NamedTuple):
+    """How paths are quantized and run."""
+
+    find_range: FindRange
+    per_channel: bool = False  # activation ranges
+    in_bytes: bool = False  # whether noise is worked out in bytes
+    nodes_per_pass: int = 0  # nodes of a tree run at once; 0: as memory allows
+
+
+class Scores(NamedTuple):
+    """What population gives, a column for each row of the table, parts one after another.
+
+    Attributes:
+      nsr: float32[rows]; not finite where a path gave no finite output.
+      by_chunk: float32[chunks done, rows], from each chunk of images alone.
+      images: Number of images done.
+    """
+
+    nsr: np.ndarray
+    by_chunk: np.ndarray
+    images: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A population.
+
+    Attributes:
+      features: The teacher's feature maps of some images.
+      params: Each block's supernet.
+      searched: Blocks and ops.
+      parts: What to fill.
+      calibration: Images for batch-norm statistics and ranges, run at once.
+      chunks: Images for the NSR, each chunk run at once.
+      method: How paths are quantized and run.
+      folder: Holds what is done. All processes must see it.
+    """
+
+    features: Features
+    params: Sequence[supernet.Params]
+    searched: space.Space
+    parts: Sequence[Part]
+    calibration: range
+    chunks: Sequence[range]
+    method: Method
+    folder: pathlib.Path
+
+    @property
+    def target_file(self) -> pathlib.Path:
+        """The targets' variances."""
+        return self.folder / "target.npz"
+
+    def calibration_folder(self, part: int) -> pathlib.Path:
+        """What calibration found for a part."""
+        return self.folder / f"calibration-{part:03d}"
+
+    def noise_file(self, chunk: int, part: int) -> pathlib.Path:
+        """What a unit gave. A population that goes on elsewhere never mixes two arithmetics."""
+        arithmetic = "bytes" if self.method.in_bytes else "float32"
+        return self.folder / f"noise-{arithmetic}-{chunk:05d}-{part:03d}.npy"
+
+    def works(self) -> list[prefix_tree.Work]:
+        """What each part takes for one image."""
+        maps = jax.eval_shape(lambda: self.features(self.chunks[0]))
+        return [
+            prefix_tree.work(
+                self.searched.blocks[part.block],
+                self.searched.ops,
+                part.bits,
+                maps[part.block].shape[1:3],
+            )
+            for part in self.parts
+        ]
+
+
+def populate(job: Job, time_budget_s: float = 0) -> Scores:
+    """The NSR of every path of every part; goes on with what the job's folder holds.
+
+    Args:
+      job: What to do.
+      time_budget_s: After so many seconds no further chunk is begun; 0: no limit.
+    """
+    begin = time.monotonic()
+    works = job.works()
+    _announce(job, works)
+    uncalibrated = [i for i in range(len(job.parts)) if not job.calibration_folder(i).exists()]
+    # Part by part, so that processes, which take every so-manieth, share each part evenly.
+    units = [(c, i) for i in range(len(job.parts)) for c in range(len(job.chunks))]
+    left = [unit for unit in units if not job.noise_file(*unit).exists()]
+    if len(left) < len(units):
+        logger.info("lut: resumed, %d of %d units done", len(units) - len(left), len(units))
+    gflop = [work.macs / 5e8 for work in works]
+    # Two, as calibration takes several times as long for each operation.
+    to_calibrate = len(job.calibration) * sum(gflop[i] for i in uncalibrated)
+    calibrating = Progress("lut calibration GFLOP", to_calibrate)
+    scoring = Progress("lut GFLOP", sum(len(job.chunks[c]) * gflop[i] for c, i in left))
+    if parallel.is_first():
+        _write_target_statistics(job)
+    parallel.wait_for_all("targets")
+    worker = _Worker(job, works, _read_target_statistics(job))
+
+    def calibrate(part: int, device: Device) -> None:
+        worker.calibrate(part, device)
+        calibrating.add(gflop[part] * len(job.calibration))
+
+    def score(unit: tuple[int, int], device: Device) -> None:
+        chunk, part = unit
+        late = time_budget_s and time.monotonic() - begin > time_budget_s
+        if not late or chunk < LEAST_CHUNKS:
+            worker.score(chunk, part, device)
+            scoring.add(gflop[part] * len(job.chunks[chunk]), f"chunk {chunk + 1}")
+
+    parallel.spread(uncalibrated, calibrate)
+    parallel.wait_for_all("calibrated")
+    parallel.spread(left, score)
+    parallel.wait_for_all("scored")
+    found = scores(job)
+    parallel.wait_for_all("read")  # before anybody deletes what was read
+    logger.info("lut: %d programs served %d rows", prefix_tree.compilations(), len(found.nsr))
+    return found
+
+
+class _Worker:
+    """Does units; keeps the trees it has built, and each device's latest feature maps."""
+
+    def __init__(self, job, works, variances):
+        self._job, self._works, self._variances = job, works, variances
+        self._trees: dict[tuple[Device, int], prefix_tree.Tree] = {}
+        self._latest = threading.local()  # a thread belongs to a device
+
+    def calibrate(self, part, device):
+        x = self._maps(self._job.calibration, device)[self._job.parts[part].block]
+        nodes = self._nodes_per_pass(part, len(x), False, device)
+        with artefacts.writing_folder(self._job.calibration_folder(part)) as folder:
+            prefix_tree.calibrate(self._tree(part, device), x, nodes, folder)
+
+    def score(self, chunk, part, device):
+        block, built = self._job.parts[part].block, self._tree(part, device)
+        calibration = prefix_tree.load_calibration(self._job.calibration_folder(part), built)
+        x, target = self._maps(self._job.chunks[chunk], device)[block : block + 2]
+        nodes = self._nodes_per_pass(part, len(x), self._job.method.in_bytes, device)
+        noise = prefix_tree.noise(built, calibration, x, target, self._variances[block], nodes)
+        pixels = target.size // target.shape[-1]
+        with artefacts.writing(self._job.noise_file(chunk, part)) as file:
+            np.save(file, noise / pixels)
+
+    def _tree(self, part, device):
+        job, key = self._job, (device, part)
+        if key not in self._trees:
+            block, bits, _ = job.parts[part]
+            self._trees[key] = prefix_tree.build(
+                jax.device_put(job.params[block], device),
+                job.searched.blocks[block],
+                job.searched.ops,
+                bits,
+                job.method.find_range,
+                job.method.per_channel,
+                job.method.in_bytes,
+            )
+        return self._trees[key]
+
+    def _maps(self, images, device):
+        if getattr(self._latest, "images", None) != images:
+            self._latest.images = images
+            self._latest.maps = jax.device_put(self._job.features(images), device)
+        return self._latest.maps
+
+    def _nodes_per_pass(self, part, images, in_bytes, device):
+        wanted = self._job.method.nodes_per_pass
+        return wanted or nodes_per_pass(self._works[part].node_bytes(in_bytes) * images, device)
+
+
+def nodes_per_pass(node_bytes: int, device: Device) -> int:
+    """Nodes of a tree to run at once, of which each holds so many bytes."""
+    free = parallel.free_bytes(device)
+    if free is None:
+        return 2 if 2 * node_bytes <= CPU_PASS_BYTES else 1
+    return int(min(max(MEMORY_SHARE * free / node_bytes, 1), MAX_NODES_PER_PASS))
+
+
+def scores(job: Job) -> Scores:
+    """The scores from all chunks that every part is done with."""
+    parts = range(len(job.parts))
+    done = [c for c in range(len(job.chunks)) if all(job.noise_file(c, i).exists() for i in parts)]
+    by_chunk = np.stack(
+        [np.concatenate([np.load(job.noise_file(c, i)) for i in parts]) for c in done]
+    )
+    images = np.array([len(job.chunks[c]) for c in done])
+    nsr = images / images.sum() @ by_chunk
+    return Scores(nsr.astype(np.float32), by_chunk.astype(np.float32), int(images.sum()))
+
+
+def agreement(found: Scores, rows: table.Table) -> list[float]:
+    """How far two halves of the images agree on each block's ranking: Kendall's tau.
+
+    Empty where there is one chunk only.
+    """
+    if len(found.by_chunk) < LEAST_CHUNKS:
+        return []
+    taus = block_taus(rows, *(found.by_chunk[half::2].mean(0) for half in (0, 1)))
+    logger.info("lut: two halves of %d images agree to tau %s", found.images, taus)
+    return taus
+
+
+def block_taus(rows: table.Table, a: np.ndarray, b: np.ndarray) -> list[float]:
+    """Kendall's tau between two scores of a table's rows, for each block.
+
+    Of large blocks, so many rows drawn at random.
+    """
+    rng = np.random.default_rng(0)
+    taus = []
+    for block in range(rows.blocks):
+        places = rows.rows_of(block)
+        places = rng.choice(places, min(len(places), RANKED_ROWS), replace=False)
+        taus.append(round(metrics.kendall_tau(a[places], b[places]), 4))
+    return taus
+
+
+def _announce(job: Job, works: Sequence[prefix_tree.Work]) -> None:
+    rows = sum(part.rows for part in job.parts)
+    images, in_bytes = sum(map(len, job.chunks)), job.method.in_bytes
+    flop = 2 * sum(work.macs for work in works) * (images + len(job.calibration))
+    moved = sum(
+        work.bytes(in_bytes) * images + work.bytes(False) * len(job.calibration) for work in works
+    )
+    logger.info(
+        "lut: %d rows, %d images in %s and %d for calibration: %.3g TFLOP, %.3g GB of activations",
+        *(rows, images, "bytes" if in_bytes else "float32", len(job.calibration)),
+        *(flop / 1e12, moved / 1e9),
+    )
+
+
+def _write_target_statistics(job: Job) -> None:
+    """Variance of each block's target per channel, over all chunks."""
+
+    @jax.jit
+    def moments(maps):
+        return [(jnp.mean(m, (0, 1, 2)), jnp.var(m, (0, 1, 2))) for m in maps[1:]]
+
+    if job.target_file.exists():
+        return
+    means, squares = [], []
+    for chunk in job.chunks:
+        found = [np.asarray(m, np.float64) for m in moments(job.features(chunk))]
+        means.append([len(chunk) * m for m, _ in found])
+        squares.append([len(chunk) * (v + m**2) for m, v in found])
+    images = sum(map(len, job.chunks))
+    variances = []
+    for mean, square in zip(zip(*means, strict=True), zip(*squares, strict=True), strict=True):
+        variances.append(np.maximum(sum(square) / images - (sum(mean) / images) ** 2, 0))
+    with artefacts.writing(job.target_file) as out:
+        np.savez(out, *variances)
+
+
+def _read_target_statistics(job: Job) -> list[Array]:
+    with np.load(job.target_file) as found:
+        return [jnp.asarray(found[f"arr_{i}"], jnp.float32) for i in range(len(found.files))]

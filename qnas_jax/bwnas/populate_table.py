@@ -1,0 +1,85 @@
+"""The table: every path of every block, scored."""
+
+import shutil
+
+import jax
+import numpy as np
+from jaxtyping import PyTree
+
+from qnas_jax.bwnas.lut import populate, table
+from qnas_jax.kernels import int8
+from qnas_jax.nn import supernet
+from qnas_jax.quant.calibrate import RANGES
+from qnas_jax.run import artefacts, parallel
+from qnas_jax.run.artefacts import Stage
+from qnas_jax.stages.experiment import Setting
+from qnas_jax.train import supervised
+
+
+def populate_table(
+    setting: Setting, distilled: Stage, variables: PyTree, params: list[supernet.Params]
+) -> tuple[Stage, table.Table]:
+    """Scores every path of every block, quantized; adds the sizes."""
+    how = setting.config.lut
+    per_tensor = how.a_ranges_per == "tensor"
+    made_from = {
+        "supernet": distilled.hash,
+        "bits": setting.bits,
+        "bits_per": setting.config.space.bits_per,
+        "calibration_images": how.calibration_images,
+        "images": how.images,
+        "images_per_pass": how.images_per_pass,
+        "ranges": how.ranges,
+        "a_ranges_per": how.a_ranges_per,
+        "compute": how.compute,
+        "time_budget_s": how.time_budget_s,
+    }
+    with parallel.first_goes_first("lut"):
+        stage = Stage(setting.workdir / "lut", made_from)
+    if stage.done:
+        return stage, table.load(stage.folder / "lut.npz")
+    variables = jax.device_get(variables)  # else all devices' features are computed on one
+    compute = jax.jit(supervised.features(setting.teacher()))
+    starts = range(0, how.images, how.images_per_pass)
+    job = populate.Job(
+        lambda indices: compute(variables, setting.training_crops(indices)),
+        params,
+        setting.searched,
+        table.parts_of(setting.searched, setting.bits, setting.config.space.bits_per == "layer"),
+        calibration=range(how.calibration_images),
+        chunks=[range(s, min(s + how.images_per_pass, how.images)) for s in starts],
+        method=populate.Method(
+            RANGES[how.ranges],
+            per_channel=not per_tensor,
+            in_bytes=how.compute == "fastest" and per_tensor and int8.is_fast(),
+            nodes_per_pass=how.nodes_per_pass,
+        ),
+        folder=stage.folder / "partial",
+    )
+    found = populate.populate(job, how.time_budget_s)
+    rows = table.build(found.nsr, setting.searched, job.parts)
+    if parallel.is_first():
+        _finish_table(setting, stage, made_from, job, found, rows)
+    parallel.wait_for_all("table")
+    return stage, rows
+
+
+def _finish_table(setting, stage, made_from, job, found, rows) -> None:
+    """Writes the table and how it came about; what is only half of it is deleted."""
+    table.save(stage.folder / "lut.npz", rows)
+    with artefacts.writing(stage.folder / "by_chunk.npy") as file:
+        np.save(file, found.by_chunk)
+    description = {
+        **made_from,
+        "images_done": found.images,
+        "in_bytes": job.method.in_bytes,
+        "agreement": populate.agreement(found, rows),
+        "ops": [str(op) for op in rows.ops],
+        "blocks": setting.searched.blocks,
+        "fixed_size_bytes": setting.fixed_bytes(),
+        "device": jax.devices()[0].device_kind,
+        "seconds": round(stage.elapsed(), 1),
+    }
+    artefacts.write_json(stage.folder / "lut.json", description)
+    stage.finish()
+    shutil.rmtree(job.folder)

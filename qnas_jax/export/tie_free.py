@@ -1,0 +1,77 @@
+"""Sums of two tensors on grids on which the runtimes agree, whatever the two codes.
+
+Runtimes compute convolutions alike, but a sum's terms are scaled by float32 numbers in ONNX
+Runtime and by whole numbers of 20 bits below LiteRT. For one or two of the 65,536 pairs of
+codes the sum then falls to either side of a tie, and each layer behind it multiplies what
+differs. A scale that is larger by a millionth has other such pairs, or none.
+"""
+
+import jax
+import numpy as np
+from jaxtyping import PyTree
+
+from qnas_jax.export import graph
+from qnas_jax.export.graph import Graph, Grid
+from qnas_jax.export.litert import rounding
+from qnas_jax.quant import affine, integer
+
+STEP = 2.0**-20  # by which a range is widened at a time
+MOST_STEPS = 256  # most sums need none, few more than 20
+
+
+def with_agreed_sums(network: Graph, quant: PyTree) -> PyTree:
+    """The policy with the ranges of sums widened until all pairs of codes agree.
+
+    Args:
+      network: What is made of it.
+      quant: A calibrated policy.
+    """
+    quant = jax.tree.map(np.asarray, quant)
+    grids = {name: tensor.grid for name, tensor in network.tensors().items()}
+    for node in network.nodes:
+        if isinstance(node, graph.Add):
+            leaves = quant
+            for part in node.out.name.split("/"):
+                leaves = leaves[part]
+            leaves["range"], grids[node.out.name] = _agreed(node, grids, leaves)
+    return quant
+
+
+def _agreed(add: graph.Add, grids: dict[str, Grid | None], leaves) -> tuple[np.ndarray, Grid]:
+    """The first range on whose grid a sum has no pair that differs, and that grid.
+
+    Were there none, it would be the range with the fewest.
+    """
+    inputs = [grid for name in add.inputs if (grid := grids[name]) is not None]
+    found = []
+    for steps in range(MOST_STEPS):
+        range_ = (leaves["range"] * (1 + steps * STEP)).astype(np.float32)
+        grid = _grid(range_, leaves["a_bits"])
+        found.append((pairs_that_differ(inputs, grid), steps, range_, grid))
+        if found[-1][0] == 0:
+            break
+    _, _, range_, grid = min(found, key=lambda one: one[:2])
+    return range_, grid
+
+
+def _grid(range_, bits) -> Grid:
+    scale, zero_point, _ = _asymmetric_grid(range_, bits)
+    return Grid(float(scale), int(zero_point), int(bits))
+
+
+_asymmetric_grid = jax.jit(affine.asymmetric_grid)  # as where a network becomes a graph
+
+
+def pairs_that_differ(inputs: list[Grid], out: Grid) -> int:
+    """Of all pairs of codes, those whose sum gets different codes from the runtimes.
+
+    Args:
+      inputs: The grids of the two terms.
+      out: That of the sum.
+    """
+    every = (np.arange(grid.q_max + 1, dtype=np.uint8) for grid in inputs)
+    a, b = np.meshgrid(*every, indexing="ij")
+    on_a, on_b, on_out = ((grid.scale, grid.zero_point) for grid in (*inputs, out))
+    by_float = integer.add(a, b, on_a, on_b, on_out, out.q_max)
+    by_whole_numbers = rounding.xnnpack_add([a, b], inputs, out)
+    return int(np.count_nonzero(by_float != by_whole_numbers))

@@ -1,0 +1,127 @@
+"""What the programs in `launch/` share: flags, log lines, and errors told in one line."""
+
+import dataclasses
+import difflib
+import errno
+import logging
+import os
+import pathlib
+import sys
+from collections.abc import Callable
+
+from absl import app, flags
+from absl import logging as absl_logging
+from ml_collections import config_flags
+
+from qnas_jax.errors import Diverged, InputError, ProcessLost
+from qnas_jax.run import config, preempt
+
+# Exit codes. The last two are what shells make of SIGINT and SIGTERM: 128 + the signal.
+INPUT_ERROR, DIVERGED, PROCESS_LOST, INTERRUPTED, TERMINATED = 2, 3, 4, 130, 143
+_FULL_DISK = os.strerror(errno.ENOSPC)
+
+
+def start(main: Callable[[], None]) -> None:
+    """Parses the flags and calls `main`; what the user can mend is told in one line."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    logger = logging.getLogger("qnas_jax")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    app.run(lambda _: _guarded(main), flags_parser=_parse)
+
+
+def define_run_flags() -> None:
+    """The flags of every program that works on a run: --config and --workdir."""
+    config_flags.DEFINE_config_file("config", None, "A file of configs/.", lock_config=True)
+    flags.DEFINE_string("workdir", None, "Folder of the run; by default runs/CONFIG.")
+    flags.mark_flag_as_required("config")
+
+
+def run_flags() -> tuple[config.Config, pathlib.Path]:
+    """The config, checked, and the run's folder.
+
+    Raises:
+      InputError: The config file is missing or no config, or a setting cannot be used.
+    """
+    path = config_flags.get_config_filename(flags.FLAGS["config"])
+    given = _config_of(flags.FLAGS.config, path)
+    given.check()
+    return given, pathlib.Path(flags.FLAGS.workdir or f"runs/{pathlib.Path(path).stem}")
+
+
+def _keys() -> list[str]:
+    """Every setting, as it is written behind `--config.`."""
+    default = config.Config()
+    keys = []
+    for field in dataclasses.fields(config.Config):
+        section = getattr(default, field.name)
+        inner = dataclasses.fields(section) if dataclasses.is_dataclass(section) else ()
+        keys += [f"{field.name}.{f.name}" for f in inner] or [field.name]
+    return keys
+
+
+def knows(key: str) -> bool:
+    """Whether there is a setting `--config.KEY`."""
+    return key in _keys()
+
+
+def unknown_key(key: str) -> InputError:
+    """The error for a setting that does not exist."""
+    near = difflib.get_close_matches(key, _keys(), n=1, cutoff=0.4)
+    hint = f"; did you mean config.{near[0]}?" if near else ""
+    return InputError(f"config.{key}: no such setting{hint}")
+
+
+def _config_of(value: object, path: str) -> config.Config:
+    if isinstance(value, config.Config):
+        return value
+    reason = getattr(value, "_error", None) or f"get_config() gives a {type(value).__name__}"
+    if not pathlib.Path(path).is_file():
+        reason = "no such file"
+    raise InputError(f"--config={path}: cannot be used ({reason})")
+
+
+def _guarded(main: Callable[[], None]) -> None:
+    absl_logging.set_verbosity(absl_logging.FATAL)  # what Orbax has to say is raised, too
+    try:
+        with preempt.raising():
+            main()
+    except InputError as error:
+        _leave(str(error), INPUT_ERROR)
+    except Diverged as error:
+        _leave(str(error), DIVERGED)
+    except ProcessLost as error:
+        _leave(str(error), PROCESS_LOST)
+    except KeyboardInterrupt:
+        _leave("stopped; the same command goes on from here", INTERRUPTED)
+    except preempt.Stopped as error:
+        _leave(f"{error}; the same command goes on", TERMINATED)
+    except Exception as error:
+        if _FULL_DISK in str(error):  # told by the system, or by Orbax in other words around it
+            _leave(f"{_FULL_DISK}; make room, then the same command goes on", INPUT_ERROR)
+        if not isinstance(error, OSError):
+            raise
+        _leave(f"{error.filename or 'a file'}: {error.strerror or error}", INPUT_ERROR)
+
+
+def _leave(message: str, code: int) -> None:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # what libraries do at a regular exit may fail for the same reason, at length
+
+
+def _parse(argv: list[str]) -> list[str]:
+    try:
+        rest = flags.FLAGS(argv)
+    except (flags.Error, AttributeError, KeyError, SyntaxError, TypeError, ValueError) as error:
+        for argument in argv[1:]:
+            key = argument.lstrip("-").partition("=")[0]
+            if key.startswith("config.") and not knows(key[7:]):
+                _leave(str(unknown_key(key[7:])), INPUT_ERROR)
+        _leave(str(error.args[0] if error.args else error), INPUT_ERROR)
+    if len(rest) > 1:
+        _leave(f"{rest[1]!r}: not understood; settings are given as --NAME=VALUE", INPUT_ERROR)
+    return rest

@@ -1,0 +1,299 @@
+"""What a config amounts to: pictures, networks, the target and the search space."""
+
+import copy
+import dataclasses
+import enum
+import functools
+import logging
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array, Key
+
+from qnas_jax import space
+from qnas_jax.bwnas.lut import table
+from qnas_jax.data import labels
+from qnas_jax.data.batching import Augmentation, Batch, Dataset, Resized, stacked, training_batch
+from qnas_jax.data.cityscapes import Cityscapes
+from qnas_jax.data.streets import Streets
+from qnas_jax.errors import InputError
+from qnas_jax.hardware import measured, size
+from qnas_jax.hardware import target as targets
+from qnas_jax.nn import mobilenet, trace
+from qnas_jax.nn.deeplab import DeepLabV3
+from qnas_jax.run import artefacts, parallel
+from qnas_jax.run.config import Config
+from qnas_jax.search import front, pareto
+
+logger = logging.getLogger(__name__)
+
+CLASSES = len(labels.NAMES)
+
+
+class Purpose(enum.IntEnum):
+    """What random keys are drawn for; each purpose has its own."""
+
+    TEACHER_INIT = 0
+    TEACHER_TRAIN = 1
+    SUPERNET_INIT = 2
+    SUPERNET_TRAIN = 3
+    RETRAIN_INIT = 4
+    RETRAIN_TRAIN = 5
+    SUPERNET_PATHS = 6
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """All that the stages of a run share.
+
+    Attributes:
+      config: What the run was told.
+      workdir: Where it leaves its artefacts.
+      train_data: The training split.
+      val_data: The validation split.
+      first: The encoder's first group, which is in no searched block.
+      teacher_blocks: The teacher's blocks.
+      searched: The search space; its blocks differ from the teacher's in depth alone.
+      target: The device that networks are searched for.
+    """
+
+    config: Config
+    workdir: pathlib.Path
+    train_data: Dataset
+    val_data: Dataset
+    first: space.Block
+    teacher_blocks: tuple[space.Block, ...]
+    searched: space.Space
+    target: targets.Target
+
+    def teacher(self) -> DeepLabV3:
+        """The teacher network."""
+        return self._network(self.teacher_blocks, mobilenet.teacher_paths(self.teacher_blocks))
+
+    def teacher_subnet(self) -> space.Subnet:
+        """The teacher as if it were a subnet, at 8 bits."""
+        paths = mobilenet.teacher_paths(self.teacher_blocks)
+        return tuple(tuple(space.Choice(op, 8, 8) for op in path) for path in paths)
+
+    def student(self, subnet: space.Subnet) -> DeepLabV3:
+        """The network that a subnet is."""
+        paths = tuple(tuple(choice.op for choice in block) for block in subnet)
+        return self._network(self.searched.blocks, paths)
+
+    def _network(self, blocks, paths) -> DeepLabV3:
+        network = self.config.network
+        stem = space.scaled_channels(space.MOBILENET_V2_STEM, network.width)
+        encoder = mobilenet.MobileNetV2(stem, self.first, blocks, paths)
+        return DeepLabV3(encoder, network.head_channels, network.rates, CLASSES, network.dropout)
+
+    @property
+    def bits(self) -> tuple[tuple[int, int], ...]:
+        """The bitwidths of weights and activations that a block may take."""
+        return tuple(zip(self.config.space.w_bits, self.config.space.a_bits, strict=True))
+
+    def key(self, purpose: Purpose) -> Key[Array, ""]:
+        """The key from which one of the run's purposes draws."""
+        return jax.random.fold_in(jax.random.key(self.config.seed), purpose)
+
+    def training_batch(self, step: int, batch: int) -> Batch:
+        """The augmented pictures of a training step, this process's share of them."""
+        how = Augmentation(self.config.train.crop, self.config.train.scale)
+        share = parallel.share(batch)
+        return training_batch(self.train_data, self.config.seed, step, batch, how, share)
+
+    def training_crops(self, indices: range) -> np.ndarray:
+        """The middles of training pictures as they are, uint8[n, *crop, 3]."""
+        return self._crops(self.train_data, indices)
+
+    def validation_crops(self, indices: range) -> np.ndarray:
+        """The middles of validation pictures as they are, uint8[n, *crop, 3]."""
+        return self._crops(self.val_data, indices)
+
+    def _crops(self, data: Dataset, indices: range) -> np.ndarray:
+        images = stacked(data, indices).images
+        height, width = (
+            min(c, s) for c, s in zip(self.config.train.crop, images.shape[1:3], strict=True)
+        )
+        top, left = (images.shape[1] - height) // 2, (images.shape[2] - width) // 2
+        return images[:, top : top + height, left : left + width]
+
+    def picture(self) -> tuple[int, int, int]:
+        """Height, width and channels of a picture of the deployed size."""
+        return (*_picture(self.config), 3)
+
+    @property
+    def resizes(self) -> bool:
+        """Whether the deployed size is another than that of the validation pictures."""
+        return self.picture()[:2] != (self.config.data.height, self.config.data.width)
+
+    def deployed_data(self) -> Dataset:
+        """The validation split at the deployed size, resized where that is another."""
+        return Resized(self.val_data, *self.picture()[:2]) if self.resizes else self.val_data
+
+    @functools.cached_property
+    def fixed_convs(self) -> dict[str, list[space.Conv]]:
+        """What is in no searched block: `stem` within the encoder, `head` behind it."""
+        convs = trace.convs(self.teacher(), self.picture())
+        stem = [c for c in convs if c.name.startswith(("encoder/stem", "encoder/block0"))]
+        head = [c for c in convs if not c.name.startswith("encoder")]
+        return {"stem": stem, "head": head}
+
+    def fixed_bytes(self, column: size.Column = size.conv_bytes) -> dict[str, int]:
+        """Bytes of what is in no searched block; logical ones by default."""
+        bits = targets.FIXED_BITS
+        return {part: size.network_bytes(c, bits, column) for part, c in self.fixed_convs.items()}
+
+    def fixed_costs(self) -> dict[str, float]:
+        """What the target takes for what is in no searched block."""
+        return targets.fixed_costs(self.target, self.fixed_convs)
+
+    def places(self) -> tuple[targets.Place, ...]:
+        """Every layer of the search space in a picture of the deployed size."""
+        return targets.places(self.searched.blocks, _features(self.config, self.first))
+
+    def with_costs(self, rows: table.Table) -> table.Table:
+        """A table with what the target takes for each row."""
+        costs = {name: cost.of_layer for name, cost in self.target.costs.items()}
+        return table.with_costs(rows, self.places(), costs)
+
+    def teacher_costs(self) -> dict[str, float]:
+        """What the target takes for the teacher at 8 bits, where it is known."""
+        where = targets.places(self.teacher_blocks, _features(self.config, self.first))
+        fixed, subnet = self.fixed_costs(), self.teacher_subnet()
+        found = {
+            name: fixed[name] + targets.subnet_cost(cost, where, subnet)
+            for name, cost in self.target.costs.items()
+        }
+        return {name: value for name, value in found.items() if np.isfinite(value)}
+
+    def check_target(self) -> None:
+        """Refuses what no subnet can meet, ahead of all work.
+
+        Raises:
+          InputError: The target runs no path of some block, or no subnet meets all budgets.
+        """
+        budgets = self.config.search.budgets()
+        if not (budgets or self.target.costs):
+            return
+        per_layer = self.config.space.bits_per == "layer"
+        parts = table.parts_of(self.searched, self.bits, per_layer)
+        rows = table.build(np.zeros(sum(part.rows for part in parts)), self.searched, parts)
+        rows = self.with_costs(rows)
+        for block in range(rows.blocks):
+            if not np.isfinite(rows.nsr[rows.rows_of(block)]).any():
+                message = f"runs no path of block {block + 1} as a whole"
+                raise InputError(f"target {self.target.name!r} {message}")
+        if budgets:
+            fixed = {"size_bytes": sum(self.fixed_bytes().values()), **self.fixed_costs()}
+            names = tuple(budgets)
+            tables = [rows.objectives(block, names) for block in range(rows.blocks)]
+            least = pareto.pareto_front(tables).objectives[:, 1:] + [fixed[name] for name in names]
+            if not (least <= list(budgets.values())).all(axis=1).any():
+                raise front.refusal(budgets, least)
+
+    def data_mark(self) -> dict[str, Any]:
+        """What the pictures are, for the hash of what is made from them."""
+        mark = artefacts.plain(self.config.data)
+        del mark["threads"]
+        return {**mark, "train_images": len(self.train_data), "val_images": len(self.val_data)}
+
+
+def prepare(config: Config, workdir: pathlib.Path) -> Setting:
+    """Opens the pictures and lays out the networks.
+
+    Raises:
+      InputError: The pictures are not where the config says, or the target cannot be used.
+    """
+    network = config.network
+    groups = space.mobilenet_v2_blocks(network.width, network.strides, network.dilations)
+    blocks = tuple(
+        dataclasses.replace(block, depth=depth)
+        for block, depth in zip(groups[1:], config.space.depths, strict=True)
+    )
+    where = targets.places(blocks, _features(config, groups[0]))
+    device = _target(config, where)
+    config = for_target(config, device)
+    chosen = config.space
+    ops = tuple(space.Op(k, e) for k in chosen.kernels for e in chosen.expansions)
+    if config.hardware.table:
+        _tell_what_is_missing(config, where, ops)
+    train_data = _pictures(config, "train", config.data.train_images)
+    config.check_images(len(train_data))
+    return Setting(
+        config=config,
+        workdir=workdir,
+        train_data=train_data,
+        val_data=_pictures(config, "val", config.data.val_images),
+        first=groups[0],
+        teacher_blocks=groups[1:],
+        searched=space.Space(blocks, ops),
+        target=device,
+    )
+
+
+def for_target(config: Config, device: targets.Target) -> Config:
+    """The config with what a target runs left in its space.
+
+    Raises:
+      InputError: Nothing is left, or the target does not choose bitwidths so finely.
+    """
+    chosen = copy.copy(config.space)
+    pairs = tuple(zip(chosen.w_bits, chosen.a_bits, strict=True))
+    wanted = targets.Choices(tuple(chosen.kernels), tuple(chosen.expansions), pairs)
+    found = targets.runnable(device, wanted)
+    for name, before, left in zip(wanted._fields, wanted, found, strict=True):
+        if before != left:
+            logger.info("target %s: of the %s %s it runs %s", device.name, name, before, left)
+    targets.check_granularity(device, found.bits, chosen.bits_per)
+    chosen.kernels, chosen.expansions = found.kernels, found.expansions
+    chosen.w_bits, chosen.a_bits = zip(*found.bits, strict=True)
+    return dataclasses.replace(config, space=chosen)
+
+
+def _target(config: Config, where: tuple[targets.Place, ...]) -> targets.Target:
+    """The target that the config names, with its table of measured latencies."""
+    device = targets.named(config.hardware.target)
+    if config.hardware.table:
+        path = pathlib.Path(config.hardware.table)
+        device = measured.with_table(device, path, where)
+    for name in config.search.costs:
+        if name not in ("size_bytes", *device.costs):
+            raise InputError(
+                f"search.costs={config.search.costs}: target {device.name!r} does not tell "
+                f"{name!r}; set hardware.target or hardware.table"
+            )
+    return device
+
+
+def _tell_what_is_missing(config: Config, where, ops) -> None:
+    path, chosen = pathlib.Path(config.hardware.table), config.space
+    pairs = tuple(zip(chosen.w_bits, chosen.a_bits, strict=True))
+    lacking = measured.missing(measured.read(path), where, ops, pairs)
+    if lacking:
+        place, op, w_bits, a_bits = (*lacking[0][:2], *lacking[0][-2:])
+        logger.info(
+            "%s: %d lines are missing, so these are not run; the first is %s %s w%da%d",
+            *(path, len(lacking), place, op, w_bits, a_bits),
+        )
+
+
+def _picture(config: Config) -> tuple[int, int]:
+    """Height and width of pictures as deployed."""
+    height, width = config.hardware.picture
+    return (height, width) if height else (config.data.height, config.data.width)
+
+
+def _features(config: Config, first: space.Block) -> tuple[int, int]:
+    """Height and width of the features ahead of the first searched block."""
+    height, width = _picture(config)
+    stride = mobilenet.STEM_STRIDE * first.stride
+    return -(-height // stride), -(-width // stride)
+
+
+def _pictures(config: Config, split: str, count: int) -> Dataset:
+    data = config.data
+    if data.source == "streets":
+        return Streets(data.seed, split, data.height, data.width, count)
+    return Cityscapes(data.root, split, data.height, data.width, count)

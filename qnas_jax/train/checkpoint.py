@@ -1,0 +1,163 @@
+"""Training states on disk: saved whole or not at all, found again after any kill."""
+
+import dataclasses
+import io
+import pathlib
+import shutil
+import zipfile
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+
+from qnas_jax.errors import InputError
+from qnas_jax.run import artefacts
+
+Tree = TypeVar("Tree")
+
+SPARE_BYTES = 1_000_000  # for what describes a checkpoint
+
+
+def open_folder(folder: pathlib.Path) -> Any:
+    """Orbax's manager of the checkpoints in a folder; keeps the latest one."""
+    import orbax.checkpoint as ocp
+
+    options = ocp.CheckpointManagerOptions(max_to_keep=1, create=True)
+    if jax.process_count() > 1:  # each process for itself: none waits for the others here
+        folder.mkdir(parents=True, exist_ok=True)
+        alone = ocp.options.MultiprocessingOptions(
+            primary_host=jax.process_index(),
+            active_processes={jax.process_index()},
+            barrier_sync_key_prefix=f"process{jax.process_index()}",
+        )
+        options = dataclasses.replace(options, create=False, multiprocessing_options=alone)
+    handler = ocp.StandardCheckpointHandler()
+    return ocp.CheckpointManager(folder.absolute(), item_handlers=handler, options=options)
+
+
+def save(manager: Any, step: int, state: Any) -> None:
+    """Saves the state after `step` steps, in the background.
+
+    Raises:
+      InputError: The disk has no room for it.
+    """
+    import orbax.checkpoint as ocp
+
+    # Asked beforehand: a save that fails halfway reports each of its files at length.
+    need = SPARE_BYTES + 2 * sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+    free = shutil.disk_usage(manager.directory).free
+    if free < need:
+        raise InputError(
+            f"{manager.directory}: {free / 1e6:.1f} MB left on the disk, saving takes up to "
+            f"{need / 1e6:.1f} MB; make room, then the same command goes on"
+        )
+    manager.save(step, args=ocp.args.StandardSave(_plain(state)))
+
+
+def restore(manager: Any, like: Tree) -> tuple[int, Tree]:
+    """The latest step and its state; 0 and `like` itself where nothing is saved.
+
+    Raises:
+      InputError: What is saved has another structure or shape than `like`.
+    """
+    import orbax.checkpoint as ocp
+
+    step = manager.latest_step()
+    if step is None:
+        return 0, like
+    try:
+        saved = manager.item_metadata(step)
+        saved = getattr(saved, "tree", saved)
+        if not saved:
+            raise ValueError("its description is missing")
+        _check_match(manager.directory, saved, like)
+        return step, manager.restore(step, args=ocp.args.StandardRestore(_plain(like)))
+    except InputError:
+        raise
+    except Exception as error:  # Orbax has no error of its own for damaged files
+        reason = str(error).splitlines()[0].split(" See full")[0][:120]
+        damaged = manager.directory / str(step)
+        raise InputError(f"{damaged}: cannot be read ({reason}); delete it") from None
+
+
+def load(folder: pathlib.Path, like: Tree) -> Tree:
+    """The latest state in a folder.
+
+    Raises:
+      InputError: Nothing is there, or it does not match `like`.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder")
+    manager = open_folder(folder)
+    try:
+        if manager.latest_step() is None:
+            raise InputError(f"{folder}: holds no checkpoint")
+        return restore(manager, like)[1]
+    finally:
+        manager.close()
+
+
+def adopt(folder: pathlib.Path, step: int, state: Any) -> None:
+    """Makes a state from elsewhere the folder's checkpoint at a step."""
+    manager = open_folder(folder)
+    try:
+        save(manager, step, state)
+        manager.wait_until_finished()
+    finally:
+        manager.close()
+
+
+def write_arrays(file: pathlib.Path, tree: Any) -> None:
+    """A small tree of arrays as one file, by their places in it."""
+    leaves = jax.tree_util.tree_leaves_with_path(jax.device_get(tree))
+    with artefacts.writing(file) as out:
+        np.savez(out, allow_pickle=False, **{_place(path): leaf for path, leaf in leaves})
+
+
+def read_arrays(file: pathlib.Path, like: Tree) -> Tree:
+    """What `write_arrays` wrote, as a tree like the one that is given.
+
+    Raises:
+      InputError: The file is damaged, or does not match.
+    """
+    try:
+        with np.load(io.BytesIO(file.read_bytes())) as found:
+            arrays = {name: found[name] for name in found.files}
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
+        raise InputError(f"{file}: cannot be read ({error}); delete it") from None
+    _check_match(file, arrays, {_place(p): v for p, v in jax.tree_util.tree_leaves_with_path(like)})
+    return jax.tree_util.tree_map_with_path(lambda path, _: arrays[_place(path)], like)
+
+
+def _plain(state):
+    """The state as Orbax takes it: of several processes, it refuses a single one's JAX arrays."""
+    return jax.device_get(state) if jax.process_count() > 1 else state
+
+
+def _check_match(folder, saved, like) -> None:
+    have, want = _shapes(saved), _shapes(like)
+    for name in sorted(have.keys() | want.keys()):
+        if have.get(name) != want.get(name):
+            raise InputError(
+                f"{folder}: holds {have.get(name, 'nothing')} at {name}, "
+                f"the network has {want.get(name, 'nothing')}"
+            )
+
+
+def _shapes(tree) -> dict[str, tuple[int, ...]]:
+    """Shape of each leaf by its place, for states and for what Orbax tells of them alike."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {_place(path): tuple(leaf.shape) for path, leaf in leaves}
+
+
+def _place(path) -> str:
+    """A leaf's place in its tree."""
+    return "/".join(str(_name(key)) for key in path)
+
+
+def _name(key):
+    """A tree key as Orbax writes it."""
+    for attribute in ("key", "name", "idx"):
+        if hasattr(key, attribute):
+            return getattr(key, attribute)
+    return key

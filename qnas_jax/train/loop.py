@@ -1,0 +1,281 @@
+"""The one training loop. What is trained is a step function that is given to it.
+
+A step takes (state, images, labels, its number) and gives the new state and
+{name of a metric: value}. The loop dispatches several steps at once, as `several` and
+`grouped.train_step` make them: with a leading axis on all but the state.
+"""
+
+import contextlib
+import functools
+import logging
+import math
+import pathlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from qnas_jax.data.batching import Batch, Timed, prefetch
+from qnas_jax.errors import Diverged
+from qnas_jax.run import parallel, preempt
+from qnas_jax.run.log import Metrics, Progress, duration
+from qnas_jax.train import checkpoint
+
+logger = logging.getLogger(__name__)
+
+State = TypeVar("State")
+# (state, images[k], labels[k], numbers[k]) -> new state, {name of a metric: values[k]}
+Steps = Callable[[State, Any, Any, jax.Array], tuple[State, dict[str, jax.Array]]]
+
+# How a state is laid out for the steps, from the form in which it is saved; and the reverse.
+# The first makes a copy: steps work in the memory of the state that they are given.
+Forms = Sequence[Callable[[Any], Any]]
+AS_IT_IS: Forms = (lambda state: jax.tree.map(jnp.copy, state), lambda state: state)
+
+
+class Watched(NamedTuple):
+    """What of a state has a loss and a learning rate of its own.
+
+    Attributes:
+      name: What errors call it, e.g. "block 3".
+      loss: The name of its loss among the metrics.
+      rate: Its learning rate at a step, counted from 0.
+      setting: What that rate is set by, e.g. "supernet.lr".
+      of: Takes it from the whole state.
+    """
+
+    name: str
+    loss: str
+    rate: Callable[[int], Any]
+    setting: str
+    of: Callable[[Any], Any]
+
+
+def several(step: Callable, *constants: Any) -> Steps:
+    """Several steps as one program, which works in the memory of the state it is given.
+
+    Args:
+      step: A step that takes `constants` ahead of all else.
+      constants: What all steps read. Handed to the program: were they captured, all their
+        numbers would be compiled into it.
+    """
+
+    @functools.partial(jax.jit, donate_argnums=1)
+    def steps(constants, state, images, labels, numbers):
+        def one(state, given):
+            return step(*constants, state, *given)
+
+        return scanned(one, state, (images, labels, numbers))
+
+    return functools.partial(steps, constants)
+
+
+def scanned(step: Callable, state: Any, given: Any) -> tuple[Any, Any]:
+    """`lax.scan`, but without its loop where there is one step.
+
+    On CPUs, XLA runs what stands in a loop on fewer threads: it may take twice as long.
+    """
+    if len(jax.tree.leaves(given)[0]) > 1:
+        return lax.scan(step, state, given)
+    state, values = step(state, jax.tree.map(lambda x: x[0], given))
+    return state, jax.tree.map(lambda x: x[None], values)
+
+
+class Plan(NamedTuple):
+    """How a training is run; what a step computes is not among it.
+
+    Attributes:
+      title: What the training is called in progress lines and errors.
+      total: Number of steps in all.
+      folder: Where checkpoints are kept.
+      watched: What may diverge: together, the whole state.
+      save_every: Steps between two checkpoints.
+      log_every: Steps between two lines of metrics.
+      per_dispatch: Steps that are dispatched at once.
+      threads: Threads that make batches.
+    """
+
+    title: str
+    total: int
+    folder: pathlib.Path
+    watched: Sequence[Watched]
+    save_every: int
+    log_every: int
+    per_dispatch: int = 1
+    threads: int = 2
+
+
+def fit(
+    steps: Steps,
+    state: State,
+    make_batch: Callable[[int], Batch],
+    plan: Plan,
+    metrics: Metrics,
+    forms: Forms = AS_IT_IS,
+) -> State:
+    """Runs steps until all are done, resuming from the folder's latest checkpoint.
+
+    Args:
+      steps: Some training steps; they are handed their numbers, from which all of their
+        randomness must come.
+      state: The state to begin with where nothing is saved.
+      make_batch: The batch of a step.
+      plan: How many steps, and what is done between them.
+      metrics: Records the metrics.
+      forms: The steps' form of a state from the saved one, and the reverse.
+
+    Returns:
+      The state after the last step, in the form in which it is saved.
+
+    Raises:
+      Diverged: A loss, or a state that was to be saved, is not finite; the last checkpoint
+        is kept.
+      Stopped: SIGTERM came; the steps that it came in are done and saved.
+    """
+    alone = jax.process_count() == 1  # else JAX takes SIGTERM, and all processes agree on a step
+    with (
+        preempt.noting(alone) as asked,
+        contextlib.closing(checkpoint.open_folder(plan.folder)) as manager,
+    ):
+        guard = _Guard(manager, plan, *checkpoint.restore(manager, state))
+        first = guard.saved
+        parallel.check_same(f"{plan.folder}: holds the states of steps", first)
+        spans = list(_spans(first, plan))
+        making = prefetch(lambda i: _stacked(make_batch, spans[i]), 0, len(spans), plan.threads)
+        batches = Timed(making)
+        _run(steps, _until_asked(spans, asked), batches, plan, guard, metrics, forms)
+        manager.wait_until_finished()
+        if guard.saved < plan.total or asked():
+            raise preempt.Stopped(f"stopped by SIGTERM at step {guard.saved} of {plan.title}")
+        _tell_time(plan.title, guard.saved - first, batches)
+        return guard.state
+
+
+def _run(
+    steps: Steps,
+    spans: Iterable[range],
+    batches: Iterator[Batch],
+    plan: Plan,
+    guard: "_Guard",
+    metrics: Metrics,
+    forms: Forms,
+) -> None:
+    """Runs the steps of the spans, beginning with the guard's state; the last one is saved."""
+    spread, gathered = forms
+    state, done, found = spread(guard.state), range(guard.saved, guard.saved), {}
+    if 0 < guard.saved < plan.total:
+        logger.info("%s: resumed at step %d of %d", plan.title, guard.saved, plan.total)
+    progress = Progress(plan.title, plan.total, guard.saved)
+    for span in spans:
+        before = done, found
+        state, found = steps(state, *next(batches), jnp.array(span, jnp.int32))
+        # Waits for the steps before, while these are computed: steps that were queued
+        # further ahead would have to be finished before a stop.
+        guard.check(*before)
+        done = span
+        to_save = done.stop % plan.save_every == 0 or done.stop == plan.total
+        told = [n + 1 for n in done if (n + 1) % plan.log_every == 0]
+        if told or to_save:
+            told = sorted({*told, done.stop}) if to_save else told
+            _tell(told, guard.check(done, found), metrics, progress)
+        if to_save:
+            metrics.flush()
+            guard.save(done.stop, gathered(state))
+    if done.stop > guard.saved:
+        guard.check(done, found)
+        guard.save(done.stop, gathered(state))
+
+
+def _until_asked(spans: Sequence[range], asked: Callable[[], bool]) -> Iterator[range]:
+    """The spans, until a stop is asked for."""
+    for round_, span in enumerate(spans):
+        if asked() or parallel.stop_is_agreed(round_):
+            return
+        yield span
+
+
+def _spans(first: int, plan: Plan) -> Iterator[range]:
+    """The steps from `first` on, cut where they are dispatched.
+
+    The cuts do not depend on `first`, so that a resumed run runs the programs that an
+    uninterrupted one does: of other lengths they would be rounded differently.
+    """
+    cuts = plan.per_dispatch, plan.save_every
+    while first < plan.total:
+        stop = min(*((first // every + 1) * every for every in cuts), plan.total)
+        yield range(first, stop)
+        first = stop
+
+
+def _stacked(make_batch: Callable[[int], Batch], span: range) -> Batch:
+    """The batches of some steps."""
+    batches = [make_batch(number) for number in span]
+    return Batch(*(np.stack(arrays) for arrays in zip(*batches, strict=True)))
+
+
+def _tell(told, values, metrics, progress) -> None:
+    """Records the metrics after the steps `told`; `values` are by step."""
+    for done in told:
+        metrics.write(done, values[done])
+    texts = [f"{name} {value:.4g}" for name, value in values[told[-1]].items()]
+    progress.show(told[-1], ", ".join(texts[:3]))
+
+
+def _tell_time(title: str, steps: int, batches: Timed) -> None:
+    """Tells how long so many steps took."""
+    if steps > 0:
+        took, waited = duration(batches.elapsed()), 100 * batches.share()
+        line = "%s: %d steps in %s, %.1f %% of it waiting for pictures"
+        logger.info(line, title, steps, took, waited)
+
+
+class _Guard:
+    """Looks at every loss and saves states, none that is not finite.
+
+    Attributes:
+      saved: The step of the last state that is saved; 0: there is none.
+      state: That state, or the one to begin with. The next steps may take its memory.
+    """
+
+    def __init__(self, manager: Any, plan: Plan, saved: int, state: Any):
+        self._manager, self._plan = manager, plan
+        self.saved, self.state = saved, state
+
+    def check(self, span: range, found: dict[str, jax.Array]) -> dict[int, dict[str, float]]:
+        """The metrics of the steps of a span, by how many steps were done behind each."""
+        by_name = {name: np.asarray(values) for name, values in found.items()}
+        by_step = {}
+        for place, number in enumerate(span):
+            values = {name: float(of_span[place]) for name, of_span in by_name.items()}
+            for part in self._plan.watched:
+                if not math.isfinite(values[part.loss]):
+                    self._give_up(part, f"loss {values[part.loss]}", number + 1)
+            by_step[number + 1] = values
+        return by_step
+
+    def save(self, done: int, state: Any) -> None:
+        """Saves the state after `done` steps, on the first process.
+
+        As all of it is looked at here, a step behind may take its memory while it is written.
+
+        The losses tell of the state before: only a look at it finds what its last update broke.
+        """
+        for part in self._plan.watched:
+            leaves = jax.device_get(jax.tree.leaves(part.of(state)))
+            if not all(np.isfinite(leaf).all() for leaf in leaves):
+                self._give_up(part, "a state that is not finite", done)
+        if parallel.is_first():  # all hold the same
+            checkpoint.save(self._manager, done, state)
+        self.saved, self.state = done, state
+
+    def _give_up(self, part: Watched, what: str, done: int) -> None:
+        plan = self._plan
+        kept = f"the state of step {self.saved} is kept" if self.saved else "no step was saved yet"
+        raise Diverged(
+            f"{plan.title}: {part.name} has {what} at step {done} with learning rate "
+            f"{float(part.rate(done - 1)):.3g}; {kept}; "
+            f"lower {part.setting} and delete {plan.folder.parent}"
+        )

@@ -1,0 +1,244 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import reference
+from qnas_jax import metrics, space
+from qnas_jax.bwnas.lut import evaluate, mbconv_float, mbconv_int8, prefix_tree
+from qnas_jax.nn import init, supernet
+from qnas_jax.nn.mbconv import BlockPath
+from qnas_jax.quant import calibrate
+
+OPS = (space.Op(3, 2), space.Op(5, 3), space.Op(7, 2))
+NARROW = space.Block(in_channels=8, channels=16, stride=2, dilation=1, depth=2)
+DILATED = space.Block(in_channels=16, channels=16, stride=1, dilation=2, depth=3)
+
+
+def _tree(params, block, bits, ops=OPS, **how):
+    return prefix_tree.build(params, block, ops, [[bits]] * block.depth, calibrate.min_max, **how)
+
+
+def _scores(built, calibration, x, target, nodes_per_pass=1):
+    found = prefix_tree.calibrate(built, calibration, nodes_per_pass)
+    noise = prefix_tree.noise(
+        built, found, x, target, metrics.channel_variance(target), nodes_per_pass
+    )
+    return noise / (target.size // target.shape[-1])
+
+
+def _data(block, size, images=4):
+    calibration, _ = reference.random_maps(block, images, size, seed=1)
+    return calibration, *reference.random_maps(block, images, size, seed=2)
+
+
+def _against_module(block, ops, bits, rows, size):
+    """Exact sums may tip a value to the next code, and with it all pixels that have that sum."""
+    params, data = reference.random_block(block, ops), _data(block, size, images=8)
+    choices = [reference.choices_of_row(block, ops, row, *bits) for row in rows]
+    alone = np.array([reference.path_nsr(params, block, one, *data) for one in choices])
+    for in_bytes, most, usual in ((False, 1e-5, 1e-6), (True, 5e-3, 1e-4)):
+        scores = _scores(_tree(params, block, bits, ops, in_bytes=in_bytes), *data)[rows]
+        away = np.abs(scores / alone - 1)
+        print(f"in_bytes={in_bytes}: largest relative difference over {len(rows)} rows: "
+              f"{away.max():.2g}; {np.sum(away > 1e-4)} above 1e-4")  # fmt: skip
+        assert away.max() < most and np.median(away) < usual
+
+
+@pytest.mark.parametrize("block", [NARROW, DILATED], ids=["strided", "dilated"])
+@pytest.mark.parametrize("bits", [(8, 8), (4, 6)], ids=["w8a8", "w4a6"])
+def test_a_row_is_its_path_evaluated_alone_through_the_module(block, bits):
+    rows = np.random.default_rng(0).choice(len(OPS) ** block.depth, 3, replace=False)
+    _against_module(block, OPS, bits, rows, (23, 41))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bits", [(8, 8), (6, 6), (4, 4)], ids=["8", "6", "4"])
+@pytest.mark.parametrize("number", range(6))
+def test_fifty_rows_of_each_block_of_table_one(number, bits):
+    ops = tuple(space.Op(k, e) for k in (3, 5, 7) for e in (3, 6))
+    blocks = space.mobilenet_v2_blocks(0.5, (1, 2, 2, 1, 1, 1, 1), (1, 1, 1, 2, 2, 4, 4))[1:]
+    block = blocks[number]
+    total = len(ops) ** block.depth
+    rows = np.random.default_rng(number).choice(total, min(50, total), replace=False)
+    _against_module(block, ops, bits, rows, (24, 40))
+
+
+def test_a_bitwidth_for_each_layer():
+    bits = ((8, 8), (4, 6))
+    params, data = reference.random_block(NARROW, OPS), _data(NARROW, (23, 41))
+    built = prefix_tree.build(params, NARROW, OPS, [bits[:1], bits], calibrate.min_max)
+    scores = _scores(built, *data)
+    assert len(scores) == 3 * 6
+    for row in (1, 4, 15):  # digits: first op, then bitwidth and op of the second
+        first, second = OPS[row // 6], OPS[row % 3]
+        choices = (space.Choice(first, 8, 8), space.Choice(second, *bits[row % 6 // 3]))
+        alone = reference.path_nsr(params, NARROW, choices, *data)
+        assert scores[row] == pytest.approx(alone, rel=1e-4)
+
+
+def test_scores_do_not_depend_on_how_many_nodes_run_at_once():
+    data = _data(DILATED, (6, 7), images=2)
+    built = _tree(reference.random_block(DILATED, OPS), DILATED, (8, 8))
+    one = _scores(built, *data)
+    for nodes in (2, 9):
+        np.testing.assert_allclose(_scores(built, *data, nodes), one, rtol=1e-5)
+
+
+def test_chunks_of_images_add_up_to_all_images():
+    calibration, x, target = _data(NARROW, (8, 8))
+    built = _tree(reference.random_block(NARROW, OPS), NARROW, (8, 8))
+    found, variance = prefix_tree.calibrate(built, calibration), metrics.channel_variance(target)
+    whole = prefix_tree.noise(built, found, x, target, variance)
+    halves = [
+        prefix_tree.noise(built, found, x[i : i + 2], target[i : i + 2], variance) for i in (0, 2)
+    ]
+    np.testing.assert_allclose(sum(halves), whole, rtol=1e-5)
+
+
+@pytest.mark.parametrize("bits", [(8, 8), (4, 4)], ids=["8", "4"])
+def test_bytes_give_what_real_values_give(bits):
+    """But for values that lie half-way between two codes, a few in 100,000."""
+    data = _data(DILATED, (23, 41), images=8)
+    params = reference.random_block(DILATED, OPS)
+    real, in_bytes = (
+        _scores(_tree(params, DILATED, bits, in_bytes=choice), *data) for choice in (False, True)
+    )
+    np.testing.assert_allclose(in_bytes, real, rtol=1e-4)
+
+
+def test_sums_of_two_grids_are_rounded_alike_in_both_arithmetics():
+    """With few codes such sums lie half-way between two of the next grid by the thousand."""
+    rng = np.random.default_rng(0)
+    range_, bits = jnp.array([[-3.0] * 4, [3.0] * 4]), jnp.int32(4)
+    grid = mbconv_float.grid_of(range_, bits)
+    half = grid._replace(inverse=grid.inverse / 2, scale=grid.scale * 2, low=2 * grid.low)
+    half = half._replace(high=2 * grid.high)
+    x, y = jnp.asarray(rng.uniform(-3, 3, (2, 1, 9, 9, 4)), jnp.float32)
+
+    @jax.jit
+    def both(x, y):
+        real = mbconv_float.on_grid(
+            mbconv_float.on_grid(x, grid) + mbconv_float.on_grid(y, grid), half
+        )
+        total = mbconv_int8.as_bytes(x, grid).real() + mbconv_int8.as_bytes(y, grid).real()
+        return real, mbconv_int8.as_bytes(total, half).real()
+
+    real, in_bytes = both(x, y)
+    assert len(np.unique(real)) > 8
+    np.testing.assert_array_equal(in_bytes, real)
+
+
+def test_codes_are_held_as_bytes_between_layers():
+    built = _tree(reference.random_block(NARROW, OPS), NARROW, (8, 8), in_bytes=True)
+    x = _data(NARROW, (8, 8))[0]
+    found = prefix_tree.calibrate(built, x)
+    xs = evaluate.root(x, jnp.int32(8), jnp.array([-2.0, 3.0]), in_bytes=True)
+    packed = found.nodes[0][0]
+    ys, _ = evaluate.run_nodes(built.layers[0], built.codes[0][0], xs, built.a_bits[0][0], packed)
+    assert xs.codes.dtype == ys.codes.dtype == jnp.uint8
+    assert int(ys.codes.max()) > 200  # in use up to the last bit
+    real = np.asarray(jax.vmap(mbconv_int8.Bytes.real)(ys))
+    assert real.min() < 0 < real.max()
+
+
+def test_a_range_for_each_channel_is_no_noisier_where_channels_differ():
+    """Against a target that the unquantized path gives exactly, only quantization is noise."""
+    block = space.Block(in_channels=8, channels=16, stride=1, dilation=1, depth=1)
+    params, (calibration, x, _) = reference.random_block(block, OPS), _data(block, (8, 8))
+    scale = np.geomspace(0.02, 2, 16).astype(np.float32)
+    for op in OPS:
+        params["layer0"][str(op)]["project"]["norm"]["scale"] = jnp.asarray(scale)
+    module = BlockPath(block, OPS[:1])
+    fresh = init.initialize(module, jax.random.key(0), (1, 4, 4, 8))
+    variables = {**fresh, "params": supernet.path_params(params, OPS[:1])}
+    variables.pop("quant")
+    _, stats = module.apply(variables, calibration, mutable=["batch_stats"])
+    target = module.apply({**variables, **stats}, x)
+    tensor, channel = (
+        _scores(_tree(params, block, (8, 4), per_channel=choice), calibration, x, target)[0]
+        for choice in (False, True)
+    )
+    assert 0 < channel < 0.5 * tensor
+
+
+def test_the_saved_calibration_is_read_back(tmp_path):
+    calibration, *_ = _data(DILATED, (6, 7), images=2)
+    built = _tree(reference.random_block(DILATED, OPS), DILATED, (8, 8))
+    found = prefix_tree.calibrate(built, calibration)
+    prefix_tree.calibrate(built, calibration, folder=tmp_path)
+    again = prefix_tree.load_calibration(tmp_path, built)
+    jax.tree.map(np.testing.assert_array_equal, found, again)
+
+
+def test_weights_are_quantized_once_for_all_bitwidths_of_activations():
+    params, bits = reference.random_block(NARROW, OPS), [(4, 4), (4, 8), (8, 4)]
+    built = prefix_tree.build(params, NARROW, OPS, [bits, bits], calibrate.min_max, in_bytes=True)
+    for weights in (built.weights, built.codes):
+        for four, also_four, eight in weights:
+            assert four is also_four and four is not eight
+
+
+def test_all_bitwidths_and_mixtures_share_the_programs():
+    data = _data(NARROW, (5, 11), images=2)
+    params = reference.random_block(NARROW, OPS)
+    _scores(_tree(params, NARROW, (8, 8)), *data)
+    compiled = prefix_tree.compilations()
+    for bits in ((2, 7), (4, 4), (6, 3)):
+        _scores(_tree(params, NARROW, bits), *data)
+    mixed = prefix_tree.build(params, NARROW, OPS, [[(4, 4)], [(4, 4), (8, 8)]], calibrate.min_max)
+    _scores(mixed, *data)
+    assert prefix_tree.compilations() == compiled
+
+
+def test_the_work_is_that_of_every_node_once():
+    block = space.Block(in_channels=8, channels=16, stride=2, dilation=1, depth=2)
+    ops, pixels = OPS[:2], 4 * 5  # behind the stride, of 7 x 10
+    layers = [
+        sum(
+            8 * op.expansion * 7 * 10 + op.kernel**2 * 8 * op.expansion * pixels
+            + 8 * op.expansion * 16 * pixels * 1
+            if layer == 0
+            else (16 + op.kernel**2 + 16) * 16 * op.expansion * pixels
+            for op in ops
+        )
+        for layer in (0, 1)
+    ]  # fmt: skip
+    layers[0] += sum(8 * op.expansion * (8 - 1) * 70 for op in ops)
+    found = prefix_tree.work(block, ops, [[(8, 8)], [(8, 8), (4, 4)]], (7, 10))
+    assert found.macs == layers[0] + 2 * 2 * layers[1]
+
+
+def _cast(tree_, dtype):
+    def cast(leaf):
+        return (
+            jnp.asarray(leaf, dtype) if np.issubdtype(np.asarray(leaf).dtype, np.floating) else leaf
+        )
+
+    return jax.tree.map(cast, tree_)
+
+
+@pytest.mark.slow
+def test_float32_is_as_far_from_float64_as_bytes_are(monkeypatch):
+    """Rows differ where a sum lies half-way between two codes: rounded ones do not know better."""
+    ops = tuple(space.Op(k, e) for k in (3, 5, 7) for e in (3, 6))
+    block = space.mobilenet_v2_blocks(0.5, (1, 2, 2, 1, 1, 1, 1), (1, 1, 1, 2, 2, 4, 4))[2]
+    params, (calibration, x, target) = (
+        reference.random_block(block, ops),
+        _data(block, (24, 40), images=8),
+    )
+    in_bytes = _tree(params, block, (6, 6), ops, in_bytes=True)
+    in_float32 = in_bytes._replace(codes=None)
+    found, variance = prefix_tree.calibrate(in_bytes, calibration), metrics.channel_variance(target)
+    scores = [prefix_tree.noise(one, found, x, target, variance) for one in (in_bytes, in_float32)]
+    # The same codes as the others begin with.
+    start = prefix_tree._root(x, found.input_range, False)
+    with jax.enable_x64(True):
+        monkeypatch.setattr(prefix_tree, "_root", lambda *_: _cast(start, jnp.float64))
+        in_float64 = in_float32._replace(weights=_cast(in_float32.weights, jnp.float64))
+        nodes = [[np.asarray(node, np.float64) for node in layer] for layer in found.nodes]
+        arrays = _cast((x, target, variance), jnp.float64)
+        exact = prefix_tree.noise(in_float64, found._replace(nodes=nodes), *arrays)
+    away = [int(np.sum(np.abs(one / exact - 1) > 1e-4)) for one in scores]
+    print(f"of {len(exact)} rows above 1e-4: {away[0]} in bytes, {away[1]} in float32")
+    assert 0 < away[1] and away[0] < 2 * away[1]

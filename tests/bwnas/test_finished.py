@@ -1,0 +1,59 @@
+"""The networks of a finished run, found without training."""
+
+import pathlib
+import runpy
+
+import pytest
+
+from qnas_jax import space
+from qnas_jax.bwnas import finished, train_supernet
+from qnas_jax.errors import InputError
+from qnas_jax.hardware import size
+from qnas_jax.run import artefacts
+from qnas_jax.stages import experiment
+from qnas_jax.stages import train as train_stage
+
+ROOT = pathlib.Path(__file__).parents[2]
+SMALL, LARGE = ("_".join([f"k3e2-{last}.w8a8", *["k3e2.w8a8"] * 5]) for last in ("k3e2", "k5e2"))
+
+
+@pytest.fixture
+def laid_out(tmp_path):
+    """A run whose stages are finished, as far as their marks tell."""
+    config = runpy.run_path(str(ROOT / "configs" / "smoke.py"))["get_config"]()
+    laid_out = experiment.prepare(config, tmp_path)
+    teacher = train_stage.teacher_stage(laid_out)
+    distilled = train_supernet.supernet_stage(laid_out, teacher)
+    stages = [train_stage.subnet_stage(laid_out, distilled, subnet) for subnet in (LARGE, SMALL)]
+    for stage, subnet in zip((teacher, *stages), ("teacher", LARGE, SMALL), strict=True):
+        artefacts.write_json(stage.folder / "metrics.json", {"subnet": subnet})
+    for stage in (teacher, distilled, *stages):
+        stage.finish()
+    return laid_out
+
+
+def test_networks_are_found_the_teacher_first_and_subnets_by_their_size(laid_out):
+    assert finished.subnets(laid_out.workdir) == sorted([SMALL, LARGE])
+    teacher, *subnets = finished.trained(laid_out)
+    assert teacher.source.folder == laid_out.workdir / "teacher"
+    assert teacher.subnet == laid_out.teacher_subnet()
+    assert [space.format_subnet(network.subnet) for network in subnets] == [SMALL, LARGE]
+    sizes = [size.subnet_bytes(laid_out.searched.blocks, network.subnet) for network in subnets]
+    assert sizes == sorted(sizes)
+    for network in subnets:
+        assert network.source.folder.name == space.format_subnet(network.subnet)
+        assert network.model == laid_out.student(network.subnet)
+
+
+@pytest.mark.parametrize("name", ["teacher", f"retrain/{SMALL}"])
+def test_a_network_that_is_not_finished_is_refused(laid_out, name):
+    place = laid_out.workdir / name / "made_from.json"
+    artefacts.write_json(place, {**artefacts.read_json(place), "done": False})
+    with pytest.raises(InputError, match=rf"{name}: is not finished; launch/main\.py goes on"):
+        finished.trained(laid_out)
+
+
+def test_a_finished_network_whose_checkpoint_is_gone_is_not_trained_again(laid_out):
+    """It would be another than the stages behind were made from."""
+    with pytest.raises(InputError, match=r"teacher/checkpoint/\d+: is missing; put it back, or"):
+        train_stage.train_teacher(laid_out)

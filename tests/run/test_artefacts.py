@@ -1,0 +1,226 @@
+import dataclasses
+import hashlib
+import json
+import os
+
+import pytest
+
+from qnas_jax.errors import InputError
+from qnas_jax.run import artefacts
+from qnas_jax.run.artefacts import Stage
+
+
+@dataclasses.dataclass(slots=True)
+class Inner:
+    rates: tuple[int, ...] = (1, 2)
+
+
+@dataclasses.dataclass(frozen=True)
+class Outer:
+    inner: Inner
+    name: str = "a"
+
+
+def files(folder):
+    return {f.name: f.read_bytes() for f in folder.iterdir() if not f.name.startswith(".")}
+
+
+def test_dataclasses_and_tuples_become_plain_all_the_way_down():
+    value = {"x": [Outer(Inner())], 3: (None, (True, 1.5))}
+    plain = {"x": [{"inner": {"rates": [1, 2]}, "name": "a"}], "3": [None, [True, 1.5]]}
+    assert artefacts.plain(value) == plain
+    assert json.loads(json.dumps(artefacts.plain(value))) == plain
+
+
+def test_a_digest_is_the_hash_of_sorted_json():
+    text = '{"a": [1, 2], "b": {"rates": [1, 2]}}'
+    expected = hashlib.sha256(text.encode()).hexdigest()[:12]
+    assert artefacts.digest({"b": Inner(), "a": (1, 2)}) == expected
+    assert artefacts.digest({"a": [1, 2], "b": {"rates": [1, 2]}}) == expected
+    others = [{"a": [1, 2], "b": Inner((1, 3))}, {"a": [1, 2]}, {"a": [1, 2], "b": {"rates": "12"}}]
+    assert len({expected, *map(artefacts.digest, others)}) == 4
+
+
+def test_a_file_appears_under_its_name_only_when_it_is_complete(tmp_path):
+    path = tmp_path / "new" / "file.bin"
+    with artefacts.writing(path) as file:
+        file.write(b"half")
+        file.flush()
+        assert not path.exists()
+        file.write(b" and half")
+    assert path.read_bytes() == b"half and half"
+    assert [f.name for f in path.parent.iterdir()] == ["file.bin"]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_writing_that_fails_leaves_the_old_file(tmp_path, error):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    with pytest.raises(error), artefacts.writing(path) as file:
+        file.write(b"new, but not")
+        raise error
+    assert files(tmp_path) == {"file": b"old"}
+    with artefacts.writing(path) as file:
+        file.write(b"new")
+    assert files(tmp_path) == {"file": b"new"}
+
+
+def test_json_holds_dataclasses_as_they_are_written(tmp_path):
+    artefacts.write_json(tmp_path / "a.json", Outer(Inner((4,))))
+    text = (tmp_path / "a.json").read_text()
+    assert json.loads(text) == {"inner": {"rates": [4]}, "name": "a"}
+    assert text.endswith("}\n")
+    assert artefacts.read_json(tmp_path / "a.json") == {"inner": {"rates": [4]}, "name": "a"}
+
+
+MADE_FROM = {"images": 8, "lut": {"bits": (4, 8), "seed": 0}, "teacher": "0a1b"}
+
+
+DAMAGES = {
+    "cut": (b'{"networks": {"teach', "Unterminated string starting at: line 1 column 15 (char 14)"),
+    "empty": (b"", "Expecting value: line 1 column 1 (char 0)"),
+    "text": (b"no json", "Expecting value: line 1 column 1 (char 0)"),
+    "bytes": (b'"\xff"', "'utf-8' codec can't decode byte 0xff in position 1: invalid start byte"),
+}
+
+
+@pytest.mark.parametrize("finished", [True, False], ids=["finished", "begun"])
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_file_is_named_in_one_line_with_what_to_delete(tmp_path, damage, finished):
+    content, reason = DAMAGES[damage]
+    path, stage = tmp_path / "latency.json", Stage(tmp_path, MADE_FROM)
+    path.write_bytes(content)
+    if finished:
+        stage.finish()
+    with pytest.raises(InputError) as error:
+        artefacts.read_json(path)
+    what = "it and made_from.json beside it" if finished else "it"
+    told = f"cannot be read ({reason}); delete {what}, then run launch/main.py again"
+    assert str(error.value) == f"{path}: {told}"
+    path.unlink()
+    if finished:
+        (tmp_path / "made_from.json").unlink()
+    assert not Stage(tmp_path, MADE_FROM).done, "so that it writes the file again"
+
+
+def test_a_missing_file_is_named_in_one_line(tmp_path):
+    path, again = tmp_path / "lut.json", "run launch/main.py again"
+
+    def refusal():
+        with pytest.raises(InputError) as error:
+            artefacts.read_json(path)
+        return str(error.value)
+
+    assert refusal() == f"{path}: is missing; {again}"
+    stage = Stage(tmp_path, MADE_FROM)
+    assert refusal() == f"{path}: is missing; {again}"
+    stage.finish()
+    assert refusal() == f"{path}: is missing; delete made_from.json beside it, then {again}"
+
+
+def test_a_stage_is_resumed_until_it_is_finished_and_then_skipped(tmp_path):
+    folder = tmp_path / "lut"
+    first = Stage(folder, MADE_FROM)
+    (folder / "lut.npz").write_text("rows")
+    assert not first.done
+    assert not Stage(folder, MADE_FROM).done, "it was stopped before its end"
+    resumed = Stage(folder, {**MADE_FROM, "lut": {"seed": 0, "bits": [4, 8]}})
+    assert resumed.hash == first.hash == artefacts.digest(MADE_FROM)
+    resumed.finish()
+    assert resumed.done
+    again = Stage(folder, MADE_FROM)
+    assert again.done
+    assert again.seconds == pytest.approx(resumed.seconds, abs=1e-3)
+    before = files(folder)
+    again.finish()
+    assert files(folder) == before
+
+
+def test_the_seconds_of_a_stage_leave_out_its_stops(tmp_path, monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr(artefacts.time, "time", lambda: now[0])
+    Stage(tmp_path, MADE_FROM)
+    (tmp_path / "half").write_text("rows")
+    os.utime(tmp_path / "half", (1004.0, 1004.0))  # then it was killed
+    now[0] = 2000.0
+    resumed = Stage(tmp_path, MADE_FROM)
+    now[0] = 2003.25
+    resumed.finish()
+    assert resumed.seconds == Stage(tmp_path, MADE_FROM).seconds == 7.25
+
+
+def test_a_stage_of_which_nothing_came_may_be_made_from_anything(tmp_path):
+    Stage(tmp_path, MADE_FROM)
+    (tmp_path / "checkpoint").mkdir()
+    changed = Stage(tmp_path, {**MADE_FROM, "images": 4})
+    assert not changed.done
+    (tmp_path / "lut.npz").write_text("rows")
+    changed.finish()
+    with pytest.raises(InputError, match="images: 4, now 8"):
+        Stage(tmp_path, MADE_FROM)
+
+
+def test_a_folder_is_for_one_process_at_a_time(tmp_path):
+    with artefacts.only_one(tmp_path):
+        with pytest.raises(InputError, match="another process is at work in it"):
+            with artefacts.only_one(tmp_path):
+                pass
+    with artefacts.only_one(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("change", "difference"),
+    [
+        ({"images": 4}, "images: 8, now 4"),
+        ({"lut": {"bits": (4, 6), "seed": 0}}, "lut.bits: [4, 8], now [4, 6]"),
+        ({"lut": {"bits": (4, 8), "seed": 1}}, "lut.seed: 0, now 1"),
+        ({"teacher": "ffff"}, "teacher: 0a1b, now ffff"),
+        ({"later": 3}, "later: None, now 3"),
+        ({"lut": {"bits": (4, 8)}}, "lut.seed: 0, now None"),
+    ],
+)
+def test_a_stage_made_from_something_else_is_refused_and_stays_as_it_is(
+    tmp_path, change, difference
+):
+    folder = tmp_path / "lut"
+    Stage(folder, MADE_FROM).finish()
+    (folder / "lut.npz").write_bytes(b"hours of work")
+    before = files(folder)
+    with pytest.raises(InputError) as error:
+        Stage(folder, {**MADE_FROM, **change})
+    assert str(error.value) == (
+        f"{folder} was made from other settings ({difference}); "
+        f"take another --workdir, or delete {folder}"
+    )
+    assert files(folder) == before
+    assert Stage(folder, MADE_FROM).done
+
+
+def test_some_settings_of_a_stage_are_held_against_others(tmp_path):
+    with pytest.raises(InputError, match=r"made_from\.json: is missing; run launch/main\.py again"):
+        artefacts.check_made_from(tmp_path, {"images": 8})
+    Stage(tmp_path, MADE_FROM)
+    before = files(tmp_path)
+    artefacts.check_made_from(tmp_path, {"lut": {"bits": (4, 8), "seed": 0}, "images": 8})
+    for settings, difference in (
+        ({"images": 4}, "images: 8, now 4"),
+        ({"images": 8, "lut": {"bits": (4, 6), "seed": 0}}, "lut.bits: [4, 8], now [4, 6]"),
+        ({"later": 3}, "later: None, now 3"),
+    ):
+        with pytest.raises(InputError) as error:
+            artefacts.check_made_from(tmp_path, settings)
+        told = f"was made from other settings ({difference}); give the --config of its run"
+        assert str(error.value) == f"{tmp_path} {told}"
+    assert files(tmp_path) == before
+
+
+@pytest.mark.parametrize("content", ["", '{"hash":', "no json", "{}", "[]", "null", "\udcff"])
+def test_a_damaged_mark_is_named_in_one_line(tmp_path, content):
+    (tmp_path / "made_from.json").write_bytes(content.encode(errors="surrogateescape"))
+    with pytest.raises(InputError) as error:
+        Stage(tmp_path, MADE_FROM)
+    message = str(error.value)
+    assert message.startswith(f"{tmp_path / 'made_from.json'}: is damaged (")
+    assert message.endswith(f"; delete {tmp_path}")
+    assert "\n" not in message

@@ -1,0 +1,68 @@
+import json
+
+import pytest
+
+from qnas_jax.errors import InputError
+from qnas_jax.stages import export as export_stage
+
+MIOU = {
+    "jax_fp32": 90.0,
+    "jax_quantized": 60.0,
+    "jax_int8": 59.5,
+    "model.onnx": 59.5,
+    "model_float.onnx": 0.0,
+    "model.tflite": 59.4,
+}
+
+
+def _checked(folder, most, **changes):
+    """Checks a stage whose parity.json has these figures."""
+    folder.mkdir(exist_ok=True)
+    miou = {name: value for name, value in {**MIOU, **changes}.items() if value is not None}
+    (folder / "parity.json").write_text(json.dumps({"miou": miou}))
+    export_stage.check([folder], most)
+
+
+def test_each_quantized_file_is_held_against_both_simulations(tmp_path):
+    _checked(tmp_path / "teacher", 0.7)
+    for most, changes, told in (
+        (0.55, {}, r"model\.tflite has mIoU 59\.40 %, jax_quantized 60\.00 %"),
+        (0.7, {"model.onnx": 58.0}, r"model\.onnx has mIoU 58\.00 %, jax_int8 59\.50 %"),
+        (0.7, {"model.tflite": 58.0}, r"model\.tflite has mIoU 58\.00 %, jax_int8 59\.50 %"),
+        (0.4, {"model.tflite": None}, r"model\.onnx has mIoU 59\.50 %, jax_quantized 60\.00 %"),
+    ):
+        with pytest.raises(InputError, match=rf"teacher/parity\.json: {told}; .*={most}: "):
+            _checked(tmp_path / "teacher", most, **changes)
+    _checked(tmp_path / "teacher", 0.55, **{"model.tflite": None})
+
+
+def test_the_report_holds_a_file_against_the_column_of_its_format(tmp_path):
+    """As finished runs have it, too: they say what the graph adds, and not always the column."""
+    model = {
+        "size_bytes": 900,
+        "file_bytes": {"model.onnx": 1030, "model.tflite": 1200},
+        "graph_bytes": {"model.onnx": 30, "model.tflite": 100},
+    }
+    parity = {"miou": MIOU, "agreement": {"jax_int8": {"model.onnx": 99.99}}}
+    for name, content in (("model", model), ("parity", parity)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    latencies = {"teacher": {kind: {"latency_ms": 2.0} for kind in ("float", "quantized")}}
+    (file,) = export_stage.told([tmp_path], latencies).values()
+    assert (file.file_bytes, file.stored_bytes) == (1030, 1000)
+    assert (file.miou, file.agreement, file.ratio) == (59.5, 99.99, 1.0)
+
+
+def test_files_that_are_gone_or_cut_short_are_written_once_more(tmp_path):
+    held = {"model.onnx": 3, "model.tflite": 2}
+    contents = {
+        "model.json": json.dumps({"file_bytes": held, "graph_bytes": {}}),
+        "parity.json": json.dumps({"miou": {}, "agreement": {}}),
+        **{"model.onnx": "abc", "model.tflite": "de", "model_float.onnx": "f"},
+        "model_float.tflite": "g",
+    }
+    for name, content in contents.items():
+        (tmp_path / name).write_text(content)
+    assert export_stage._missing(tmp_path) == []
+    (tmp_path / "model.onnx").write_text("ab")
+    (tmp_path / "model_float.tflite").unlink()
+    assert export_stage._missing(tmp_path) == ["model.onnx", "model_float.tflite"]

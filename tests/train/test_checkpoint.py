@@ -1,0 +1,73 @@
+"""Checkpoints of training states, and small trees in one file."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import toy
+from qnas_jax.errors import InputError
+from qnas_jax.train import checkpoint
+
+TREE = {"a": {"b": jnp.arange(3), "c": jnp.float32(0.1)}, "d": [jnp.zeros((2, 1), jnp.int8)]}
+
+
+def test_a_small_tree_comes_back_as_it_was(tmp_path):
+    file = tmp_path / "tree.npz"
+    checkpoint.write_arrays(file, TREE)
+    found = checkpoint.read_arrays(file, TREE)
+    assert found["a"]["c"] == np.float32(0.1)
+    np.testing.assert_array_equal(found["a"]["b"], [0, 1, 2])
+    assert found["d"][0].dtype == np.int8
+    assert [path.name for path in tmp_path.iterdir()] == ["tree.npz"]
+
+
+def test_a_tree_of_another_shape_is_refused(tmp_path):
+    file = tmp_path / "tree.npz"
+    checkpoint.write_arrays(file, TREE)
+    other = {**TREE, "d": [jnp.zeros((2, 2), jnp.int8)]}
+    with pytest.raises(InputError, match=r"holds \(2, 1\) at d/0, the network has \(2, 2\)"):
+        checkpoint.read_arrays(file, other)
+
+
+def test_a_damaged_file_is_told_of(tmp_path):
+    file = tmp_path / "tree.npz"
+    checkpoint.write_arrays(file, TREE)
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(InputError, match=r"tree\.npz: cannot be read .*; delete it"):
+        checkpoint.read_arrays(file, TREE)
+
+
+def test_a_checkpoint_of_another_shape_is_refused_in_one_line(tmp_path):
+    toy.fit(tmp_path, 2)
+    other = {"weights": jnp.ones(5), "velocity": jnp.zeros(3)}
+    with pytest.raises(InputError, match=r"holds \(3,\) at weights, the network has \(5,\)"):
+        checkpoint.load(tmp_path / "checkpoint", other)
+    more = {**toy.FRESH, "bias": jnp.zeros(3)}
+    with pytest.raises(InputError, match=r"holds nothing at bias"):
+        checkpoint.load(tmp_path / "checkpoint", more)
+
+
+def test_a_damaged_checkpoint_is_named_in_one_line(tmp_path):
+    toy.fit(tmp_path, 2)
+    for file in (tmp_path / "checkpoint" / "2").rglob("*"):
+        if file.is_file():
+            file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    with pytest.raises(
+        InputError, match=r"checkpoint/2: cannot be read \(.*\); delete it"
+    ) as error:
+        checkpoint.load(tmp_path / "checkpoint", toy.FRESH)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_or_empty_checkpoint_folder_is_named(tmp_path):
+    with pytest.raises(InputError, match="nowhere: no such folder"):
+        checkpoint.load(tmp_path / "nowhere", toy.FRESH)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="empty: holds no checkpoint"):
+        checkpoint.load(tmp_path / "empty", toy.FRESH)
+
+
+def test_an_adopted_state_counts_as_trained(tmp_path):
+    state = {"weights": jnp.arange(3.0), "velocity": jnp.ones(3)}
+    checkpoint.adopt(tmp_path / "checkpoint", 4, state)
+    np.testing.assert_array_equal(toy.fit(tmp_path, 4)["weights"], state["weights"])
