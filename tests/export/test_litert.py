@@ -207,6 +207,18 @@ def test_what_the_file_says(int8):
     assert [whole.tensors[i].name for i in whole.outputs] == [int8.network.out.name.encode()]
 
 
+def test_a_signature_names_the_image_and_its_classes(int8):
+    for network in (int8.network, int8.floats):
+        ready = litert_run.session(litert_file.model(network))
+        (signature,) = ready.get_signature_list().values()
+        assert signature == {"inputs": ["image"], "outputs": ["classes"]}
+        image = int8.images[:1]
+        (read,) = ready.get_input_details()
+        maps = ready.get_signature_runner()(image=image)["classes"]
+        np.testing.assert_array_equal(maps, litert_run.run(ready, image))
+        assert (read["dtype"], maps.dtype) == (np.uint8, np.uint8)
+
+
 def test_equal_padding_needs_no_operator():
     """SAME where it is symmetric, at stride 2 where both sides are odd; else a PAD."""
     for side, stride, pads in (((12, 12), 1, 0), ((13, 15), 2, 0), ((13, 12), 2, 1)):

@@ -15,6 +15,7 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.schema_py_generated import TensorType
 
 FILE_IDENTIFIER, SCHEMA_VERSION = b"TFL3", 3
+SIGNATURE = "serving_default"  # converters write this key
 ALIGNMENT = 16  # of constants, bytes; the schema asks for it
 LAST_BYTE_CODE = 127  # the highest kind of operator that the field for old readers holds
 
@@ -159,15 +160,26 @@ def draft() -> Draft:
     return Draft([], [schema.BufferT()], {}, [], {})
 
 
-def pack(model: Draft, source: int, out: int) -> bytes:
-    """The flatbuffer of a model that reads the one tensor and gives the other."""
+def pack(model: Draft, read: tuple[str, int], given: tuple[str, int]) -> bytes:
+    """The flatbuffer of a model, with a signature.
+
+    Args:
+      model: The model.
+      read: The signature's name for the input, and the number of its tensor.
+      given: The same of the output.
+    """
     kinds = []
     for kind, version in model.kinds:
         code = getattr(schema.BuiltinOperator, kind)
         old = min(code, LAST_BYTE_CODE)
         kinds.append(schema.OperatorCodeT(old, builtinCode=code, version=version))
     whole = schema.SubGraphT(
-        tensors=model.tensors, inputs=[source], outputs=[out], operators=model.operators
+        tensors=model.tensors, inputs=[read[1]], outputs=[given[1]], operators=model.operators
+    )
+    signature = schema.SignatureDefT(
+        inputs=[schema.TensorMapT(*read)],
+        outputs=[schema.TensorMapT(*given)],
+        signatureKey=SIGNATURE,
     )
     made = schema.ModelT(
         version=SCHEMA_VERSION,
@@ -175,6 +187,7 @@ def pack(model: Draft, source: int, out: int) -> bytes:
         subgraphs=[whole],
         description="qnas_jax",
         buffers=model.buffers,
+        signatureDefs=[signature],
     )
     builder = _Builder(sum(len(buffer.data or b"") for buffer in model.buffers))
     builder.Finish(made.Pack(builder), file_identifier=FILE_IDENTIFIER)

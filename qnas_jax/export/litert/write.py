@@ -1,8 +1,9 @@
 """A graph as a LiteRT model (`.tflite`): float, or full-integer with the graph's own scales.
 
 Images go in as bytes, uint8[1, height, width, 3], and class maps come out, uint8[1, height,
-width]; other graphs give int8 codes or float32 values. The flatbuffer is written directly:
-no converter chooses scales, and none is needed.
+width]; other graphs give int8 codes or float32 values. The signature has the graph's names for
+both: `image` and `classes`. The flatbuffer is written directly: no converter chooses scales,
+and none is needed.
 
 LiteRT's activations are int8. A grid lies at the upper end of int8, its highest code at 127,
 so that int8 itself clips there. At 8 bits that is the code less 128, and int8 clips at both
@@ -105,7 +106,8 @@ def model(network: Graph, reads_bytes: bool = True) -> bytes:
             writer.draft.operator("QUANTIZE", [source], writer.out(x))
     for node in network.nodes:
         _write(writer, node)
-    return flatbuffer.pack(writer.draft, source, writer.places[network.out.name])
+    out = network.out.name
+    return flatbuffer.pack(writer.draft, (x.name, source), (out, writer.places[out]))
 
 
 def _write(writer: _Writer, node: Node) -> None:
