@@ -26,6 +26,7 @@ TOOL+=" --warmup_runs=10 --num_runs=100 --max_secs=30 --graph="
 DELEGATE=""
 # DEVICE="i.MX 8M Plus, NPU" DELEGATE="--external_delegate_path=/usr/lib/libvx_delegate.so"
 # For onnxruntime_perf_test: TOOL="onnxruntime_perf_test -I -s -x $THREADS -y 1 -r 200 " DELEGATE=""
+# On x86 with AVX2 and without VNNI also TOOL+="-C 'session.x64quantprecision|1' " (docs/export.md).
 
 set -euo pipefail
 files=$1

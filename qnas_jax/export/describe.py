@@ -12,10 +12,11 @@ from qnas_jax.hardware import size
 
 
 class File(NamedTuple):
-    """A file that a graph was written to: its format and its size."""
+    """A file that a graph was written to: its format, its size, what gives its exact codes."""
 
     file_format: size.FileFormat
     file_bytes: int
+    exact_with: str
 
 
 def describe(network: Graph, files: Mapping[str, File]) -> dict[str, Any]:
@@ -47,6 +48,7 @@ def describe(network: Graph, files: Mapping[str, File]) -> dict[str, Any]:
         "stored_bytes": stored,
         "graph_bytes": {name: file.file_bytes - stored[name] for name, file in files.items()},
         "file_bytes": {name: file.file_bytes for name, file in files.items()},
+        "exact_with": {name: file.exact_with for name, file in files.items()},
         "layers": layers,
         "tensors": [_tensor(tensor) for tensor in tensors.values()],
     }

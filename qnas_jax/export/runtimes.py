@@ -21,13 +21,20 @@ from qnas_jax.train.supervised import ClassMaps
 
 Run = Callable[[], Any]  # runs a loaded file once
 
+EXACT_ONNX = (
+    "ONNX Runtime on the CPU, its optimizations left on (EXTENDED or ALL); on x86 CPUs that have "
+    "AVX2 and no VNNI, sessions set session.x64quantprecision=1; layers with int4 weights run in "
+    "float"
+)
+EXACT_TFLITE = "LiteRT on the CPU by XNNPACK, its default"
+
 
 class Runtime(NamedTuple):
     """A file format and what runs it on this machine's CPU.
 
     Attributes:
       name: As on the command line and in tables.
-      version: Of the installed one.
+      version: Of the installed one, with the `option` that its sessions set.
       suffix: Of its files.
       file_format: What they carry beyond the logical bytes.
       file: A graph as the bytes of a file.
@@ -35,6 +42,9 @@ class Runtime(NamedTuple):
         at hand and copies neither.
       class_maps: Opens a file; gives a function images -> class maps.
       tensors: A network's tensors of codes for some images.
+      exact_with: What gives the simulated codes of its files, for readers.
+      option: What sessions set on this CPU because sums would saturate without it.
+      saturates: Whether they saturate nevertheless.
     """
 
     name: str
@@ -45,6 +55,9 @@ class Runtime(NamedTuple):
     load: Callable[[pathlib.Path, int], Run]
     class_maps: Callable[[pathlib.Path], ClassMaps]
     tensors: Callable[[Graph, np.ndarray], Codes]
+    exact_with: str
+    option: str = ""
+    saturates: bool = False
 
     def write(self, network: Graph, path: pathlib.Path) -> None:
         """Writes a graph to a file."""
@@ -110,15 +123,20 @@ def onnxruntime() -> Runtime:
         ready = onnx_run.session(onnx_run.with_outputs(writer.model(network), inner))
         return onnx_run.tensors(ready, images)
 
+    # Who times a file times what gives its codes: the option is set there, too.
+    option = "=".join(onnx_run.EXACT) if onnx_run.saturates() else ""
     return Runtime(
         "onnxruntime",
-        ort.__version__,
+        f"{ort.__version__} with {option}" if option else ort.__version__,
         ".onnx",
         size.ONNX_QDQ,
         lambda network: writer.model(network).SerializeToString(),
         load,
         lambda path: functools.partial(onnx_run.run, onnx_run.session(path)),
         tensors,
+        EXACT_ONNX,
+        option,
+        onnx_run.saturates(exact=bool(option)),
     )
 
 
@@ -146,6 +164,7 @@ def litert() -> Runtime:
         load,
         lambda path: functools.partial(litert_run.run, litert_run.session(path)),
         tensors,
+        EXACT_TFLITE,
     )
 
 

@@ -30,6 +30,7 @@ QUANTIZED, FLOAT = "model", "model_float"  # a suffix follows
 MEASURED, FAKE = "jax_int8", "jax_quantized"  # `metrics.json` has the mIoU of the first
 LEAST_AGREEMENT = 99.9  # percent of pixels; below it a file is warned of
 _LINE = "{:>9} {:>13} {:>6} {:>11} {:>10} {:>13}  {:12}  {}"
+SEE = "see docs/export.md"
 CODE_IMAGES = 2  # validation pictures that are compared code by code
 
 
@@ -57,12 +58,12 @@ def export(setting: Setting, source: Stage, model: DeepLabV3, subnet: space.Subn
         artefacts.write(stage.folder / (FLOAT + runtime.suffix), runtime.file(floats))
         name, data = QUANTIZED + runtime.suffix, runtime.file(network)
         artefacts.write(stage.folder / name, data)
-        written[name] = describe.File(runtime.file_format, len(data))
+        written[name] = describe.File(runtime.file_format, len(data), runtime.exact_with)
     artefacts.write_json(stage.folder / "model.json", describe.describe(network, written))
     computed = _compare(setting, stage, model, {**variables, "quant": quant}, network, found)
     artefacts.write_json(stage.folder / "parity.json", computed)
     stage.finish()
-    _tell(stage.folder, written, computed)
+    _tell(stage.folder, written, computed, found)
     return stage
 
 
@@ -96,19 +97,40 @@ def _missing(folder: pathlib.Path) -> list[str]:
 
 
 def _tell(
-    folder: pathlib.Path, written: Mapping[str, describe.File], computed: Mapping[str, Any]
+    folder: pathlib.Path,
+    written: Mapping[str, describe.File],
+    computed: Mapping[str, Any],
+    found: Iterable[Runtime],
 ) -> None:
     """Log lines for the files of a network."""
-    for name, file in written.items():
+    for (name, file), runtime in zip(written.items(), found, strict=True):
         kilobytes, miou = file.file_bytes / 1e3, computed["miou"][name]
         line = "%s: %s for %d x %d has %.1f kB, mIoU %.2f %%"
         logger.info(line, folder.name, name, *computed["picture"], kilobytes, miou)
         agreement = computed["agreement"][MEASURED][name]
         if agreement < LEAST_AGREEMENT:
-            line = "%s: %s gives only %.2f %% of the pixels the simulated class; see docs/export.md"
-            logger.warning(line, folder.name, name, agreement)
+            line = "%s: %s gives only %.2f %% of the pixels the simulated class: %s; %s"
+            reason = _reason(computed["layers"], name, runtime)
+            logger.warning(line, folder.name, name, agreement, reason, SEE)
+        if runtime.option:
+            _tell_what_to_set(name, runtime.option)
     if not runtimes.has_litert():
         _tell_what_is_missing(folder.parent)
+
+
+def _reason(layers: Iterable[Mapping[str, Any]], name: str, runtime: Runtime) -> str:
+    """Why a file gives pixels other classes than the simulation does."""
+    first = next((layer["name"] for layer in layers if layer[name]["differ"]), None)
+    if first is None:
+        return "no code differs in the images compared, so two classes are as good as equal there"
+    cause = f"sums of bytes saturate in {runtime.name} on this CPU, " if runtime.saturates else ""
+    return f"{cause}codes differ from {first} on"
+
+
+@functools.cache  # one line a run
+def _tell_what_to_set(name: str, option: str) -> None:
+    line = "%s: sums of bytes saturate on this CPU unless a session sets %s, as this run did; %s"
+    logger.warning(line, name, option, SEE)
 
 
 @functools.cache  # one line a run
@@ -214,6 +236,8 @@ def _compare(
         "images": len(data),
         "miou": miou,
         "agreement": agreement,
+        "device": runtimes.device(),
+        "runtimes": {runtime.name: runtime.version for runtime in found},
         "code_images": len(images),
         "codes": dict(parity.summary(rows)),
         "layers": rows,

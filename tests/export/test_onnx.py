@@ -1,10 +1,14 @@
 import collections
 import dataclasses
+import shutil
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 
 from qnas_jax.errors import InputError
@@ -157,3 +161,67 @@ def test_a_file_that_is_no_model_is_told_of(tmp_path):
     model = onnx_file.model(layers_alone(BLOCKS[0], PATHS[0], (8, 8), (9, 9, 8)))
     with pytest.raises(InputError, match="'none': the model has no such tensor"):
         onnx_run.with_outputs(model, ["none"])
+
+
+def _asks_for_exact_sums(options):
+    try:
+        return options.get_session_config_entry(onnx_run.EXACT[0]) == onnx_run.EXACT[1]
+    except RuntimeError:  # it was not set
+        return False
+
+
+class _SaturatingSession:
+    """ONNX Runtime on an x86 CPU with AVX2 and without VNNI: products are added in pairs."""
+
+    def __init__(self, model, options, providers):
+        graph_ = onnx.load_model_from_string(model).graph
+        self.held = {one.name: onnx.numpy_helper.to_array(one) for one in graph_.initializer}
+        self.most = np.inf if _asks_for_exact_sums(options) else 2**15 - 1
+
+    def onnx_run(self, names, feeds):
+        weights = self.held["weights"][:, :, 0, 0].astype(int)
+        products = weights[:, :, None, None] * feeds["x"].astype(int)
+        sums = (products[:, 0::2] + products[:, 1::2]).clip(None, self.most).sum(1)
+        return [np.rint(sums / self.held["scale"]).astype(np.uint8)[None]]
+
+
+def test_sums_that_saturate_are_found(monkeypatch):
+    onnx_run.saturates.cache_clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(onnxruntime, "InferenceSession", _SaturatingSession)
+        assert (onnx_run.saturates(), onnx_run.saturates(exact=True)) == (True, False)
+    onnx_run.saturates.cache_clear()
+    assert not onnx_run.saturates(exact=True), "on no CPU"
+
+
+@pytest.mark.parametrize("saturates", [True, False])
+def test_sessions_ask_for_exact_sums_where_they_would_saturate(saturates, int8, monkeypatch):
+    monkeypatch.setattr(onnx_run, "saturates", lambda exact=False: saturates)
+    ready = onnx_run.session(onnx_file.model(int8.network))
+    assert _asks_for_exact_sums(ready.get_session_options()) == saturates
+
+
+ON_ANOTHER_CPU = """
+import pathlib, sys
+import numpy as np
+from qnas_jax.export import run
+folder = pathlib.Path(sys.argv[1])
+found = run.tensors(run.session(folder / "model.onnx"), np.load(folder / "images.npy"))
+np.savez(folder / "found.npz", saturates=run.saturates(), **found)
+"""
+
+
+@pytest.mark.skipif(not shutil.which("qemu-x86_64"), reason="needs qemu-user, on an x86 CPU")
+@pytest.mark.parametrize("cpu", ["Haswell", "IvyBridge"])
+def test_every_code_is_met_on_cpus_without_vnni(cpu, int8, tmp_path):
+    names = [node.out.name for node in int8.network.nodes if node.out.grid]
+    model = onnx_run.with_outputs(onnx_file.model(int8.network), names)
+    onnx.save(model, tmp_path / "model.onnx")
+    np.save(tmp_path / "images.npy", int8.images)
+    command = ["qemu-x86_64", "-cpu", cpu, sys.executable, "-c", ON_ANOTHER_CPU, str(tmp_path)]
+    subprocess.run(command, check=True, capture_output=True)
+    expected = interpret.run(int8.network, int8.images)
+    found = np.load(tmp_path / "found.npz")
+    assert found["saturates"] == (cpu == "Haswell")
+    for name in names:
+        np.testing.assert_array_equal(found[name], expected[name], name)

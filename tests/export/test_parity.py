@@ -81,12 +81,13 @@ def test_the_description_counts_what_the_tables_count(name, request, tmp_path):
     case = request.getfixturevalue(name)
     model = onnx_file.model(case.network)
     files = {
-        "model.onnx": describe.File(size.ONNX_QDQ, model.ByteSize()),
-        "model.tflite": describe.File(size.TFLITE, 10**6),
+        "model.onnx": describe.File(size.ONNX_QDQ, model.ByteSize(), "VNNI"),
+        "model.tflite": describe.File(size.TFLITE, 10**6, "XNNPACK"),
     }
     found = describe.describe(case.network, files)
     artefacts.write_json(tmp_path / "model.json", found)
     assert json.loads((tmp_path / "model.json").read_text()) == found
+    assert found["exact_with"] == {"model.onnx": "VNNI", "model.tflite": "XNNPACK"}
     bits = trace.w_bits(case.quant)
     for conv, layer in zip(
         sorted(trace.convs(case.model, case.images.shape[1:])),

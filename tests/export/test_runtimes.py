@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from qnas_jax.export import interpret, runtimes, simulate
+from qnas_jax.export.onnx import run as onnx_run
 
 
 def test_litert_is_taken_where_it_is_installed(monkeypatch):
@@ -12,6 +13,23 @@ def test_litert_is_taken_where_it_is_installed(monkeypatch):
     assert suffixes == [".onnx", ".tflite"][: 1 + here]
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert [runtime.suffix for runtime in runtimes.installed()] == [".onnx"]
+
+
+def test_a_version_says_what_sessions_set(monkeypatch):
+    """So that no table mixes times with it and without it."""
+    found = {}
+    for saturates in (False, True):
+        monkeypatch.setattr(
+            onnx_run, "saturates", lambda exact=False, on=saturates: on and not exact
+        )
+        found[saturates] = runtimes.onnxruntime()
+    option = "session.x64quantprecision=1"
+    assert (found[False].option, found[True].option) == ("", option)
+    assert found[True].version == f"{found[False].version} with {option}"
+    assert not found[True].saturates
+    monkeypatch.setattr(onnx_run, "saturates", lambda exact=False: True)
+    assert runtimes.onnxruntime().saturates
+    assert option in found[True].exact_with
 
 
 @pytest.mark.parametrize("number", [0, 1], ids=["onnx", "litert"])

@@ -16,6 +16,7 @@ import onnxruntime
 import pytest
 
 from qnas_jax.bwnas.lut import table
+from qnas_jax.export import runtimes
 
 ROOT = pathlib.Path(__file__).parents[2]
 SMOKE = "--config=configs/smoke.py"
@@ -90,7 +91,11 @@ def test_what_was_measured_is_what_the_files_compute(finished):
         assert found["miou"]["jax_int8"] == measured["miou_quantized"]
         assert found["codes"]["jax_int8"]["differ"] == 0
         assert found["agreement"]["jax_int8"]["model.onnx"] > 99.9
-        sizes = json.loads((folder / "model.json").read_text())["file_bytes"]
+        described = json.loads((folder / "model.json").read_text())
+        sizes = described["file_bytes"]
+        assert set(described["exact_with"]) == set(sizes)
+        assert found["device"] == runtimes.device()
+        assert set(found["runtimes"]) == {one.name for one in runtimes.installed()}
         files = {name for name in found["miou"] if name.startswith("model.")}
         assert sizes == {name: (folder / name).stat().st_size for name in files}
 

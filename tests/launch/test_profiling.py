@@ -76,7 +76,7 @@ def adding(monkeypatch):
     def unused(*_):
         raise AssertionError("not asked for")
 
-    return Runtime("fake", "1.0", ".fake", size.TFLITE, file, load, unused, unused)
+    return Runtime("fake", "1.0", ".fake", size.TFLITE, file, load, unused, unused, "")
 
 
 def test_an_audit_of_a_runtime_that_adds_up_finds_no_error(smoke, tmp_path, adding):

@@ -37,7 +37,7 @@ def fake_runtime(file, load):
     def unused(*_):
         raise AssertionError("not asked for")
 
-    return Runtime("fake", "1.0", ".fake", size.ONNX_QDQ, file, load, unused, unused)
+    return Runtime("fake", "1.0", ".fake", size.ONNX_QDQ, file, load, unused, unused, "")
 
 
 def fake(written=None, fails_at=None):

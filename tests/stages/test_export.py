@@ -1,8 +1,11 @@
 import json
+import re
 
 import pytest
 
 from qnas_jax.errors import InputError
+from qnas_jax.export import describe, runtimes
+from qnas_jax.hardware import size
 from qnas_jax.stages import export as export_stage
 
 MIOU = {
@@ -66,3 +69,37 @@ def test_files_that_are_gone_or_cut_short_are_written_once_more(tmp_path):
     (tmp_path / "model.onnx").write_text("ab")
     (tmp_path / "model_float.tflite").unlink()
     assert export_stage._missing(tmp_path) == ["model.onnx", "model_float.tflite"]
+
+
+OPTION = "session.x64quantprecision=1"
+
+
+@pytest.mark.parametrize(
+    ("differ", "changes", "told"),
+    [
+        ((0, 0), {}, "no code differs in the images compared, so two classes"),
+        ((0, 7), {}, "class: codes differ from second on; see docs/export.md"),
+        ((3, 7), {"saturates": True}, "class: sums of bytes saturate in onnxruntime on this CPU, "),
+        ((3, 7), {"option": OPTION}, f"model.onnx: sums .* unless a session sets {OPTION}"),
+    ],
+)
+def test_a_file_that_agrees_little_says_why(differ, changes, told, tmp_path, caplog):
+    export_stage._tell_what_to_set.cache_clear()
+    runtime = runtimes.onnxruntime()._replace(option="", saturates=False)._replace(**changes)
+    name = "model.onnx"
+    computed = {
+        "picture": (8, 8),
+        "miou": {name: 20.0},
+        "agreement": {"jax_int8": {name: 97.0}},
+        "layers": [
+            {"name": layer, name: {"differ": count}}
+            for layer, count in zip(("first", "second"), differ, strict=True)
+        ],
+    }
+    for folder in ("teacher", "subnet"):
+        file = describe.File(size.ONNX_QDQ, 1000, "")
+        export_stage._tell(tmp_path / folder, {name: file}, computed, (runtime,))
+    lines = [one.getMessage() for one in caplog.records if one.levelname == "WARNING"]
+    assert sum("teacher: model.onnx gives only 97.00 % of the pixels" in one for one in lines) == 1
+    found = [one for one in lines if re.search(told, one)]
+    assert len(found) == (1 if "option" in changes else 2), lines
