@@ -1,5 +1,6 @@
 import collections
 import dataclasses
+import platform
 import shutil
 import subprocess
 import sys
@@ -207,11 +208,14 @@ import numpy as np
 from qnas_jax.export import run
 folder = pathlib.Path(sys.argv[1])
 found = run.tensors(run.session(folder / "model.onnx"), np.load(folder / "images.npy"))
-np.savez(folder / "found.npz", saturates=run.saturates(), **found)
+np.savez(folder / "found.npz", **found)
 """
 
 
-@pytest.mark.skipif(not shutil.which("qemu-x86_64"), reason="needs qemu-user, on an x86 CPU")
+@pytest.mark.skipif(
+    platform.machine() != "x86_64" or not shutil.which("qemu-x86_64"),
+    reason="needs an x86 CPU, and qemu-user from 7.2 on to emulate another",
+)
 @pytest.mark.parametrize("cpu", ["Haswell", "IvyBridge"])
 def test_every_code_is_met_on_cpus_without_vnni(cpu, int8, tmp_path):
     names = [node.out.name for node in int8.network.nodes if node.out.grid]
@@ -222,6 +226,5 @@ def test_every_code_is_met_on_cpus_without_vnni(cpu, int8, tmp_path):
     subprocess.run(command, check=True, capture_output=True)
     expected = interpret.run(int8.network, int8.images)
     found = np.load(tmp_path / "found.npz")
-    assert found["saturates"] == (cpu == "Haswell")
     for name in names:
         np.testing.assert_array_equal(found[name], expected[name], name)

@@ -72,7 +72,7 @@ def saturates(exact: bool = False) -> bool:
     model, x = _largest_sums()
     options = _options(1, exact)
     ready = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=PROVIDERS)
-    return not np.array_equal(ready.run(None, {"x": x})[0], x)
+    return not np.array_equal(np.asarray(ready.run(None, {"x": x})[0]), x)
 
 
 def _largest_sums(channels: int = 16) -> tuple[onnx.ModelProto, np.ndarray]:
