@@ -6,7 +6,8 @@
 #
 # Every file is copied to the board and run there by the runtime's own tool; what it prints stays
 # beside the file, as FILE.log. What has a log is not run again: after an interruption, or to
-# measure something once more, delete its log and start this again.
+# measure something once more, delete its log and start this again. A log without figures is named
+# at the end, with exit code 2; all others are in the table.
 
 # The board, and a folder in its user's home (an absolute one for a board behind adb, with
 # copy() { adb push "$1" "$FOLDER/"; } and on_board() { adb shell "$1"; }).
@@ -33,7 +34,8 @@ files=$1
 table=$2
 [ -f "$files/manifest.csv" ] || { echo "$files/manifest.csv: is missing" >&2; exit 2; }
 on_board "mkdir -p $FOLDER"
-tail -n +2 "$files/manifest.csv" | cut -d, -f1 | while read -r name; do
+tail -n +2 "$files/manifest.csv" | tr -d '"\r' | cut -d, -f1 | while read -r name; do
+    [ -n "$name" ] || continue  # a blank line that a spreadsheet has left
     log=$files/$name.log
     [ -s "$log" ] && continue
     copy "$files/$name"

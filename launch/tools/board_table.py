@@ -4,13 +4,17 @@
         --runtime litert --runtime_version 2.16
 
 Reads what launch/jobs/profile_board.sh leaves: FILE.log beside every file of the manifest.
-Lines that the table has already stay as they are.
+Lines that the table has already stay as they are. A log without figures of the runs (the tool
+crashed, or its output was cut off) is left out and named at the end, and the exit code is then 2;
+the lines of all others are in the table.
 """
 
 import pathlib
+import sys
 
 from absl import flags
 
+from qnas_jax.errors import InputError
 from qnas_jax.hardware import board, measured
 from qnas_jax.run import cli
 
@@ -25,8 +29,9 @@ _THREADS = flags.DEFINE_integer("threads", 1, "How many it had.", lower_bound=1)
 def main() -> None:
     """Appends what the table has not."""
     table = pathlib.Path(_TABLE.value)
-    conditions = (_RUNTIME.value, _VERSION.value, _DEVICE.value, _THREADS.value)
-    found = board.rows(pathlib.Path(_FILES.value), *conditions)
+    words = (_RUNTIME.value.strip(), _VERSION.value.strip(), _DEVICE.value.strip())
+    conditions = (*words, _THREADS.value)
+    found, refused = board.rows(pathlib.Path(_FILES.value), *conditions)
     held = measured.read(table) if table.exists() else []
     measured.check_conditions(table, held, conditions)
     done = {row.subject for row in held}
@@ -35,6 +40,10 @@ def main() -> None:
             measured.append(table, row)
     wanted = len(board.read_manifest(pathlib.Path(_FILES.value))) - len(board.CALLS)
     print(f"{len(found)} of {wanted} were measured: {table}")
+    for reason in refused:
+        print(reason, file=sys.stderr)
+    if refused:
+        raise InputError(f"{len(refused)} logs have no figures, see above; {table} has the others")
 
 
 if __name__ == "__main__":

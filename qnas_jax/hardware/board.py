@@ -8,6 +8,7 @@ both.
 
 import csv
 import io
+import math
 import pathlib
 import re
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ from typing import NamedTuple
 
 from qnas_jax.errors import InputError
 from qnas_jax.hardware.measured import Row, Subject
-from qnas_jax.run import artefacts
+from qnas_jax.run import artefacts, sheet
 
 MANIFEST = "manifest.csv"
 LEAST_MS = 1e-6  # of a table's line
@@ -69,10 +70,10 @@ def read_manifest(folder: pathlib.Path) -> dict[str, Subject]:
     """
     path = folder / MANIFEST
     try:
-        with path.open(newline="") as file:
-            _, *lines = csv.reader(file)
+        _, *lines = sheet.read(path)
         return {
-            name: Subject(place, ops, *map(int, numbers)) for name, place, ops, *numbers in lines
+            name: Subject(place, ops, *map(int, numbers))
+            for _, (name, place, ops, *numbers) in lines
         }
     except (OSError, ValueError, TypeError) as error:
         raise InputError(
@@ -81,36 +82,74 @@ def read_manifest(folder: pathlib.Path) -> dict[str, Subject]:
         ) from None
 
 
-# "count=50 first=249042 curr=250889 min=247067 max=254474 avg=249684 std=1442", newer ones with
-# " p5=... median=... p95=..." behind it; microseconds. The last such line is that of the runs
-# behind the warm-up.
-_LITERT = re.compile(r"count=(\d+) .*?avg=(\S+) std=(\S+)(?: p5=\S+ median=(\S+))?")
-# "Runs:1000" and "P50 Latency: 0.0012 s"; the mean is in a line of its own.
-_ORT_MEAN = re.compile(r"Average inference time cost(?: total)?: (\S+) ms")
-_ORT_COUNT = re.compile(r"Total inference requests: (\d+)")
-_ORT_PART = re.compile(r"P(50|90|99) Latency: (\S+) s")
+# `benchmark_model` prints one such line for its warm-up and one for its runs; microseconds:
+#   count=50 first=249042 curr=250889 min=247067 max=254474 avg=249684 std=1442
+#   count=50 curr=4(all same)
+#   count=1 curr=4
+#   count=0
+# Newer ones end in " p5=... median=... p95=..."; older ones have curr first, or not at all. A
+# profile of operators has such lines as well, after "Timings (microseconds): ": nothing but a
+# logger's mark may come before.
+_LITERT = re.compile(r"^(?:.*(?:INFO: |\] ))?[ \t]*((?:curr=\S+ )?count=\d+\b.*)", re.MULTILINE)
+_FIELD = re.compile(r"(\w+)=([^\s(]+)")
+# The percentiles are there with -s; older ones say "iterations", "is" and "sec".
+_ORT_MEAN = re.compile(r"Average (?:inference )?time cost(?: total)?: ?(\S+) ms")
+_ORT_COUNT = re.compile(r"Total (?:inference requests|iterations): ?(\d+)")
+_ORT_PART = re.compile(r"P(50|90|99) Latency(?::| is) (\S+?) ?s(?:ec)?\b")
 
 
 def parse(text: str) -> Log:
     """Reads what `benchmark_model` or `onnxruntime_perf_test` printed.
 
     Raises:
-      ValueError: It is neither, or the tool has failed.
+      ValueError: It is neither, or the tool has failed, or the runs are missing.
     """
-    found = _LITERT.findall(text)
-    if found:
-        count, mean, std, median = found[-1]
-        p50_ms = float(median) / 1e3 if median else None
-        return Log(float(mean) / 1e3, float(std) / 1e3, p50_ms, None, None, int(count))
-    mean, count = _ORT_MEAN.search(text), _ORT_COUNT.search(text)
-    if not (mean and count):
-        raise ValueError("no line with the mean of the runs")
-    parts = {part: 1e3 * float(seconds) for part, seconds in _ORT_PART.findall(text)}
+    if "Benchmarking failed" in text:
+        raise ValueError("the tool says that it failed")
+    lines = _LITERT.findall(text)
+    means, counts = _ORT_MEAN.findall(text), _ORT_COUNT.findall(text)
+    if len(lines) > 2 or len(means) > 1:
+        raise ValueError("has the figures of several measurements")
+    if len(lines) == 2:
+        return _litert(lines[1], cut_off=text.endswith(lines[1]))
+    if not (means and counts):
+        warm_up = " (that of the warm-up alone)" if lines else ""
+        raise ValueError(f"no line with the mean of the runs{warm_up}")
+    parts = {part: _figure(seconds, 1e-3) for part, seconds in _ORT_PART.findall(text)}
     p50_ms, p90_ms, p99_ms = (parts.get(part) for part in ("50", "90", "99"))
-    return Log(float(mean[1]), None, p50_ms, p90_ms, p99_ms, int(count[1]))
+    return Log(_mean(means[0], 1.0), None, p50_ms, p90_ms, p99_ms, int(counts[0]))
 
 
-def rows(folder: pathlib.Path, runtime: str, version: str, device: str, threads: int) -> list[Row]:
+def _litert(line: str, cut_off: bool) -> Log:
+    same, fields = "(all same)" in line, dict(_FIELD.findall(line))
+    if cut_off and not line.endswith(")"):
+        fields.popitem()  # may have lost digits
+    mean = "curr" if same or fields.get("count") == "1" else "avg"
+    if fields.get("count") == "0":
+        raise ValueError("no line with the mean of the runs (count=0)")
+    if mean not in fields:
+        raise ValueError(f"no line with the mean of the runs (cut off after {line!r})")
+    std_ms = 0.0 if same else _figure(fields.get("std", ""), 1e3)
+    p50_ms = _figure(fields.get("median", ""), 1e3)
+    return Log(_mean(fields[mean], 1e3), std_ms, p50_ms, None, None, int(fields["count"]))
+
+
+def _figure(text: str, per_ms: float) -> float | None:
+    """None for what is none: nothing, nan, or a variance that was rounded below 0."""
+    value = float(text or "nan")
+    return value / per_ms if 0 <= value < math.inf else None
+
+
+def _mean(text: str, per_ms: float) -> float:
+    value = _figure(text, per_ms)
+    if value is None:
+        raise ValueError(f"no line with the mean of the runs (it is {text})")
+    return value
+
+
+def rows(
+    folder: pathlib.Path, runtime: str, version: str, device: str, threads: int
+) -> tuple[list[Row], list[str]]:
     """Lines of a table, of all files that were run, without what a call takes.
 
     Args:
@@ -120,23 +159,32 @@ def rows(folder: pathlib.Path, runtime: str, version: str, device: str, threads:
       device: The board.
       threads: How many the runtime had.
 
+    Returns:
+      The lines, and for each log without figures a line that says what is wrong with it.
+
     Raises:
-      InputError: A log has no figures, or those of the calls are missing.
+      InputError: The figures of the calls are missing: all others need them.
     """
-    logs = {}
+    logs, refused = {}, {}
     for name, subject in read_manifest(folder).items():
         path = folder / f"{name}.log"
-        if path.exists():
-            try:
-                logs[subject] = parse(path.read_text(errors="replace"))
-            except ValueError as error:
-                raise InputError(f"{path}: {error}; delete it to run the file again") from None
+        try:
+            logs[subject] = parse(path.read_text(encoding="utf-8", errors="replace"))
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            refused[subject] = f"{path}: cannot be read ({error.strerror}); try again"
+        except ValueError as error:
+            refused[subject] = f"{path}: {error}; delete it to run the file again"
     calls = {name: logs.pop(of_call(name), None) for name in CALLS}
-    if not all(calls.values()):
-        raise InputError(f"{folder}: {' and '.join(CALLS)} were not run")
+    for name, log in calls.items():
+        if not log:
+            missing = f"{folder}: {' and '.join(CALLS)} were not run"
+            raise InputError(refused.get(of_call(name), missing))
     call_ms = call_latency({name: log.latency_ms for name, log in calls.items() if log})
     conditions = (runtime, version, device, threads)
-    return [_row(subject, log.less(call_ms), conditions) for subject, log in logs.items()]
+    lines = [_row(subject, log.less(call_ms), conditions) for subject, log in logs.items()]
+    return lines, list(refused.values())
 
 
 def _row(subject: Subject, log: Log, conditions: tuple[str, str, str, int]) -> Row:

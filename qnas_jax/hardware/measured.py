@@ -19,14 +19,14 @@ One line for each subject that was measured, below a header with these columns i
     threads            the same in all lines
 
 A search adds up layers and the two fixed parts, so it needs these lines; lines of whole blocks
-and of float networks are for comparison. What has no line is not run by the device.
+and of float networks are for comparison. What has no line is not run by the device. What
+spreadsheets add to a table is read (`qnas_jax/run/sheet.py`).
 """
 
 import csv
 import dataclasses
 import io
 import itertools
-import math
 import os
 import pathlib
 import re
@@ -36,7 +36,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from qnas_jax.errors import InputError
+from qnas_jax.hardware import cells
 from qnas_jax.hardware.target import FIXED_BITS, Choices, Cost, Place, Target, runnable
+from qnas_jax.run import sheet
 from qnas_jax.space import Bits, Op
 
 FLOAT_BITS = 32  # stands for a layer that was not quantized
@@ -79,50 +81,16 @@ _PLACE = re.compile(r"stem|head|block[1-9]\d*(/layer\d+)?")
 _PATH = re.compile(r"(k\d+e\d+(-k\d+e\d+)*)?")
 _SHARED = ("runtime", "runtime_version", "device", "threads")
 
-
-def _text(pattern: str | re.Pattern[str]) -> Callable[[str], str]:
-    def parse(cell):
-        if not re.fullmatch(pattern, cell):
-            raise ValueError(cell)
-        return cell
-
-    return parse
-
-
-def _whole(cell: str) -> int:
-    if not (cell.isascii() and cell.isdigit() and int(cell) >= 1):
-        raise ValueError(cell)
-    return int(cell)
-
-
-def _bits(cell: str) -> int:
-    if _whole(cell) not in (*range(2, 9), FLOAT_BITS):
-        raise ValueError(cell)
-    return int(cell)
-
-
-def _above_zero(cell: str) -> float:
-    value = float(cell)
-    if not 0 < value < math.inf:
-        raise ValueError(cell)
-    return value
-
-
-def _from_zero(cell: str) -> float | None:
-    if cell and not 0 <= float(cell) < math.inf:
-        raise ValueError(cell)
-    return float(cell) if cell else None
-
-
-_NUMBER, _ANY = (_whole, "a whole number from 1"), (_text(r"[^\r\n]*"), "a text")
-_MAYBE = (_from_zero, "a number from 0, or nothing")
+_NUMBER, _ANY = (cells.whole, "a whole number from 1"), (cells.text(r".*"), "a text")
+_BITS = cells.one_of((*range(2, 9), FLOAT_BITS))
+_MAYBE = (cells.from_zero, "a number from 0, or nothing")
 # How the cells of each column are read, and what is allowed there.
 _CELLS = {
     **dict.fromkeys(COLUMNS, _NUMBER),
-    "place": (_text(_PLACE), "stem, head, block3/layer1 or block3"),
-    "path": (_text(_PATH), "k3e6 or k3e6-k5e3, or nothing for stem and head"),
-    **dict.fromkeys(("w_bits", "a_bits"), (_bits, f"2 to 8, or {FLOAT_BITS} for float")),
-    "latency_ms": (_above_zero, "a number above 0"),
+    "place": (cells.text(_PLACE), "stem, head, block3/layer1 or block3"),
+    "path": (cells.text(_PATH), "k3e6 or k3e6-k5e3, or nothing for stem and head"),
+    **dict.fromkeys(("w_bits", "a_bits"), (_BITS, f"2 to 8, or {FLOAT_BITS} for float")),
+    "latency_ms": (cells.above_zero, "a number above 0; what was not measured has no line"),
     **dict.fromkeys(("std_ms", "p50_ms", "p90_ms", "p99_ms", "energy_mj"), _MAYBE),
     **dict.fromkeys(("runtime", "runtime_version", "device"), _ANY),
 }
@@ -134,42 +102,48 @@ def read(path: pathlib.Path) -> list[Row]:
     Raises:
       InputError: It is missing or breaks the schema; the message names line and column.
     """
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            reader = csv.reader(file)
-            _check_header(path, next(reader, []))
-            rows, seen = [], {}
-            for cells in reader:
-                row = _row(f"{path}, line {reader.line_num}", cells)
-                _check_beside(path, reader.line_num, row, rows, seen)
-                rows.append(row)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: cannot be read as a table of latencies ({error})") from None
+    rows, seen = [], {}
+    for line, values in _below_header(path, lambda: sheet.read(path)):
+        row = _row(f"{path}, line {line}", values)
+        _check_beside(path, line, row, rows, seen)
+        rows.append(row)
     return rows
 
 
-def _check_header(path: pathlib.Path, cells: Sequence[str]) -> None:
-    for wanted, found in itertools.zip_longest(COLUMNS, cells):
+def _below_header(path: pathlib.Path, lines_of: Callable[[], list]) -> list[tuple[int, list[str]]]:
+    try:
+        lines = lines_of()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read as a table of latencies ({error})") from None
+    except ValueError as error:
+        raise InputError(f"{path}, {error}") from None
+    _check_header(path, *(lines[0] if lines else (1, [])))
+    return lines[1:]
+
+
+def _check_header(path: pathlib.Path, line: int, names: Sequence[str]) -> None:
+    for wanted, found in itertools.zip_longest(COLUMNS, names):
         if wanted != found:
             raise InputError(
-                f"{path}, line 1: column {found!r} where {wanted!r} must be; "
+                f"{path}, line {line}: column {found!r} where {wanted!r} must be; "
                 f"the columns are {','.join(COLUMNS)}"
             )
 
 
-def _row(where: str, cells: Sequence[str]) -> Row:
-    if len(cells) != len(COLUMNS):
-        raise InputError(
-            f"{where}: {len(cells)} cells, must be {len(COLUMNS)}; "
-            "a line that was cut off can be deleted"
-        )
+def _row(where: str, line: Sequence[str]) -> Row:
+    if len(line) != len(COLUMNS):
+        hint = "a line that was cut off can be deleted"
+        if len(line) > len(COLUMNS):
+            hint = "quote texts that hold a comma, and write numbers as 1234.5"
+        raise InputError(f"{where}: {len(line)} cells, must be {len(COLUMNS)}; {hint}")
     values: list[Any] = []
-    for name, cell in zip(COLUMNS, cells, strict=True):
+    for name, cell in zip(COLUMNS, line, strict=True):
         parse, allowed = _CELLS[name]
         try:
             values.append(parse(cell))
         except ValueError:
-            raise InputError(f"{where}, column {name}: {cell!r}, must be {allowed}") from None
+            hint = "; write numbers as 1234.5" if re.fullmatch(r"[\d.]*,\d+", cell) else ""
+            raise InputError(f"{where}, column {name}: {cell!r}, must be {allowed}{hint}") from None
     split = len(Subject._fields)
     row = Row(Subject(*values[:split]), *values[split:])
     place, path = row.subject[:2]
@@ -184,12 +158,12 @@ def _check_beside(path, line: int, row: Row, rows: Sequence[Row], seen: dict[Sub
     first = seen.setdefault(row.subject, line)
     if first != line:
         what = " ".join(row.subject[:2])
-        raise InputError(f"{path}, line {line}: {what} stands in line {first} too")
+        raise InputError(f"{path}, line {line}: {what} stands in line {first} too; delete one")
     for name in _SHARED:
         if rows and getattr(row, name) != getattr(rows[0], name):
             raise InputError(
                 f"{path}, line {line}, column {name}: {getattr(row, name)!r}, must be "
-                f"{getattr(rows[0], name)!r} as in line 2; take a file for each"
+                f"{getattr(rows[0], name)!r} as in line {min(seen.values())}; take a file for each"
             )
 
 
@@ -229,7 +203,8 @@ def append(path: pathlib.Path, row: Row) -> None:
         file.seek(0)
         lines = file.read()
         if lines:
-            _check_header(path, next(csv.reader([lines.partition("\n")[0]])))
+            header = lines.lstrip("\ufeff\r\n").partition("\n")[0]
+            _below_header(path, lambda: sheet.parse(header))
             text.write("\n" * (not lines.endswith("\n")))  # the last one was cut off
         else:
             writer.writerow(COLUMNS)

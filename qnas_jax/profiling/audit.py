@@ -12,7 +12,7 @@ import numpy as np
 
 from qnas_jax import metrics
 from qnas_jax.errors import InputError
-from qnas_jax.run import artefacts
+from qnas_jax.run import artefacts, sheet
 
 
 class Audited(NamedTuple):
@@ -62,10 +62,10 @@ def read(path: pathlib.Path, conditions: Conditions) -> list[Audited]:
         return []
     kinds = tuple(Audited.__annotations__.values())
     try:
-        header, *lines = csv.reader(path.read_text().splitlines())
+        (_, header), *lines = sheet.read(path) or [(1, [])]
         if tuple(header) != COLUMNS:
             raise ValueError(f"its columns must be {','.join(COLUMNS)}")
-        cells = [dict(zip(COLUMNS, line, strict=True)) for line in lines]
+        cells = [dict(zip(COLUMNS, line, strict=True)) for _, line in lines]
         subnets = [
             Audited(*(kind(line[k]) for kind, k in zip(kinds, Audited._fields, strict=True)))
             for line in cells

@@ -12,7 +12,7 @@ import numpy as np
 from qnas_jax import space
 from qnas_jax.bwnas.lut import table
 from qnas_jax.errors import InputError
-from qnas_jax.run import artefacts
+from qnas_jax.run import artefacts, sheet
 from qnas_jax.search import pareto
 
 
@@ -180,18 +180,18 @@ def read(path: pathlib.Path) -> list[Point]:
       InputError: It is missing, or no such file.
     """
     try:
-        with path.open() as file:
-            points = [
-                Point(
-                    int(line["rank"]),
-                    float(line["nsr"]),
-                    int(line["size_bytes"]),
-                    int(line["encoder_size_bytes"]),
-                    line["subnet"],
-                    *(float(line[name]) if name in line else None for name in EXTRA),
-                )
-                for line in csv.DictReader(file)
-            ]
+        (_, names), *lines = sheet.read(path) or [(1, [])]
+        points = [
+            Point(
+                int(line["rank"]),
+                float(line["nsr"]),
+                int(line["size_bytes"]),
+                int(line["encoder_size_bytes"]),
+                line["subnet"],
+                *(float(line[name]) if name in line else None for name in EXTRA),
+            )
+            for line in (dict(zip(names, cells, strict=True)) for _, cells in lines)
+        ]
         if not points:
             raise ValueError("no line")
         for point in points:

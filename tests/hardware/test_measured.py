@@ -93,15 +93,22 @@ def test_a_line_that_was_cut_off_stands_alone_and_is_told(file):
     assert {one.subject for one in measured.read(file)} == done | {layer_rows()[-1].subject}
 
 
+LATENCY = "a number above 0; what was not measured has no line"
 CHANGES = [
     ("place", "block0/layer1", "stem, head, block3/layer1 or block3"),
     ("path", "k3", "k3e6 or k3e6-k5e3, or nothing for stem and head"),
     ("in_height", "0", "a whole number from 1"),
     ("channels", "1.5", "a whole number from 1"),
     ("w_bits", "16", "2 to 8, or 32 for float"),
-    ("latency_ms", "0", "a number above 0"),
-    ("latency_ms", "nan", "a number above 0"),
-    ("latency_ms", "fast", "a number above 0"),
+    ("latency_ms", "0", LATENCY),
+    ("latency_ms", "nan", LATENCY),
+    ("latency_ms", "fast", LATENCY),
+    ("latency_ms", "", LATENCY),
+    ("latency_ms", "-0.5", LATENCY),
+    ("latency_ms", "-inf", LATENCY),
+    ("latency_ms", "1e999", LATENCY),
+    ("latency_ms", "1_000", LATENCY),
+    ("latency_ms", "\u0661", LATENCY),
     ("std_ms", "-1", "a number from 0, or nothing"),
     ("p99_ms", "inf", "a number from 0, or nothing"),
     ("count", "", "a whole number from 1"),
@@ -142,12 +149,98 @@ def test_a_subject_stands_once_and_all_lines_are_of_one_device(tmp_path):
     path = written(tmp_path / "twice.csv", [one, two, one])
     with pytest.raises(InputError) as error:
         measured.read(path)
-    assert str(error.value) == f"{path}, line 4: block1/layer0 k3e2 stands in line 2 too"
+    assert (
+        str(error.value) == f"{path}, line 4: block1/layer0 k3e2 stands in line 2 too; delete one"
+    )
     path = written(tmp_path / "two.csv", [one, two._replace(threads=1)])
     with pytest.raises(InputError) as error:
         measured.read(path)
     expected = f"{path}, line 3, column threads: 1, must be 4 as in line 2; take a file for each"
     assert str(error.value) == expected
+
+
+def from_a_spreadsheet(lines):
+    """A table as such programs save it: marked, with CR LF, and with more cells than it has."""
+    lines = [f"{line},," for line in lines]
+    lines[2] = lines[2].replace(",8,16,", ',"8" , 16 ,')
+    return "\ufeff" + "\r\n".join([*lines[:3], "", *lines[3:], "," * 22, "", "\t", ""])
+
+
+def test_a_table_that_a_spreadsheet_has_saved_is_read_and_added_to(file):
+    rows, lines = measured.read(file), file.read_text().splitlines()
+    file.write_bytes(from_a_spreadsheet(lines).encode())
+    assert measured.read(file) == rows
+    more = rows[-1]._replace(subject=rows[-1].subject._replace(path="k7e6"))
+    measured.append(file, more)
+    assert measured.read(file) == [*rows, more]
+    file.write_bytes(("\ufeff" + "\r".join(lines)).encode())  # an old Mac's
+    assert measured.read(file) == rows
+
+
+def table_text():
+    return "\n".join(
+        [",".join(measured.COLUMNS), "head,,8,16,24,19,1,1,8,8,0.25,,,,,50,,r,1,d,4", ""]
+    )
+
+
+UTF_8 = "is no text in UTF-8; save it as CSV in UTF-8, with commas between cells and decimal points"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (table_text().encode("utf-16"), f", line 1: {UTF_8}"),
+        (table_text().encode("utf-16-le"), f", line 1: {UTF_8}"),
+        (table_text().replace(",d,", ",\u00b5,").encode("latin-1"), f", line 2: {UTF_8}"),
+        (
+            table_text().replace(",", ";").encode(),
+            ", line 1: has ';' between cells; save it",
+        ),
+        (table_text().replace(",", "\t").encode(), ", line 1: has '\\t' between cells; save it"),
+        (
+            (table_text() + "stem;;8;16;24;19;1;1;8;8;0,25").encode(),
+            ", line 3: has ';'",
+        ),
+        (
+            table_text().replace("0.25", "0,25").encode(),
+            ", line 2: 22 cells, must be 21; quote texts that hold a comma, and write numbers as",
+        ),
+        (
+            table_text().replace("0.25", '"0,25"').encode(),
+            f", line 2, column latency_ms: '0,25', must be {LATENCY}; write numbers as 1234.5",
+        ),
+        (
+            table_text().replace("0.25", '"1.234,25"').encode(),
+            f", line 2, column latency_ms: '1.234,25', must be {LATENCY}; write numbers as 1234.5",
+        ),
+        (
+            table_text().replace("threads", "threads,power").encode(),
+            ", line 1: column 'power' where None must be; the columns are place,path,",
+        ),
+        (
+            table_text().replace("energy_mj,", "").encode(),
+            ", line 1: column 'runtime' where 'energy_mj' must be; the columns are place,path,",
+        ),
+        (
+            (table_text() + "\n\n" + table_text().splitlines()[1]).encode(),
+            ", line 5: head  stands in line 2 too; delete one",
+        ),
+        (
+            table_text().replace(",d,", ',"d,').encode(),
+            ", line 2: has a cell that goes over several lines; close its quotes",
+        ),
+        (b"x" * 200_000, ", line 1: field larger than field limit (131072); save it as CSV"),
+    ],
+)
+def test_what_can_be_read_in_two_ways_is_refused_with_its_line_and_the_way_out(
+    tmp_path, content, message
+):
+    path = tmp_path / "t.csv"
+    path.write_bytes(content)
+    with pytest.raises(InputError) as error:
+        measured.read(path)
+    assert str(error.value).startswith(f"{path}{message}")
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("content", [None, b"", b"\xff\xfe", b"place,path\n", b"a,b\n"])

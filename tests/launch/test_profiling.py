@@ -238,8 +238,9 @@ command=${@: -1}
 case $command in
     mkdir*) ;;
     *broken*) echo "ERROR: no such op"; exit 1 ;;
-    *two.tflite*) echo "count=50 first=9 curr=9 min=9 max=9 avg=2900 std=9" ;;
-    *) echo "count=50 first=9 curr=9 min=9 max=9 avg=1500 std=9" ;;
+    *crash*) echo "count=1 curr=9" ;;
+    *two.tflite*) printf "count=1 curr=9\ncount=50 first=9 curr=9 min=9 max=9 avg=2900 std=9\n" ;;
+    *) printf "count=1 curr=9\ncount=50 first=9 curr=9 min=9 max=9 avg=1500 std=9\n" ;;
 esac
 """
 
@@ -269,6 +270,20 @@ def test_the_script_for_boards_fills_a_table_and_goes_on(tmp_path):
     again = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert again.stdout.splitlines()[-1] == f"1 of 2 were measured: {table}"
     assert len(measured.read(table)) == 1
+    assert again.returncode == 0
+    # One that ends after its warm-up, in a manifest that a spreadsheet has saved.
+    board.write_manifest(files, names | {"crash.tflite": layer._replace(path="k5e6")})
+    (files / "crash.tflite").write_bytes(b"model")
+    manifest = (files / board.MANIFEST).read_bytes().replace(b"\n", b",,\r\n")
+    (files / board.MANIFEST).write_bytes(b"\xef\xbb\xbf" + manifest + b",,,\r\n\r\n")
+    crashed = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert crashed.returncode == 2, crashed.stderr
+    assert crashed.stderr.splitlines()[-2:] == [
+        f"{files / 'crash.tflite.log'}: no line with the mean of the runs (that of the warm-up "
+        "alone); delete it to run the file again",
+        f"error: 1 logs have no figures, see above; {table} has the others",
+    ]
+    assert measured.read(table) == [row]
 
 
 def launch(program, *arguments):

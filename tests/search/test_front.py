@@ -250,6 +250,9 @@ def test_a_front_is_read_as_it_was_written(case, tmp_path):
     lines = (tmp_path / "search" / "front.csv").read_text().splitlines()
     assert lines[0] == "rank,nsr,size_bytes,encoder_size_bytes,subnet"
     assert len(lines) == 1 + len(points)
+    saved = "\ufeff" + "\r\n".join([*(f"{line}," for line in lines), ",,", ""])  # a spreadsheet
+    (tmp_path / "search" / "front.csv").write_bytes(saved.encode())
+    assert front.read(tmp_path / "search" / "front.csv") == points
 
 
 @pytest.mark.parametrize(
