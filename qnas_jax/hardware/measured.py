@@ -110,14 +110,15 @@ def read(path: pathlib.Path) -> list[Row]:
     return rows
 
 
-def _below_header(path: pathlib.Path, lines_of: Callable[[], list]) -> list[tuple[int, list[str]]]:
+def _below_header(path: pathlib.Path, lines_of: Callable[[], sheet.Lines]) -> sheet.Lines:
     try:
         lines = lines_of()
     except OSError as error:
         raise InputError(f"{path}: cannot be read as a table of latencies ({error})") from None
     except ValueError as error:
         raise InputError(f"{path}, {error}") from None
-    _check_header(path, *(lines[0] if lines else (1, [])))
+    line, names = lines[0] if lines else (1, [])
+    _check_header(path, line, names)
     return lines[1:]
 
 

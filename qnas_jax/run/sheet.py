@@ -10,10 +10,11 @@ import csv
 import io
 import pathlib
 
+Lines = list[tuple[int, list[str]]]  # number and cells of each
 SAVE_AS = "save it as CSV in UTF-8, with commas between cells and decimal points"
 
 
-def read(path: pathlib.Path) -> list[tuple[int, list[str]]]:
+def read(path: pathlib.Path) -> Lines:
     """Number and cells of every line that is not blank, the header first.
 
     Raises:
@@ -33,7 +34,7 @@ def read(path: pathlib.Path) -> list[tuple[int, list[str]]]:
     return parse(text)
 
 
-def parse(text: str) -> list[tuple[int, list[str]]]:
+def parse(text: str) -> Lines:
     """As `read`, of what a file holds.
 
     Raises:
@@ -41,7 +42,8 @@ def parse(text: str) -> list[tuple[int, list[str]]]:
     """
     lines = io.StringIO(text.removeprefix("\ufeff"), newline="")
     reader = csv.reader(lines, skipinitialspace=True)
-    found, width, number = [], 0, 1
+    found: Lines = []
+    width, number = 0, 1
     try:
         for raw in reader:
             _check(number, raw)

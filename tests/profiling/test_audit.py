@@ -4,7 +4,7 @@ import pytest
 import scipy.stats
 
 from qnas_jax.profiling import audit
-from qnas_jax.profiling.audit import Audited
+from qnas_jax.profiling.audit import Audited, Conditions
 
 SUBNETS = [
     Audited("a", 1.0, 1.1, 900, 900, 1000, 1010),
@@ -37,3 +37,11 @@ def test_what_is_drawn_are_table_and_truth():
     latency, size = audit.pairs(SUBNETS)
     assert latency[0] == (1.0, 1.1)
     assert size[3] == (4.0, 4.0)
+
+
+def test_an_audit_that_a_spreadsheet_has_saved_is_read(tmp_path):
+    file = tmp_path / "audit.csv"
+    conditions = Conditions("onnxruntime", "1.31", "a, b", 1, 96, 192, 0, "12ab")
+    audit.write(file, SUBNETS, conditions)
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes().replace(b"\n", b",\r\n") + b",,\r\n")
+    assert audit.read(file, conditions) == SUBNETS
