@@ -43,7 +43,7 @@ def main() -> None:
     for reason in refused:
         print(reason, file=sys.stderr)
     if refused:
-        raise InputError(f"{len(refused)} logs have no figures, see above; {table} has the others")
+        raise InputError(f"logs without figures, see above: {len(refused)}; {table} has the others")
 
 
 if __name__ == "__main__":

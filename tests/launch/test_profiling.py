@@ -281,7 +281,7 @@ def test_the_script_for_boards_fills_a_table_and_goes_on(tmp_path):
     assert crashed.stderr.splitlines()[-2:] == [
         f"{files / 'crash.tflite.log'}: no line with the mean of the runs (that of the warm-up "
         "alone); delete it to run the file again",
-        f"error: 1 logs have no figures, see above; {table} has the others",
+        f"error: logs without figures, see above: 1; {table} has the others",
     ]
     assert measured.read(table) == [row]
 
