@@ -20,7 +20,6 @@ if __name__ == "__main__":
 
 import logging
 import pathlib
-import socket
 import time
 
 import jax
@@ -38,7 +37,9 @@ logger = logging.getLogger("qnas_jax.distributed")
 WAIT_S, HEARTBEAT_S, GRACE_S = 300, 30, 5
 
 cli.define_run_flags()
-_COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0.")
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "HOST:PORT of process 0, [::1]:PORT for IPv6."
+)
 _PROCESSES = flags.DEFINE_integer("processes", None, "How many there are.", lower_bound=1)
 _PROCESS = flags.DEFINE_integer("process", None, "Which of them this is.", lower_bound=0)
 
@@ -79,34 +80,19 @@ def _meet() -> None:
     if any(value is not None for value in given):
         if None in given:
             raise InputError("--coordinator, --processes, --process: give all three or none")
-        host, _, port = given[0].rpartition(":")
-        if not (host and port.isdigit()):
-            raise InputError(f"--coordinator={given[0]}: must be HOST:PORT of process 0")
+        host, port = parallel.address("--coordinator", _COORDINATOR.value or "")
         if given[2] >= given[1]:
             raise InputError(f"--process={given[2]}: must be below --processes={given[1]}")
         wait = f"waiting up to {WAIT_S // 60} minutes"
         logger.info("%s for all %d processes at %s", wait, given[1], given[0])
         if given[2]:
-            _wait_for(host, int(port))
+            parallel.wait_for_port(host, port, WAIT_S)
     try:
         jax.distributed.initialize(
             *given, initialization_timeout=WAIT_S, heartbeat_timeout_seconds=HEARTBEAT_S
         )
     except (RuntimeError, ValueError) as error:
         raise InputError(f"--coordinator, --processes, --process: {error}") from None
-
-
-def _wait_for(host: str, port: int) -> None:
-    """Returns once somebody listens there; JAX itself would abort the program."""
-    end = time.monotonic() + WAIT_S
-    while True:
-        try:
-            socket.create_connection((host, port), timeout=10).close()
-            return
-        except OSError as error:
-            if time.monotonic() > end:
-                raise InputError(f"--coordinator={host}:{port}: no answer ({error})") from None
-        time.sleep(1)
 
 
 def _work(config: Config, workdir: pathlib.Path) -> None:

@@ -2,7 +2,11 @@
 
 import concurrent.futures
 import contextlib
+import ipaddress
+import os
 import queue
+import socket
+import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, TypeVar
 
@@ -25,6 +29,27 @@ class Groups(NamedTuple):
 
     members: tuple[tuple[int, ...], ...]
     replicas: int
+
+
+def check_devices() -> None:
+    """Lets JAX open its devices, before any work.
+
+    Raises:
+      InputError: The devices that the environment asks for are not here.
+    """
+    try:
+        jax.devices()
+    except jax.errors.JaxRuntimeError:  # of several processes, one is gone
+        raise
+    except Exception as error:  # an AssertionError where a plugin is missing
+        names = ("JAX_PLATFORMS", "JAX_PLATFORM_NAME")
+        asked = [f"{name}={os.environ[name]}" for name in names if os.environ.get(name)]
+        told = isinstance(error, RuntimeError) and str(error)
+        reason = told.splitlines()[0] if told else "JAX has no plugin for it"
+        raise InputError(
+            f"{', '.join(asked) or 'JAX'}: no such device here ({reason}); unset the variable, "
+            "or install what JAX needs for the device"
+        ) from None
 
 
 def lay_out(
@@ -113,6 +138,51 @@ def first_devices(count: int) -> list[Device]:
         for process in range(jax.process_count())
         for device in [d for d in jax.devices() if d.process_index == process][:count]
     ]
+
+
+def address(name: str, text: str) -> tuple[str, int]:
+    """Host and port of HOST:PORT as sockets take them: an IPv6 address without its brackets.
+
+    JAX takes the text as it is.
+
+    Args:
+      name: The flag that gives the text, for messages.
+      text: An address.
+
+    Raises:
+      InputError: It is none.
+    """
+    host, _, port = text.rpartition(":")
+    in_brackets = host.startswith("[") and host.endswith("]")
+    bare = host[1:-1] if in_brackets else host
+    try:
+        if in_brackets:
+            ipaddress.IPv6Address(bare)
+        elif not host or set(host) & set(":[]/ "):
+            raise ValueError
+        if not (port.isascii() and port.isdigit() and 1 <= int(port) <= 65535):
+            raise ValueError
+    except ValueError:
+        rule = "must be HOST:PORT, with PORT from 1 to 65535 and an IPv6 address as in [::1]:1234"
+        raise InputError(f"{name}={text}: {rule}") from None
+    return bare, int(port)
+
+
+def wait_for_port(host: str, port: int, seconds: int | float) -> None:
+    """Returns once somebody listens there; JAX itself would abort the program.
+
+    Raises:
+      InputError: Nobody does for so long, or the host can be none.
+    """
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            socket.create_connection((host, port), timeout=10).close()
+            return
+        except (OSError, UnicodeError) as error:  # the latter for what can be no name
+            if time.monotonic() > end or isinstance(error, UnicodeError):
+                raise InputError(f"{host}, port {port}: no answer ({error})") from None
+        time.sleep(1)
 
 
 def wait_for_all(name: str) -> None:
