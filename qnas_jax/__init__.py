@@ -15,3 +15,10 @@ The way through a run is `pipeline.py`, and each step of it in `stages/`; the ro
     report/              the page of a run
     artefact, checkpoint, runlog     what a run leaves behind, and how it goes on
 """
+
+import importlib.util
+import sys
+
+if sys.platform == "win32" or importlib.util.find_spec("fcntl") is None:  # no locks of files
+    print("error: qnas_jax runs on Linux and macOS; on Windows use WSL", file=sys.stderr)
+    raise SystemExit(2)

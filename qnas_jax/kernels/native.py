@@ -44,7 +44,7 @@ def available() -> bool:
     if not _cpu_multiplies_bytes():
         return False
     try:
-        library = ctypes.CDLL(str(_compiled(_compiler())))
+        library = _loaded(_compiler())
         for name in FUNCTIONS:
             jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(library[name]), platform="cpu")
     except (OSError, AttributeError, RuntimeError, subprocess.SubprocessError) as error:
@@ -70,16 +70,23 @@ def _compiler() -> list[str]:
     return given or [str(own)]
 
 
-def _compiled(compiler: list[str]) -> pathlib.Path:
-    """The library, compiled once for each version of all that goes into it."""
+def _loaded(compiler: list[str]) -> ctypes.CDLL:
+    """The library, from the cache folder; where there is none, compiled for this process alone."""
+    if folder := cache_folder():
+        return ctypes.CDLL(str(_compiled(compiler, folder)))
+    with tempfile.TemporaryDirectory() as temporary:  # what is loaded stays without its file
+        return ctypes.CDLL(str(_compiled(compiler, pathlib.Path(temporary))))
+
+
+def _compiled(compiler: list[str], folder: pathlib.Path) -> pathlib.Path:
+    """The library in a folder, compiled once for each version of all that goes into it."""
     versions = (compiler, FLAGS, importlib.metadata.version("jaxlib"))
     key = hashlib.sha256(SOURCE.read_bytes() + repr(versions).encode()).hexdigest()[:16]
-    file = cache_folder() / f"native-{key}.so"
+    file = folder / f"native-{key}.so"
     if not _is_whole(file):
-        file.parent.mkdir(parents=True, exist_ok=True)
         # Several processes may compile at once: each its own file, whole when it gets its name.
-        with tempfile.TemporaryDirectory(dir=file.parent) as folder:
-            made = pathlib.Path(folder) / file.name
+        with tempfile.TemporaryDirectory(dir=folder) as part:
+            made = pathlib.Path(part) / file.name
             headers = f"-I{jax.ffi.include_dir()}"
             command = [*compiler, *FLAGS, headers, str(SOURCE), "-o", str(made)]
             subprocess.run(

@@ -1,20 +1,89 @@
 """Settings of the process, made before anything is computed."""
 
+import logging
 import os
 import pathlib
 import platform
 import sys
 
+from qnas_jax.errors import InputError
+
+logger = logging.getLogger(__name__)
+
 _TUNABLES = "GLIBC_TUNABLES"
 _VECTORS = "xla_cpu_prefer_vector_width"
 
+_OFF, _ON = ("0", "false", "off", "no", "n", "f"), ("1", "true", "on", "yes", "y", "t")
+# JAX's own switches that change the numbers of a run, or end it at what is right here; the
+# first of the allowed values is JAX's default.
+_SWITCHES = {
+    "JAX_ENABLE_X64": _OFF,
+    "JAX_EXPLICIT_X64_DTYPES": ("warn",),
+    "JAX_DEFAULT_MATMUL_PRECISION": ("default",),
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": _OFF,
+    "JAX_DEFAULT_PRNG_IMPL": ("threefry2x32",),
+    "JAX_THREEFRY_PARTITIONABLE": _ON,
+    "JAX_RANDOM_SEED_OFFSET": ("0",),
+    "JAX_ENABLE_CUSTOM_PRNG": _OFF,
+    "JAX_LEGACY_PRNG_KEY": ("allow", "warn"),
+    "JAX_NUMPY_DTYPE_PROMOTION": ("standard",),
+    "JAX_NUMPY_RANK_PROMOTION": ("allow", "warn"),
+    "JAX_DISABLE_JIT": _OFF,
+    "JAX_DEBUG_NANS": _OFF,
+    "JAX_DEBUG_INFS": _OFF,
+    "JAX_DEBUG_KEY_REUSE": _OFF,
+    "JAX_CHECK_TRACER_LEAKS": _OFF,
+    "JAX_TRANSFER_GUARD": ("allow", "log"),
+    "JAX_TRANSFER_GUARD_HOST_TO_DEVICE": ("allow", "log"),
+    "JAX_TRANSFER_GUARD_DEVICE_TO_DEVICE": ("allow", "log"),
+    "JAX_TRANSFER_GUARD_DEVICE_TO_HOST": ("allow", "log"),
+    "JAX_NO_TRACING": _OFF,
+    "JAX_NO_EXECUTION": _OFF,
+}
+
 
 def prepare_process() -> None:
-    """All of the settings that must come before JAX is imported; may start Python again."""
+    """All of the settings that must come before JAX is imported; may start Python again.
+
+    What the environment asks for and cannot be had ends the program with one line.
+    """
     prefer_standard_library()
     hide_cache_warnings()
-    use_wide_vectors()
-    use_huge_pages()
+    try:
+        check_switches()
+        use_wide_vectors()
+        keep_warnings_harmless()
+        use_huge_pages()
+        import_jax()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def check_switches() -> None:
+    """Refuses JAX's own switches that would change numbers or end a run halfway.
+
+    Raises:
+      InputError: One of them is not at its default.
+    """
+    for name in _SWITCHES.keys() & os.environ.keys():
+        given, allowed = os.environ[name], _SWITCHES[name]
+        if given.lower() not in allowed:
+            rule = f"must be {allowed[0]}, or a run ends halfway or has other numbers"
+            raise InputError(f"{name}={given}: {rule}; unset it")
+
+
+def import_jax() -> None:
+    """Imports JAX, which reads all of its switches then.
+
+    Raises:
+      InputError: It refuses one.
+    """
+    try:
+        import jax  # noqa: F401
+    except ValueError as error:
+        given = ", ".join(sorted(name for name in os.environ if name.startswith("JAX_")))
+        raise InputError(f"{given}: JAX refuses one of these ({error}); unset it") from None
 
 
 def prefer_standard_library() -> None:
@@ -48,23 +117,65 @@ def use_huge_pages() -> None:
     """
     if platform.libc_ver()[0] == "glibc" and _TUNABLES not in os.environ:
         os.environ[_TUNABLES] = "glibc.malloc.hugetlb=1"
-        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+        _start_again()
+
+
+def keep_warnings_harmless() -> None:
+    """Starts Python again where PYTHONWARNINGS makes errors of warnings.
+
+    The first one in any library, e.g. of something that a later Python lacks, would end a run.
+    """
+    given = os.environ.get("PYTHONWARNINGS", "").split(",")
+    kept = [rule for rule in given if not rule.strip().startswith("e")]
+    if kept != given:
+        os.environ["PYTHONWARNINGS"] = ",".join(kept)
+        _start_again()
+
+
+def _start_again() -> None:
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def use_wide_vectors() -> None:
     """Lets XLA use vectors of 512 bits where the CPU has them; by itself it takes 256.
 
     Depthwise convolutions and quantizers are up to 1.4 times faster. What XLA_FLAGS says
-    already stands.
+    stays, be it flags or the name of a file of flags.
+
+    Raises:
+      InputError: The file cannot be read.
     """
-    given = os.environ.get("XLA_FLAGS", "")
+    given = os.environ.get("XLA_FLAGS", "").strip()
+    if given and not given.startswith("-"):  # for XLA, too, this makes it a file
+        given = _flags_of(given)
     if _VECTORS not in given:
-        os.environ["XLA_FLAGS"] = f"{given} --{_VECTORS}=512".strip()
+        os.environ["XLA_FLAGS"] = f"--{_VECTORS}=512 {given}".strip()
 
 
-def cache_folder() -> pathlib.Path:
-    """Where compiled code is kept from run to run: ~/.cache/qnas_jax."""
-    return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "qnas_jax"
+def _flags_of(file: str) -> str:
+    try:
+        return os.fsdecode(pathlib.Path(file).read_bytes()).strip()
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"XLA_FLAGS={file}: must be flags, which begin with --, or a file of them ({error})"
+        ) from None
+
+
+def cache_folder() -> pathlib.Path | None:
+    """Where compiled code is kept from run to run: ~/.cache/qnas_jax.
+
+    None where there is no home (a container with a user of its own) or it cannot be written.
+    """
+    given = pathlib.Path(os.path.expanduser(os.environ.get("XDG_CACHE_HOME", "")))
+    base = given if given.is_absolute() else pathlib.Path(os.path.expanduser("~/.cache"))
+    if not base.is_absolute():
+        return None
+    folder = base / "qnas_jax"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return None
+    return folder if os.access(folder, os.W_OK | os.X_OK) else None
 
 
 def use_compilation_cache() -> None:
@@ -74,5 +185,9 @@ def use_compilation_cache() -> None:
     """
     import jax
 
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        jax.config.update("jax_compilation_cache_dir", str(cache_folder()))
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return
+    if folder := cache_folder():
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+    else:
+        logger.warning("compiled programs are not kept: no cache folder can be written (set HOME)")

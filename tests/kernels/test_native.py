@@ -1,4 +1,5 @@
 import concurrent.futures
+import functools
 import os
 import shutil
 import subprocess
@@ -72,12 +73,22 @@ def test_a_compiler_that_is_not_there_is_told_of(fresh, monkeypatch, caplog):
 @pytest.mark.parametrize("damage", [lambda b: b[:4096], lambda b: b[:9999] + bytes(len(b) - 9999)])
 def test_a_damaged_library_is_compiled_anew(fresh, tmp_path, damage):
     """Loaded as it is, it would end the process."""
-    file = native._compiled(native._compiler())
+    compiled = functools.partial(native._compiled, native._compiler(), tmp_path)
+    file = compiled()
     whole = file.read_bytes()
     file.write_bytes(damage(whole))
     assert not native._is_whole(file)
-    assert native._compiled(native._compiler()) == file
+    assert compiled() == file
     assert native._is_whole(file) and len(file.read_bytes()) == len(whole)
+
+
+@needs_cpp
+def test_without_a_cache_folder_it_is_compiled_for_this_process_alone(monkeypatch, tmp_path):
+    monkeypatch.setattr(native, "cache_folder", lambda: None)
+    monkeypatch.setattr(native.tempfile, "tempdir", str(tmp_path))
+    library = native._loaded(native._compiler())
+    assert all(library[name] for name in native.FUNCTIONS)
+    assert not list(tmp_path.iterdir())
 
 
 @needs_cpp

@@ -1,5 +1,7 @@
 import importlib.metadata
+import os
 import pathlib
+import pwd
 import subprocess
 import sys
 import tomllib
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 from packaging.requirements import Requirement
 
+from qnas_jax.errors import InputError
 from qnas_jax.run import platform
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -88,10 +91,81 @@ def test_vectors_are_wide_unless_xla_flags_say_otherwise(monkeypatch):
     platform.use_wide_vectors()
     platform.use_wide_vectors()
     given = platform.os.environ["XLA_FLAGS"]
-    assert given == "--xla_dump_to=x --xla_cpu_prefer_vector_width=512"
+    assert given == "--xla_cpu_prefer_vector_width=512 --xla_dump_to=x"
     monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_prefer_vector_width=256")
     platform.use_wide_vectors()
     assert platform.os.environ["XLA_FLAGS"] == "--xla_cpu_prefer_vector_width=256"
+
+
+def test_xla_flags_may_be_a_file_of_flags(monkeypatch, tmp_path):
+    """XLA takes them from a file where the text begins with no dash."""
+    file = tmp_path / "flags of mine"
+    file.write_text("\n--xla_dump_to=x\n--xla_dump_hlo_as_text\n")
+    monkeypatch.setenv("XLA_FLAGS", str(file))
+    platform.use_wide_vectors()
+    given = platform.os.environ["XLA_FLAGS"].split()
+    assert given[1:] == ["--xla_dump_to=x", "--xla_dump_hlo_as_text"]
+    assert given[0] == "--xla_cpu_prefer_vector_width=512"
+    file.write_text("--xla_cpu_prefer_vector_width=256")
+    monkeypatch.setenv("XLA_FLAGS", str(file))
+    platform.use_wide_vectors()
+    assert platform.os.environ["XLA_FLAGS"] == str(file), "what it says stays"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("JAX_ENABLE_X64", "1", "JAX_ENABLE_X64=1: must be 0, or a run ends halfway or has other"),
+        ("JAX_ENABLE_X64", "maybe", "JAX_ENABLE_X64=maybe: must be 0"),
+        ("JAX_NUM_CPU_DEVICES", "two", "JAX_NUM_CPU_DEVICES: JAX refuses one of these"),
+        ("XLA_FLAGS", "/no/file", "XLA_FLAGS=/no/file: must be flags, which begin with --, or"),
+    ],
+)
+def test_what_the_environment_asks_for_in_vain_is_said_in_a_line(name, value, message):
+    """By every program; this one is the quickest."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), name: value}
+    program = [sys.executable, "launch/tools/fit_devices.py"]
+    done = subprocess.run(program, cwd=ROOT, env=environment, capture_output=True, text=True)
+    (line,) = done.stderr.splitlines()
+    assert (done.returncode, done.stdout) == (2, "")
+    assert line.startswith(f"error: {message}")
+
+
+@pytest.mark.parametrize("name", sorted(platform._SWITCHES))
+def test_switches_of_jax_that_change_a_run_are_refused(monkeypatch, name):
+    for allowed in platform._SWITCHES[name]:
+        monkeypatch.setenv(name, allowed.upper())
+        platform.check_switches()
+    monkeypatch.setenv(name, "another")
+    with pytest.raises(InputError, match=f"{name}=another: must be "):
+        platform.check_switches()
+    assert name.lower() in jax.config.values, "JAX has it"
+
+
+def test_every_program_prepares_its_process():
+    for file in (ROOT / "launch").glob("*.py"):
+        at_once = file.name == "pick.py"  # it imports no JAX
+        assert ("platform.prepare_process()" in file.read_text()) != at_once, file
+
+
+def test_warnings_of_libraries_end_no_program():
+    script = (
+        "import os, sys, warnings; from qnas_jax import platform; platform.keep_warnings_harmless()"
+        "; print(os.environ['PYTHONWARNINGS'], *sys.argv[1:]); warnings.warn('x')"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error,ignore:z"}
+    command = [sys.executable, "-c", script, "a b"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "ignore:z a b\n"), done.stderr
+
+
+@pytest.mark.parametrize("simulated", ["sys.platform = 'win32'", "sys.modules['fcntl'] = None"])
+def test_windows_is_refused_in_a_line(simulated):
+    """Programs import the package before all else; it has no locks of files there."""
+    command = [sys.executable, "-c", f"import sys; {simulated}; import qnas_jax"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == "error: qnas_jax runs on Linux and macOS; on Windows use WSL\n"
 
 
 def _cache_folder(monkeypatch, tmp_path, **environment):
@@ -119,3 +193,30 @@ def test_programs_are_kept_in_the_users_cache(monkeypatch, tmp_path):
 def test_a_cache_that_jax_was_told_of_is_left_alone(monkeypatch, tmp_path):
     told = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path)}
     assert _cache_folder(monkeypatch, tmp_path, **told) is None
+
+
+def test_without_a_home_or_in_a_folder_that_is_none_nothing_is_kept(monkeypatch, tmp_path, caplog):
+    """Containers have users of any number: without a passwd entry, without HOME."""
+    (tmp_path / "file").touch()
+    in_file = {"XDG_CACHE_HOME": f"{tmp_path}/file"}
+    assert _cache_folder(monkeypatch, tmp_path, **in_file) is None
+    assert "compiled programs are not kept" in caplog.text
+    relative = _cache_folder(monkeypatch, tmp_path, XDG_CACHE_HOME="here")
+    assert relative == f"{tmp_path}/.cache/qnas_jax", "as the XDG specification has it"
+    with monkeypatch.context() as patch:
+        patch.setattr(platform.os, "access", lambda *_: False)
+        assert _cache_folder(patch, tmp_path) is None
+
+    def nobody(_):
+        raise KeyError("getpwuid(): uid not found")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    assert platform.cache_folder() is None
+
+
+def test_the_systems_are_those_that_are_not_refused():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    systems = {c.split(" :: ")[-1] for c in project["classifiers"] if c.startswith("Operating")}
+    assert systems == {"Linux", "MacOS"}
