@@ -4,8 +4,11 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
+
+from qnas_jax.report import style
+
+# isort: split
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
@@ -37,11 +40,11 @@ def _axes(figure: Figure, *place):
 
 def _svg(figure: Figure) -> str:
     out = io.StringIO()
-    with matplotlib.rc_context({"svg.hashsalt": "qnas_jax"}):  # the same ids in every run
-        figure.savefig(out, format="svg", bbox_inches="tight", metadata={"Date": None})
+    figure.savefig(out, format="svg", bbox_inches="tight", metadata={"Date": None})
     return out.getvalue()[out.getvalue().index("<svg") :]
 
 
+@style.plain
 def front(
     points: Sequence[Point],
     teacher: dict[str, Any],
@@ -93,6 +96,7 @@ def _label(axes, number, x, y):
     )
 
 
+@style.plain
 def architectures(teacher: space.Subnet, subnets: Sequence[space.Subnet]) -> str:
     """A row for each network: a bar for each layer, tall with its expansion, dark with its
     kernel, its bitwidths below."""
@@ -127,6 +131,7 @@ def architectures(teacher: space.Subnet, subnets: Sequence[space.Subnet]) -> str
     return _svg(figure)
 
 
+@style.plain
 def supernet(curves: Mapping[int, Mapping[str, float]]) -> str:
     """The training NSR of each block over the steps, from the metrics of each logged step."""
     figure = Figure(figsize=(11, 3.8), layout="constrained")
@@ -146,6 +151,7 @@ def supernet(curves: Mapping[int, Mapping[str, float]]) -> str:
     return _svg(figure)
 
 
+@style.plain
 def class_iou(names: Sequence[str], values: np.ndarray) -> str:
     """IoU by class (columns) and network (rows), percent; NaN where a class never occurs."""
     figure = Figure(figsize=(11, 1.3 + 0.32 * len(names)), layout="constrained")
@@ -162,6 +168,7 @@ def class_iou(names: Sequence[str], values: np.ndarray) -> str:
     return _svg(figure)
 
 
+@style.plain
 def samples(pictures: np.ndarray, maps: Sequence[tuple[str, np.ndarray]]) -> bytes:
     """Pictures (columns) and class maps of them (rows, each with its name) as a PNG."""
     count, (height, width) = len(pictures), pictures.shape[1:3]
@@ -181,6 +188,7 @@ def samples(pictures: np.ndarray, maps: Sequence[tuple[str, np.ndarray]]) -> byt
     return out.getvalue()
 
 
+@style.plain
 def fronts(by_policy: Mapping[str, Sequence[Point]]) -> str:
     """The front of each quantization policy, NSR over size."""
     figure = Figure(figsize=(7.5, 4.6), layout="constrained")
@@ -193,6 +201,7 @@ def fronts(by_policy: Mapping[str, Sequence[Point]]) -> str:
     return _svg(figure)
 
 
+@style.plain
 def enough_images(curve: Sequence[tuple[int, float, float, float]], all_images: int) -> str:
     """Agreement of tables from few images with the one from all, over their number."""
     figure = Figure(figsize=(6.5, 3.8), layout="constrained")
@@ -208,6 +217,7 @@ def enough_images(curve: Sequence[tuple[int, float, float, float]], all_images: 
     return _svg(figure)
 
 
+@style.plain
 def audit(latency: Sequence[tuple[float, float]], size: Sequence[tuple[float, float]]) -> str:
     """What tables say of subnets over what was measured: latency (ms) and size (kB)."""
     figure = Figure(figsize=(9, 4.2), layout="constrained")
