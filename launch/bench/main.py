@@ -7,18 +7,18 @@
 Needs torch for the comparison: pip install -e '.[bench]'
 """
 
-import argparse
-import json
-import pathlib
-
 from qnas_jax.run import platform
 
 if __name__ == "__main__":
     platform.prepare_process()  # before all other imports
 
+import argparse
+import json
+
 import distill
 import front
 import lut
+from qnas_jax.run import cli, parallel, paths
 
 SUBJECTS = {"lut": lut, "distill": distill, "front": front}
 
@@ -29,15 +29,17 @@ def main() -> None:
     subjects = parser.add_subparsers(dest="subject", required=True)
     for name, subject in SUBJECTS.items():
         one = subjects.add_parser(name, help=(subject.__doc__ or "").splitlines()[0])
-        one.add_argument("--json", type=pathlib.Path, help="file for the figures")
+        one.add_argument("--json", help="file for the figures")
         subject.add_arguments(one)
     arguments = parser.parse_args()
+    path = None if arguments.json is None else paths.file("--json", arguments.json)
+    parallel.check_devices()
     figures = SUBJECTS[arguments.subject].run(arguments)
-    if arguments.json:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
-        print(f"figures: {arguments.json}")
+    if path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(figures, indent=2) + "\n")
+        print(f"figures: {path}")
 
 
 if __name__ == "__main__":
-    main()
+    cli.guarded(main)

@@ -13,7 +13,6 @@ if __name__ == "__main__":
     platform.prepare_process()  # before all other imports
 
 import dataclasses
-import pathlib
 
 from absl import flags
 
@@ -23,7 +22,7 @@ from qnas_jax.hardware import measured
 from qnas_jax.profiling import audit
 from qnas_jax.profiling.timing import Effort
 from qnas_jax.report import figures
-from qnas_jax.run import artefacts, cli
+from qnas_jax.run import artefacts, cli, paths
 from qnas_jax.stages import audit as audit_stage
 from qnas_jax.stages.experiment import prepare
 
@@ -37,15 +36,17 @@ _LIMIT = flags.DEFINE_float("limit", Effort().limit_s, "Seconds of runs to give 
 def main() -> None:
     """Audits the table; prints, writes and draws what came of it."""
     config, workdir = cli.run_flags()
-    table = _TABLE.value or config.hardware.table
-    if not table:
+    if _TABLE.value is None and not config.hardware.table:
         raise InputError("--table: must be a table of measured latencies")
+    given = config.hardware.table if _TABLE.value is None else _TABLE.value
+    path = paths.named("--table", given)
+    table = str(path)
     hardware = dataclasses.replace(config.hardware, table=table)
     setting = prepare(dataclasses.replace(config, hardware=hardware), workdir)
-    rows = measured.read(pathlib.Path(table))
+    rows = measured.read(path)
     runtime, threads = runtimes.named(rows[0].runtime), rows[0].threads
     conditions = (runtime.name, runtime.version, runtimes.device(), threads)
-    measured.check_conditions(pathlib.Path(table), rows, conditions)
+    measured.check_conditions(path, rows, conditions)
     effort = Effort(width=_WIDTH.value, limit_s=_LIMIT.value)
     folder = workdir / "hardware"
     with artefacts.only_one(folder):

@@ -9,14 +9,18 @@ crashed, or its output was cut off) is left out and named at the end, and the ex
 the lines of all others are in the table.
 """
 
-import pathlib
+from qnas_jax.run import platform
+
+if __name__ == "__main__":
+    platform.prepare_process()  # before all other imports
+
 import sys
 
 from absl import flags
 
 from qnas_jax.errors import InputError
 from qnas_jax.hardware import board, measured
-from qnas_jax.run import cli
+from qnas_jax.run import cli, paths
 
 _FILES = flags.DEFINE_string("files", None, "Folder of files, logs and manifest.", required=True)
 _TABLE = flags.DEFINE_string("table", None, "The CSV file.", required=True)
@@ -28,17 +32,18 @@ _THREADS = flags.DEFINE_integer("threads", 1, "How many it had.", lower_bound=1)
 
 def main() -> None:
     """Appends what the table has not."""
-    table = pathlib.Path(_TABLE.value)
+    table = paths.file("--table", _TABLE.value)
+    files = paths.named("--files", _FILES.value)
     words = (_RUNTIME.value.strip(), _VERSION.value.strip(), _DEVICE.value.strip())
     conditions = (*words, _THREADS.value)
-    found, refused = board.rows(pathlib.Path(_FILES.value), *conditions)
+    found, refused = board.rows(files, *conditions)
     held = measured.read(table) if table.exists() else []
     measured.check_conditions(table, held, conditions)
     done = {row.subject for row in held}
     for row in found:
         if row.subject not in done:
             measured.append(table, row)
-    wanted = len(board.read_manifest(pathlib.Path(_FILES.value))) - len(board.CALLS)
+    wanted = len(board.read_manifest(files)) - len(board.CALLS)
     print(f"{len(found)} of {wanted} were measured: {table}")
     for reason in refused:
         print(reason, file=sys.stderr)

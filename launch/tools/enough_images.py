@@ -6,8 +6,12 @@ Reads `lut/` of a run; the fewer images a pass had (lut.images_per_pass), the fi
 Leaves `lut/enough_images.svg` and `lut/enough_images.csv`.
 """
 
+from qnas_jax.run import platform
+
+if __name__ == "__main__":
+    platform.prepare_process()  # before all other imports
+
 import dataclasses
-import pathlib
 
 import numpy as np
 from absl import flags
@@ -15,7 +19,7 @@ from absl import flags
 from qnas_jax.bwnas.lut import populate, table
 from qnas_jax.errors import InputError
 from qnas_jax.report import figures
-from qnas_jax.run import artefacts, cli
+from qnas_jax.run import artefacts, cli, paths
 from qnas_jax.search import front
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
@@ -24,7 +28,7 @@ DRAWS = 5  # of which images they are
 
 def main() -> None:
     """Prints, writes and draws the curve."""
-    folder = pathlib.Path(_WORKDIR.value) / "lut"
+    folder = paths.folder("--workdir", _WORKDIR.value) / "lut"
     rows = table.load(folder / "lut.npz")
     try:
         by_chunk = np.load(folder / "by_chunk.npy").astype(np.float64)

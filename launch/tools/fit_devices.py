@@ -7,6 +7,11 @@ BISMO device to a latency, the static power of BitFusion to an energy. All other
 predicted. The constants in qnas_jax/hardware/devices.py are those of `--bits=8`.
 """
 
+from qnas_jax.run import platform
+
+if __name__ == "__main__":
+    platform.prepare_process()  # before all other imports
+
 import numpy as np
 from absl import flags
 

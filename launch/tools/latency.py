@@ -11,14 +11,12 @@ from qnas_jax.run import platform
 if __name__ == "__main__":
     platform.prepare_process()  # before all other imports
 
-import pathlib
-
 from absl import flags
 
 from qnas_jax.bwnas import finished
 from qnas_jax.export import runtimes
 from qnas_jax.profiling.timing import Effort
-from qnas_jax.run import artefacts, cli
+from qnas_jax.run import artefacts, cli, paths
 from qnas_jax.stages import latency as latency_stage
 from qnas_jax.stages.experiment import prepare
 
@@ -31,13 +29,14 @@ _JSON = flags.DEFINE_string("json", None, "File for the figures.")
 def main() -> None:
     """Times the networks; prints and writes their figures."""
     config, workdir = cli.run_flags()
+    json = str(workdir / "hardware" / "latency.json") if _JSON.value is None else _JSON.value
+    path = paths.file("--json", json)
     subnets = finished.subnets(workdir)
     artefacts.check_made_from(workdir / "teacher", {"network": config.network})
     artefacts.check_made_from(workdir / "supernet", {"depths": config.space.depths})
     runtime, threads = runtimes.named(_RUNTIME.value), _THREADS.value
     runtimes.check_threads(threads)
     found = latency_stage.compare(prepare(config, workdir), subnets, runtime, threads, Effort())
-    path = pathlib.Path(_JSON.value or workdir / "hardware" / "latency.json")
     artefacts.write_json(path, found)
     print(latency_stage.as_text(found))
     print(f"figures: {path}")

@@ -17,7 +17,7 @@ from qnas_jax.bwnas.lut import table
 from qnas_jax.errors import InputError
 from qnas_jax.hardware import measured
 from qnas_jax.hardware import target as targets
-from qnas_jax.run import artefacts
+from qnas_jax.run import artefacts, paths
 from qnas_jax.search import front
 
 BUDGETS = {"size_bytes": "budget_bytes", "latency_ms": "budget_ms", "energy_mj": "budget_mj"}
@@ -26,7 +26,7 @@ BUDGETS = {"size_bytes": "budget_bytes", "latency_ms": "budget_ms", "energy_mj":
 def main() -> None:
     """Prints the subnets; what the user can mend is told in one line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--workdir", type=pathlib.Path, required=True, help="folder of the run")
+    parser.add_argument("--workdir", required=True, help="folder of the run")
     parser.add_argument("--target", help="a device; by default the run's")
     parser.add_argument("--table", help="CSV of measured latencies; by default the run's")
     parser.add_argument("--budget_bytes", type=int, default=0, help="of the whole network")
@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--epsilon", type=float, default=0.0, help="as config.search.epsilon")
     try:
         _pick(parser.parse_args())
-    except InputError as error:
+    except (InputError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
 
@@ -47,7 +47,7 @@ def _pick(arguments: argparse.Namespace) -> None:
             raise InputError(f"--{name}={getattr(arguments, name)}: must be a number from 0")
     if arguments.count < 1:
         raise InputError(f"--count={arguments.count}: must be at least 1")
-    workdir, budgets = arguments.workdir, {}
+    workdir, budgets = paths.folder("--workdir", arguments.workdir), {}
     for cost, name in BUDGETS.items():
         if getattr(arguments, name):
             budgets[cost] = getattr(arguments, name)
@@ -74,7 +74,7 @@ def _on_target(rows: table.Table, name: str, path: str, deployed_file: pathlib.P
     deployed, device = artefacts.read_json(deployed_file), targets.named(name)
     where = tuple(targets.Place(*place) for place in deployed["places"])
     if path:
-        device = measured.with_table(device, pathlib.Path(path), where)
+        device = measured.with_table(device, paths.named("--table", path), where)
     convs = {
         part: [space.Conv(*conv) for conv in convs]
         for part, convs in deployed["fixed_convs"].items()

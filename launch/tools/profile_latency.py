@@ -13,7 +13,6 @@ if __name__ == "__main__":
     platform.prepare_process()  # before all other imports
 
 import dataclasses
-import pathlib
 
 from absl import flags
 
@@ -21,7 +20,7 @@ from qnas_jax.errors import InputError
 from qnas_jax.export import runtimes
 from qnas_jax.profiling import probes, profile
 from qnas_jax.profiling.timing import Effort
-from qnas_jax.run import artefacts, cli
+from qnas_jax.run import artefacts, cli, paths
 from qnas_jax.stages.experiment import Setting, prepare
 
 cli.define_run_flags()
@@ -38,22 +37,25 @@ _EXPORT_ONLY = flags.DEFINE_string("export_only", None, "Write files for a board
 def main() -> None:
     """Times, or writes, what the table is to hold."""
     config, workdir = cli.run_flags()
+    runtime = runtimes.named(_RUNTIME.value)
+    if _EXPORT_ONLY.value is not None:
+        place = paths.folder("--export_only", _EXPORT_ONLY.value)
+    elif _TABLE.value is not None:
+        place = paths.file("--table", _TABLE.value)
+    else:
+        raise InputError("--table: must be the CSV file to fill")
     hardware = dataclasses.replace(config.hardware, table="")
     setting = prepare(dataclasses.replace(config, hardware=hardware), workdir)
-    runtime = runtimes.named(_RUNTIME.value)
     wanted = _wanted(setting)
-    if _EXPORT_ONLY.value:
-        profile.write_files(pathlib.Path(_EXPORT_ONLY.value), wanted, runtime)
-        print(f"{len(wanted)} files: {_EXPORT_ONLY.value}")
+    if _EXPORT_ONLY.value is not None:
+        profile.write_files(place, wanted, runtime)
+        print(f"{len(wanted)} files: {place}")
         return
-    if not _TABLE.value:
-        raise InputError("--table: must be the CSV file to fill")
     runtimes.check_threads(_THREADS.value)
-    table = pathlib.Path(_TABLE.value)
     effort = Effort(width=_WIDTH.value, limit_s=_LIMIT.value)
-    with artefacts.only_one(table.parent):
-        profile.fill(table, wanted, runtime, _THREADS.value, effort)
-    print(f"table: {table}")
+    with artefacts.only_one(place.parent):
+        profile.fill(place, wanted, runtime, _THREADS.value, effort)
+    print(f"table: {place}")
 
 
 def _wanted(setting: Setting) -> dict:

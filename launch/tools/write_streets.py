@@ -5,17 +5,21 @@
 Pictures that are there already are left as they are, so the same command goes on after a stop.
 """
 
+from qnas_jax.run import platform
+
+if __name__ == "__main__":
+    platform.prepare_process()  # before all other imports
+
 import concurrent.futures
 import functools
 import multiprocessing
 import os
-import pathlib
 
 from absl import flags
 
 from qnas_jax.data import cityscapes
 from qnas_jax.data.streets import render
-from qnas_jax.run import artefacts, cli
+from qnas_jax.run import artefacts, cli, paths
 from qnas_jax.run.log import Progress
 
 _OUT = flags.DEFINE_string("out", None, "Folder for leftImg8bit/ and gtFine/.", required=True)
@@ -36,11 +40,12 @@ def write_one(out: str, seed: int, size: tuple[int, int], item: tuple[str, int])
 
 def main() -> None:
     """Writes both splits, on all cores."""
+    out = paths.folder("--out", _OUT.value)
     items = [("train", i) for i in range(_TRAIN.value)] + [("val", i) for i in range(_VAL.value)]
     made_from = {"seed": _SEED.value, "height": _HEIGHT.value, "width": _WIDTH.value}
-    artefacts.Stage(pathlib.Path(_OUT.value), made_from)  # refuses a folder of other pictures
-    write = functools.partial(write_one, _OUT.value, _SEED.value, (_HEIGHT.value, _WIDTH.value))
-    progress = Progress(f"writing {_OUT.value}", len(items))
+    artefacts.Stage(out, made_from)  # refuses a folder of other pictures
+    write = functools.partial(write_one, str(out), _SEED.value, (_HEIGHT.value, _WIDTH.value))
+    progress = Progress(f"writing {out}", len(items))
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(os.cpu_count(), mp_context=context) as pool:
         for done, _ in enumerate(pool.map(write, items), 1):

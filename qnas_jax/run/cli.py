@@ -1,8 +1,10 @@
 """What the programs in `launch/` share: flags, log lines, and errors told in one line."""
 
+import contextlib
 import dataclasses
 import difflib
 import errno
+import io
 import logging
 import os
 import pathlib
@@ -14,7 +16,7 @@ from absl import logging as absl_logging
 from ml_collections import config_flags
 
 from qnas_jax.errors import Diverged, InputError, ProcessLost
-from qnas_jax.run import config, preempt
+from qnas_jax.run import config, paths, preempt
 
 # Exit codes. The last two are what shells make of SIGINT and SIGTERM: 128 + the signal.
 INPUT_ERROR, DIVERGED, PROCESS_LOST, INTERRUPTED, TERMINATED = 2, 3, 4, 130, 143
@@ -23,13 +25,15 @@ _FULL_DISK = os.strerror(errno.ENOSPC)
 
 def start(main: Callable[[], None]) -> None:
     """Parses the flags and calls `main`; what the user can mend is told in one line."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a path may have letters that it has not
+        sys.stdout.reconfigure(errors="backslashreplace")
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     logger = logging.getLogger("qnas_jax")
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     logger.propagate = False
-    app.run(lambda _: _guarded(main), flags_parser=_parse)
+    app.run(lambda _: guarded(main), flags_parser=_parse)
 
 
 def define_run_flags() -> None:
@@ -48,7 +52,10 @@ def run_flags() -> tuple[config.Config, pathlib.Path]:
     path = config_flags.get_config_filename(flags.FLAGS["config"])
     given = _config_of(flags.FLAGS.config, path)
     given.check()
-    return given, pathlib.Path(flags.FLAGS.workdir or f"runs/{pathlib.Path(path).stem}")
+    workdir = flags.FLAGS.workdir
+    if workdir is None:
+        workdir = f"runs/{pathlib.Path(path).stem}"
+    return given, paths.folder("--workdir", workdir)
 
 
 def _keys() -> list[str]:
@@ -83,7 +90,8 @@ def _config_of(value: object, path: str) -> config.Config:
     raise InputError(f"--config={path}: cannot be used ({reason})")
 
 
-def _guarded(main: Callable[[], None]) -> None:
+def guarded(main: Callable[[], None]) -> None:
+    """Calls `main`; what the user can mend is told in one line."""
     absl_logging.set_verbosity(absl_logging.FATAL)  # what Orbax has to say is raised, too
     try:
         with preempt.raising():
@@ -108,14 +116,15 @@ def _guarded(main: Callable[[], None]) -> None:
 
 def _leave(message: str, code: int) -> None:
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, OSError):  # closed by the shell, or a broken pipe
+            stream.flush()
     os._exit(code)  # what libraries do at a regular exit may fail for the same reason, at length
 
 
 def _parse(argv: list[str]) -> list[str]:
     try:
-        rest = flags.FLAGS(argv)
+        rest = flags.FLAGS(_with_home(argv))
     except (flags.Error, AttributeError, KeyError, SyntaxError, TypeError, ValueError) as error:
         for argument in argv[1:]:
             key = argument.lstrip("-").partition("=")[0]
@@ -125,3 +134,16 @@ def _parse(argv: list[str]) -> list[str]:
     if len(rest) > 1:
         _leave(f"{rest[1]!r}: not understood; settings are given as --NAME=VALUE", INPUT_ERROR)
     return rest
+
+
+def _with_home(argv: list[str]) -> list[str]:
+    """The arguments with ~ replaced in --config, which is read while they are parsed."""
+    found = []
+    for argument in argv:
+        name, given, path = argument.partition("=")
+        if given and name in ("--config", "-config"):
+            argument = f"{name}={paths.expanded('--config', path)}"
+        elif found and found[-1] in ("--config", "-config"):
+            argument = paths.expanded("--config", argument)
+        found.append(argument)
+    return found

@@ -23,13 +23,14 @@ from qnas_jax.hardware import measured, size
 from qnas_jax.hardware import target as targets
 from qnas_jax.nn import mobilenet, trace
 from qnas_jax.nn.deeplab import DeepLabV3
-from qnas_jax.run import artefacts, parallel
+from qnas_jax.run import artefacts, parallel, paths
 from qnas_jax.run.config import Config
 from qnas_jax.search import front, pareto
 
 logger = logging.getLogger(__name__)
 
 CLASSES = len(labels.NAMES)
+PATHS = ("data.root", "teacher.checkpoint", "hardware.table")  # all that a config names
 
 
 class Purpose(enum.IntEnum):
@@ -204,8 +205,11 @@ def prepare(config: Config, workdir: pathlib.Path) -> Setting:
     """Opens the pictures and lays out the networks.
 
     Raises:
-      InputError: The pictures are not where the config says, or the target cannot be used.
+      InputError: The pictures are not where the config says, or the target or the devices
+        cannot be used.
     """
+    parallel.check_devices()
+    config = paths.with_homes(config, PATHS)
     network = config.network
     groups = space.mobilenet_v2_blocks(network.width, network.strides, network.dilations)
     blocks = tuple(
