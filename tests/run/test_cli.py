@@ -7,12 +7,13 @@ import sys
 
 import pytest
 
+IMPORTS = "from qnas_jax.run import cli\nfrom qnas_jax.errors import InputError"
 ROOT = pathlib.Path(__file__).parents[2]
 
 
 def _ran(body, shell='"$@"', **environment):
     """A program whose main function is `body`, started by a shell's command."""
-    script = f"from qnas_jax.run import cli\nfrom qnas_jax.errors import InputError\ndef main(): {body}\n"
+    script = f"{IMPORTS}\ndef main(): {body}\n"
     command = ["sh", "-c", shell, "sh", sys.executable, "-c", script + "cli.start(main)"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
     return subprocess.run(command, env=environment, capture_output=True, text=True)

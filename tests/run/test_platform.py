@@ -38,7 +38,7 @@ def test_programs_do_not_stand_in_for_the_standard_library(tmp_path):
     for name, text in (
         ("profile", "raise RuntimeError('this is not the standard library')"),
         ("beside", "found = True"),
-        ("program", "from qnas_jax import platform\nplatform.prepare_process()\n"
+        ("program", "from qnas_jax.run import platform\nplatform.prepare_process()\n"
          "import cProfile, beside\nprint(beside.found)\n"),
     ):  # fmt: skip
         (tmp_path / f"{name}.py").write_text(text)
@@ -60,7 +60,7 @@ def test_the_installed_version_is_one_that_pyproject_allows(package):
 def _main(flags, environment):
     """What a script prints that asks for huge pages: the setting and its own arguments."""
     script = (
-        "import os, sys; from qnas_jax import platform; platform.use_huge_pages();"
+        "import os, sys; from qnas_jax.run import platform; platform.use_huge_pages();"
         "print(os.environ.get('GLIBC_TUNABLES'), sys.flags.optimize, *sys.argv[1:])"
     )
     command = [sys.executable, *flags, "-c", script, "--config", "a b"]
@@ -143,15 +143,16 @@ def test_switches_of_jax_that_change_a_run_are_refused(monkeypatch, name):
 
 
 def test_every_program_prepares_its_process():
-    for file in (ROOT / "launch").glob("*.py"):
+    for file in (*(ROOT / "launch").glob("*.py"), *(ROOT / "launch" / "tools").glob("*.py")):
         at_once = file.name == "pick.py"  # it imports no JAX
         assert ("platform.prepare_process()" in file.read_text()) != at_once, file
 
 
 def test_warnings_of_libraries_end_no_program():
     script = (
-        "import os, sys, warnings; from qnas_jax import platform; platform.keep_warnings_harmless()"
-        "; print(os.environ['PYTHONWARNINGS'], *sys.argv[1:]); warnings.warn('x')"
+        "import os, sys, warnings; from qnas_jax.run import platform; "
+        "platform.keep_warnings_harmless(); "
+        "print(os.environ['PYTHONWARNINGS'], *sys.argv[1:]); warnings.warn('x')"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error,ignore:z"}
     command = [sys.executable, "-c", script, "a b"]
