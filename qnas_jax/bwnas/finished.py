@@ -10,6 +10,7 @@ from qnas_jax.hardware import size
 from qnas_jax.nn.deeplab import DeepLabV3
 from qnas_jax.run import artefacts
 from qnas_jax.run.artefacts import Stage
+from qnas_jax.run.listing import listed
 from qnas_jax.stages import train as train_stage
 from qnas_jax.stages.experiment import Setting
 
@@ -34,7 +35,7 @@ def subnets(workdir: pathlib.Path) -> list[str]:
     Raises:
       InputError: There is none.
     """
-    files = sorted(workdir.glob("retrain/*/metrics.json"))
+    files = listed(workdir, "retrain/*/metrics.json")
     if not files:
         raise InputError(f"{workdir}: holds no retrained subnet")
     return [artefacts.read_json(file, "subnet")["subnet"] for file in files]

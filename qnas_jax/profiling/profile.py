@@ -21,6 +21,7 @@ from qnas_jax.hardware.measured import Row, Subject
 from qnas_jax.profiling import synthetic, timing
 from qnas_jax.profiling.timing import Bursts, Effort, Timing
 from qnas_jax.run import log
+from qnas_jax.run.listing import listed
 
 logger = logging.getLogger(__name__)
 
@@ -154,7 +155,7 @@ def write_files(folder: pathlib.Path, wanted: Mapping[Subject, Graph], runtime: 
     Raises:
       InputError: The folder holds what a board took for files that were there before.
     """
-    if any(folder.glob("*.log")):
+    if listed(folder, "*.log"):
         raise InputError(f"{folder}: holds logs of other files; take another folder, or delete it")
     folder.mkdir(parents=True, exist_ok=True)
     calls = {board.of_call(name): network for name, network in synthetic.calls().items()}

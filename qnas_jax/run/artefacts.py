@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 from qnas_jax.errors import InputError
+from qnas_jax.run.listing import listed
 
 _MARK = "made_from.json"
 
@@ -194,7 +195,7 @@ class Stage:
         except NotADirectoryError:
             raise InputError(f"{folder}: is a file, must be a folder") from None
         self.done, self.seconds = found["done"], found["seconds"]
-        files = [p for p in folder.rglob("*") if p.is_file() and p.name != _MARK]
+        files = [p for p in listed(folder, "**/*") if p.is_file() and p.name != _MARK]
         if not files:  # nothing came of it: it may be made from anything
             self.done, self.seconds = False, 0.0
             self._write()

@@ -20,6 +20,7 @@ from qnas_jax.nn.deeplab import DeepLabV3
 from qnas_jax.report import exports
 from qnas_jax.run import artefacts
 from qnas_jax.run.artefacts import Stage
+from qnas_jax.run.listing import listed
 from qnas_jax.stages import train as train_stage
 from qnas_jax.stages.experiment import CLASSES, Setting
 from qnas_jax.train import supervised
@@ -87,7 +88,7 @@ def _described(folder: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
 def _missing(folder: pathlib.Path) -> list[str]:
     """Files of a finished stage that are gone, or have other sizes than they had."""
     held = _described(folder)[1]["file_bytes"]
-    sizes = {file.name: file.stat().st_size for file in folder.iterdir()}
+    sizes = {file.name: file.stat().st_size for file in listed(folder, "*")}
     missing = [name for name, size in held.items() if sizes.get(name) != size]
     floats = (FLOAT + name.removeprefix(QUANTIZED) for name in held)
     missing += [name for name in floats if not sizes.get(name)]
