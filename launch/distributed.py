@@ -29,6 +29,7 @@ from qnas_jax.bwnas import populate_table, train_supernet
 from qnas_jax.errors import InputError, ProcessLost
 from qnas_jax.run import artefacts, cli, parallel, preempt
 from qnas_jax.run.config import Config
+from qnas_jax.stages import inspection
 from qnas_jax.stages import train as train_stage
 from qnas_jax.stages.experiment import prepare
 
@@ -97,6 +98,7 @@ def _meet() -> None:
 
 def _work(config: Config, workdir: pathlib.Path) -> None:
     setting = prepare(config, workdir)
+    inspection.check_norms(setting)
     teacher, variables = train_stage.train_teacher(setting)  # it is finished: only read
     distilled, params = train_supernet.train_supernet(setting, teacher, variables)
     with preempt.raising():  # JAX, which took SIGTERM for the training, asks for it no more

@@ -19,10 +19,11 @@ from qnas_jax.bwnas import populate_table, search_front, train_supernet
 from qnas_jax.errors import InputError
 from qnas_jax.report import figures
 from qnas_jax.run import artefacts, cli
-from qnas_jax.run.config import Config
+from qnas_jax.run.config import Config, Search
 from qnas_jax.search import front
+from qnas_jax.stages import inspection
 from qnas_jax.stages import train as train_stage
-from qnas_jax.stages.experiment import for_target, prepare
+from qnas_jax.stages.experiment import Setting, for_target, prepare
 
 cli.define_run_flags()
 
@@ -48,26 +49,37 @@ def main() -> None:
 
 def _compare(config: Config, workdir: pathlib.Path) -> None:
     setting = prepare(config, workdir)
+    settings = _laid_out(setting)
+    inspection.inspect(setting)
     teacher, variables = train_stage.train_teacher(setting)
     distilled, params = train_supernet.train_supernet(setting, teacher, variables)
     fronts, seconds = {}, {}
-    for name, (w_bits, a_bits, bits_per) in POLICIES.items():
-        changed = copy.deepcopy(config)
-        changed.space.w_bits, changed.space.a_bits = w_bits, a_bits
-        changed.space.bits_per = bits_per
-        try:
-            changed = for_target(changed, setting.target)
-        except InputError as error:
-            print(f"{name}: left out; {error}")
-            continue
-        folder = workdir / "policies" / name.replace(", ", "-").replace(" ", "_")
-        one = dataclasses.replace(setting, config=changed, workdir=folder)
+    for name, one in settings.items():
         populated, rows = populate_table.populate_table(one, distilled, variables, params)
         _, fronts[name] = search_front.search_front(one, populated, rows)
         seconds[name] = populated.seconds
-    if not fronts:
-        raise InputError(f"target {setting.target.name!r} runs none of the policies")
     _report(workdir / "policies", fronts, seconds)
+
+
+def _laid_out(setting: Setting) -> dict[str, Setting]:
+    """A setting for each policy that the target runs."""
+    found = {}
+    for name, (w_bits, a_bits, bits_per) in POLICIES.items():
+        changed = copy.deepcopy(setting.config)
+        changed.space.w_bits, changed.space.a_bits = w_bits, a_bits
+        changed.space.bits_per = bits_per
+        changed.search = Search(costs=changed.search.costs, epsilon=changed.search.epsilon)
+        folder = setting.workdir / "policies" / name.replace(", ", "-").replace(" ", "_")
+        try:
+            changed = for_target(changed, setting.target)
+            found[name] = dataclasses.replace(setting, config=changed, workdir=folder)
+            found[name].check_target()
+        except InputError as error:
+            print(f"{name}: left out; {error}")
+            found.pop(name, None)
+    if not found:
+        raise InputError(f"target {setting.target.name!r} runs none of the policies")
+    return found
 
 
 def _report(

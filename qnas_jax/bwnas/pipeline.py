@@ -19,7 +19,7 @@ from qnas_jax.report import page
 from qnas_jax.run import artefacts
 from qnas_jax.run.artefacts import Stage
 from qnas_jax.run.config import Config
-from qnas_jax.stages import dry_run, measure
+from qnas_jax.stages import dry_run, inspection, measure
 from qnas_jax.stages import export as export_stage
 from qnas_jax.stages import latency as latency_stage
 from qnas_jax.stages import train as train_stage
@@ -62,7 +62,7 @@ def begin(config: Config, workdir: pathlib.Path) -> tuple[Setting, Stage, PyTree
     """Runs the first stage alone: lays out the run and trains the teacher."""
     config.check()
     setting = prepare(config, workdir)
-    setting.check_target()
+    inspection.inspect(setting)
     if not artefacts.is_finished(workdir / "teacher"):
         dry_run.dry_run(setting, runtimes.named("onnxruntime"))
     if not (workdir / "config.json").exists():

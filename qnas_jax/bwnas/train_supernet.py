@@ -122,6 +122,11 @@ def _depthwise_cost(stage: Stage, shape: tuple[int, int]) -> float:
     return cost
 
 
+def images_per_pass(setting: Setting) -> int:
+    """Validation pictures that are normed together; see `_validate`."""
+    return min(setting.config.supernet.batch, len(setting.val_data))
+
+
 def _validate(setting: Setting, variables: PyTree, params: list[supernet.Params]) -> dict[str, Any]:
     """NSR of each block's largest, smallest and some random paths, on validation pictures.
 
@@ -129,7 +134,7 @@ def _validate(setting: Setting, variables: PyTree, params: list[supernet.Params]
     because norms use the batch's own statistics in both.
     """
     how, searched = setting.config.supernet, setting.searched
-    per_batch = min(how.batch, len(setting.val_data))
+    per_batch = images_per_pass(setting)
     count = max(min(VALIDATION_PICTURES, len(setting.val_data)) // per_batch, 1)
     key = setting.key(Purpose.SUPERNET_PATHS)
     paths = [

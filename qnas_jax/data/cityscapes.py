@@ -13,11 +13,19 @@ import numpy as np
 from PIL import Image
 
 from qnas_jax.data import labels
+from qnas_jax.data.batching import prefetch
 from qnas_jax.errors import InputError
+from qnas_jax.metrics import IGNORE
 from qnas_jax.run import artefacts
+from qnas_jax.run.listing import listed
 
 _PICTURE = "_leftImg8bit.png"
 _LABEL = "_gtFine_labelIds.png"
+_PICTURE_MODES, _LABEL_MODES = ("RGB",), ("L", "P")
+_SAMPLE = 16  # pairs of a split whose content is looked at, spread evenly
+_END_BYTES = 1024  # of a file's beginning and of its end
+_PNG_END = 16  # bytes; the last chunk of a whole PNG file, IEND, lies in them
+_THREADS = 4  # that look at files
 
 
 class Cityscapes:
@@ -25,6 +33,7 @@ class Cityscapes:
 
     Attributes:
       pictures: The picture files, in order of their names.
+      label_files: The file of each picture's labels.
     """
 
     def __init__(self, root: str, split: str, height: int, width: int, count: int = 0):
@@ -41,24 +50,23 @@ class Cityscapes:
           InputError: A folder or a file is missing, or there are too few pictures.
         """
         self._size = (width, height)
-        self._folder = pathlib.Path(root)
-        pictures = self._folder / "leftImg8bit" / split
+        self._labels = pathlib.Path(root) / "gtFine" / split
+        pictures = pathlib.Path(root) / "leftImg8bit" / split
         if not pictures.is_dir():
             raise InputError(
                 f"{pictures}: no such folder; data.root must hold leftImg8bit/{split} "
                 f"and gtFine/{split} as Cityscapes' archives unpack"
             )
-        self.pictures = sorted(pictures.glob("*/*" + _PICTURE))
+        self.pictures = listed(pictures, "*/*" + _PICTURE)
         if not self.pictures:
             raise InputError(f"{pictures}: holds no CITY/*{_PICTURE}")
         if count > len(self.pictures):
             raise InputError(f"data.{split}_images={count}: {pictures} holds {len(self.pictures)}")
         self.pictures = self.pictures[: count or None]
-        for picture in self.pictures:
-            if not self._label_file(picture).is_file():
-                raise InputError(
-                    f"{self._label_file(picture)}: missing, the labels of {picture.name}"
-                )
+        self.label_files = [self._label_file(picture) for picture in self.pictures]
+        for picture, label_file in zip(self.pictures, self.label_files, strict=True):
+            if not label_file.is_file():
+                raise InputError(f"{label_file}: missing, the labels of {picture.name}")
 
     def __len__(self) -> int:
         return len(self.pictures)
@@ -69,37 +77,121 @@ class Cityscapes:
         Raises:
           InputError: A file is damaged, or holds what it must not; the message names it.
         """
-        picture = self.pictures[index]
-        label_file = self._label_file(picture)
-        image = _open(picture, ("RGB",))
-        label = _open(label_file, ("L", "P"))
-        if image.size != label.size:
-            raise InputError(
-                f"{label_file}: is {label.width} x {label.height} pixels, "
-                f"its picture {image.width} x {image.height}"
-            )
+        image = _open(self.pictures[index], _PICTURE_MODES)
+        label = _open(self.label_files[index], _LABEL_MODES)
+        self._check_sizes(index, image.size, label.size)
         if image.size != self._size:
             image = image.resize(self._size, Image.Resampling.BILINEAR)
+        return np.asarray(image), self._train_ids(index, label)
+
+    def content(self) -> str:
+        """A short hash of what the files hold, wherever they lie.
+
+        Of the names and sizes of all, and of the first and last bytes of some: quick, and what
+        it does not find is a change of bytes that leaves all sizes as they are.
+        """
+        pairs = list(zip(self.pictures, self.label_files, strict=True))
+        names = [f"{picture.parent.name}/{picture.name}" for picture in self.pictures]
+        sizes = [[file.stat().st_size for file in pair] for pair in pairs]
+        ends = [_ends(file).hex() for index in self._sample() for file in pairs[index]]
+        return artefacts.digest([names, sizes, ends])
+
+    def check(self) -> None:
+        """Looks at the files before work that takes hours: at all headers, and into some files.
+
+        Raises:
+          InputError: One of them cannot be used, or no pixel of the split has a class.
+        """
+        for _ in prefetch(self._check_headers, 0, len(self), _THREADS):
+            pass
+        sample = self._sample()
+        found = list(prefetch(lambda i: _has_class(self[sample[i]][1]), 0, len(sample), _THREADS))
+        if not (any(found) or any(prefetch(self._counts, 0, len(self), _THREADS))):
+            ids = ", ".join(str(label_id) for _, label_id, _ in labels.CLASSES)
+            raise InputError(
+                f"{self._labels}: all labels of {len(self)} images are ignored; "
+                f"some pixels must have the label ids of classes ({ids})"
+            )
+
+    def _sample(self) -> list[int]:
+        count = min(len(self), _SAMPLE)
+        return np.linspace(0, len(self) - 1, count).round().astype(int).tolist()
+
+    def _counts(self, index: int) -> bool:
+        """Whether a pixel of a label file has a class."""
+        return _has_class(self._train_ids(index, _open(self.label_files[index], _LABEL_MODES)))
+
+    def _check_headers(self, index: int) -> None:
+        picture_size = _header(self.pictures[index], _PICTURE_MODES)
+        self._check_sizes(index, picture_size, _header(self.label_files[index], _LABEL_MODES))
+
+    def _check_sizes(self, index: int, picture: tuple[int, int], label: tuple[int, int]) -> None:
+        if picture != label:
+            raise InputError(
+                f"{self.label_files[index]}: is {label[0]} x {label[1]} pixels, "
+                f"its picture {picture[0]} x {picture[1]}"
+            )
+
+    def _train_ids(self, index: int, label: Image.Image) -> np.ndarray:
+        if label.size != self._size:
             label = label.resize(self._size, Image.Resampling.NEAREST)
         try:
-            return np.asarray(image), labels.train_ids(np.asarray(label))
+            return labels.train_ids(np.asarray(label))
         except ValueError as error:
-            raise InputError(f"{label_file}: {error}") from None
+            raise InputError(f"{self.label_files[index]}: {error}") from None
 
     def _label_file(self, picture: pathlib.Path) -> pathlib.Path:
         name = picture.name.removesuffix(_PICTURE) + _LABEL
-        return self._folder / "gtFine" / picture.parent.parent.name / picture.parent.name / name
+        return self._labels / picture.parent.name / name
+
+
+def _has_class(train_ids: np.ndarray) -> bool:
+    return bool((train_ids != IGNORE).any())
+
+
+def _ends(file: pathlib.Path) -> bytes:
+    """The first and the last bytes of a file."""
+    with file.open("rb") as data:
+        return data.read(_END_BYTES) + _last(file, _END_BYTES)
+
+
+def _last(file: pathlib.Path, count: int) -> bytes:
+    with file.open("rb") as data:
+        data.seek(max(file.stat().st_size - count, 0))
+        return data.read(count)
 
 
 def _open(file: pathlib.Path, modes: tuple[str, ...]) -> Image.Image:
+    """The image of a file, decoded."""
+    return _read(file, modes, lambda image: True)
+
+
+def _header(file: pathlib.Path, modes: tuple[str, ...]) -> tuple[int, int]:
+    """Width and height; a file that does not end as PNG does, as one cut short, is decoded."""
+    return _read(file, modes, lambda image: b"IEND" not in _last(file, _PNG_END)).size
+
+
+def _read(file, modes, to_decode) -> Image.Image:
     try:
         with Image.open(file) as image:
-            image.load()
-    except (OSError, SyntaxError, ValueError) as error:
+            _check_mode(file, image, modes)
+            if to_decode(image):
+                image.load()
+    except InputError:
+        raise
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise InputError(f"{file}: cannot be read ({error})") from None
-    if image.mode not in modes:
-        raise InputError(f"{file}: is {image.mode}, must be {' or '.join(modes)}")
     return image
+
+
+def _check_mode(file: pathlib.Path, image: Image.Image, modes: tuple[str, ...]) -> None:
+    """Refuses other modes, and values of other than 8 bits, which would be scaled to 8."""
+    stored = [tile[3] for tile in getattr(image, "tile", ()) if isinstance(tile[3], str)]
+    scaled = image.mode != "P" and any(";" in how for how in stored)
+    if image.mode not in modes or scaled:
+        found = f"{image.mode} stored as {stored[0]}" if scaled else image.mode
+        bits = " of 8 bits" if scaled else ""
+        raise InputError(f"{file}: is {found}, must be {' or '.join(modes)}{bits}")
 
 
 def exists(root: str, split: str, name: str) -> bool:

@@ -114,11 +114,14 @@ class Setting:
 
     def _crops(self, data: Dataset, indices: range) -> np.ndarray:
         images = stacked(data, indices).images
-        height, width = (
-            min(c, s) for c, s in zip(self.config.train.crop, images.shape[1:3], strict=True)
-        )
+        height, width = self.middle()
         top, left = (images.shape[1] - height) // 2, (images.shape[2] - width) // 2
         return images[:, top : top + height, left : left + width]
+
+    def middle(self) -> tuple[int, int]:
+        """Height and width of the middles of pictures: the crop's, or the picture's if less."""
+        (height, width), data = self.config.train.crop, self.config.data
+        return min(height, data.height), min(width, data.width)
 
     def picture(self) -> tuple[int, int, int]:
         """Height, width and channels of a picture of the deployed size."""
@@ -173,9 +176,10 @@ class Setting:
         """Refuses what no subnet can meet, ahead of all work.
 
         Raises:
-          InputError: The target runs no path of some block, or no subnet meets all budgets.
+          InputError: The target runs no path of some block, its costs of a fixed part are not
+            known, or no subnet meets all budgets.
         """
-        budgets = self.config.search.budgets()
+        budgets, costs = self.config.search.budgets(), self.fixed_costs()
         if not (budgets or self.target.costs):
             return
         per_layer = self.config.space.bits_per == "layer"
@@ -187,7 +191,7 @@ class Setting:
                 message = f"runs no path of block {block + 1} as a whole"
                 raise InputError(f"target {self.target.name!r} {message}")
         if budgets:
-            fixed = {"size_bytes": sum(self.fixed_bytes().values()), **self.fixed_costs()}
+            fixed = {"size_bytes": sum(self.fixed_bytes().values()), **costs}
             names = tuple(budgets)
             tables = [rows.objectives(block, names) for block in range(rows.blocks)]
             least = pareto.pareto_front(tables).objectives[:, 1:] + [fixed[name] for name in names]

@@ -1,5 +1,9 @@
 import gc
 import re
+import shutil
+import struct
+import zlib
+from zlib import crc32
 
 import numpy as np
 import pytest
@@ -170,3 +174,135 @@ def test_labels_of_another_size_than_their_picture_are_told(root):
     assert re.fullmatch(
         re.escape(f"{root / LABEL}: ") + "is 11 x 6 pixels, its picture 10 x 6", message
     )
+
+
+def png(file, depth, colour, rows):
+    """A PNG file of a depth and a kind that Pillow does not write."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", crc32(kind + data))
+
+    width = len(rows[0]) * 8 // depth // (3 if colour == 2 else 1)
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, len(rows), depth, colour, 0, 0, 0))
+    data = chunk(b"IDAT", zlib.compress(b"".join(b"\0" + row for row in rows)))
+    file.write_bytes(b"\x89PNG\r\n\x1a\n" + header + data + chunk(b"IEND", b""))
+
+
+def test_what_systems_leave_among_the_images_is_skipped(root):
+    expected = [array for pair in opened(root) for array in pair]
+    for file in (PICTURE, LABEL):
+        path = root / file
+        path.with_name(f"._{path.name}").write_bytes(b"\x00\x05\x16\x07")
+        (path.parent / "@eaDir").mkdir()
+        (path.parents[1] / "@eaDir").mkdir()
+        (path.parents[1] / "@eaDir" / path.name).write_bytes(b"a preview")
+        (path.parents[1] / ".DS_Store").write_bytes(b"")
+    for found, wanted in zip([a for pair in opened(root) for a in pair], expected, strict=True):
+        np.testing.assert_array_equal(found, wanted)
+    opened(root).check()
+
+
+def test_values_of_other_than_8_bits_are_refused_and_not_scaled(root):
+    png(root / PICTURE, 16, 2, [bytes([0, 200] * 3 * WIDTH)] * HEIGHT)
+    rule = f"{root / PICTURE}: is RGB stored as RGB;16B, must be RGB of 8 bits"
+    assert refusal(opened(root).check) == refusal(lambda: opened(root)[1]) == rule
+    cityscapes.write(str(root), "train", NAMES[2], *random_pair(2))
+    png(root / LABEL, 4, 0, [bytes([0x11] * (WIDTH // 2))] * HEIGHT)  # id 1, scaled: 17, a pole
+    rule = f"{root / LABEL}: is L stored as L;4, must be L or P of 8 bits"
+    assert refusal(opened(root).check) == refusal(lambda: opened(root)[1]) == rule
+    png(root / PICTURE, 16, 0, [bytes([0, 200] * WIDTH)] * HEIGHT)
+    assert refusal(opened(root).check).startswith(f"{root / PICTURE}: is I;16 stored as I;16B,")
+
+
+MANY = 50
+
+
+@pytest.fixture
+def many(tmp_path):
+    """More pairs than are decoded."""
+    for i in range(MANY):
+        cityscapes.write(str(tmp_path), "val", f"bonn_{i:06d}_000000", *random_pair(i))
+    return tmp_path
+
+
+def pair_of(root, index, split="val"):
+    data = opened(root, split)
+    return data.pictures[index], data.label_files[index]
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "P", "L", "I;16", "CMYK"])
+def test_headers_of_all_images_are_looked_at(many, mode):
+    """Number 8 of 50 is not in the sample."""
+    file = pair_of(many, 8)[0]
+    if mode == "I;16":
+        Image.fromarray(np.zeros((HEIGHT, WIDTH), np.uint16)).save(file)
+    else:
+        content = Image.open(file).convert(mode)
+        content.save(file, format="jpeg" if mode == "CMYK" else "png")
+    assert refusal(opened(many, "val").check).startswith(f"{file}: is {mode}")
+
+
+def test_sizes_of_all_labels_are_looked_at(many):
+    picture, label_file = pair_of(many, 8)
+    Image.fromarray(np.zeros((HEIGHT, WIDTH + 1), np.uint8)).save(label_file)
+    expected = f"{label_file}: is 11 x 6 pixels, its picture 10 x 6"
+    assert refusal(opened(many, "val").check) == expected
+    picture.write_bytes(b"")
+    assert refusal(opened(many, "val").check).startswith(f"{picture}: cannot be read (")
+
+
+@pytest.mark.parametrize("place", [0, 1], ids=["picture", "labels"])
+def test_every_file_that_was_cut_short_is_found(many, place):
+    file = pair_of(many, 8)[place]
+    file.write_bytes(file.read_bytes()[:-60])
+    assert refusal(opened(many, "val").check).startswith(f"{file}: cannot be read (")
+
+
+def test_a_whole_file_with_something_after_it_is_read(many):
+    file = pair_of(many, 8)[0]
+    file.write_bytes(file.read_bytes() + b"appended by a camera")
+    opened(many, "val").check()
+
+
+def test_some_files_are_decoded(many):
+    file = pair_of(many, MANY - 1)[1]
+    Image.fromarray(np.full((HEIGHT, WIDTH), 34, np.uint8)).save(file)
+    assert refusal(opened(many, "val").check) == f"{file}: label id 34: label ids lie in 0..33"
+
+
+def test_a_split_without_a_pixel_that_counts_is_refused(many):
+    ignored = Image.fromarray(np.full((HEIGHT, WIDTH), 4, np.uint8))
+    for index in range(MANY):
+        ignored.save(pair_of(many, index)[1])
+    message = refusal(opened(many, "val").check)
+    assert message.startswith(f"{many}/gtFine/val: all labels of 50 images are ignored; some pixel")
+    one = np.full((HEIGHT, WIDTH), 4, np.uint8)
+    one[0, 0] = 7
+    Image.fromarray(one).save(pair_of(many, 8)[1])
+    opened(many, "val").check()
+
+
+def test_the_content_is_the_same_wherever_it_lies(many, tmp_path_factory):
+    copy = tmp_path_factory.mktemp("scratch") / "copy"
+    shutil.copytree(many, copy)
+    found = opened(many, "val").content()
+    for same in (copy, f"{many}/", many / ".." / many.name):
+        assert opened(same, "val").content() == found
+    assert opened(many, "val", count=40).content() != found
+
+
+@pytest.mark.parametrize("change", ["name", "size", "bytes", "labels"])
+def test_other_content_in_the_same_place_is_found(many, change):
+    before = opened(many, "val").content()
+    picture, label_file = pair_of(many, 0 if change in ("bytes", "labels") else 8)
+    if change == "name":
+        picture.rename(picture.with_name("bonn_000008_000001_leftImg8bit.png"))
+        label_file.rename(label_file.with_name("bonn_000008_000001_gtFine_labelIds.png"))
+    elif change == "size":
+        picture.write_bytes(picture.read_bytes() + b"\0")
+    else:
+        file = picture if change == "bytes" else label_file
+        content = bytearray(file.read_bytes())
+        content[-14] ^= 1
+        file.write_bytes(content)
+    assert opened(many, "val").content() != before
