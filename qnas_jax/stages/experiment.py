@@ -199,10 +199,18 @@ class Setting:
                 raise front.refusal(budgets, least)
 
     def data_mark(self) -> dict[str, Any]:
-        """What the pictures are, for the hash of what is made from them."""
+        """What the pictures are, for the hash of what is made from them.
+
+        Rendered ones are what their settings say, and files what they hold, not where they lie.
+        """
         mark = artefacts.plain(self.config.data)
+        mark |= {"train_images": len(self.train_data), "val_images": len(self.val_data)}
         del mark["threads"]
-        return {**mark, "train_images": len(self.train_data), "val_images": len(self.val_data)}
+        files = [data for data in (self.train_data, self.val_data) if isinstance(data, Cityscapes)]
+        if not files:
+            return {**mark, "root": ""}
+        del mark["root"], mark["seed"]
+        return {**mark, "content": artefacts.digest([data.content() for data in files])}
 
 
 def prepare(config: Config, workdir: pathlib.Path) -> Setting:

@@ -4,6 +4,7 @@ import functools
 import logging
 import pathlib
 
+import jax
 import numpy as np
 from jaxtyping import PyTree
 
@@ -26,33 +27,66 @@ logger = logging.getLogger(__name__)
 
 def teacher_stage(setting: Setting) -> Stage:
     """Where the teacher lies, or is to lie."""
+    return _teacher_stage(setting, _given_teacher(setting))
+
+
+def _teacher_stage(setting: Setting, given: supervised.TrainState | None) -> Stage:
     config = setting.config
+    content = checkpoint.content(given.variables()) if given else ""
     made_from = {
         "data": setting.data_mark(),
         "network": config.network,
         "train": config.train,
-        "teacher": config.teacher,
+        "teacher": {**artefacts.plain(config.teacher), "checkpoint": content},
         "quantize": config.quantize,
         "seed": config.seed,
     }
-    return Stage(setting.workdir / "teacher", made_from)
+    try:
+        return Stage(setting.workdir / "teacher", made_from)
+    except InputError as error:
+        if "(data.content: " not in str(error):
+            raise
+        raise InputError(
+            f"{error}; data.content is a hash of the images at data.root={config.data.root} "
+            "(names, sizes, some bytes; None: an older version, which took the path)"
+        ) from None
+
+
+def _given_teacher(setting: Setting) -> supervised.TrainState | None:
+    """The teacher that the config names, if it names one."""
+    config, own = setting.config, setting.workdir / "teacher"
+    if not config.teacher.checkpoint:
+        return None
+    given = pathlib.Path(config.teacher.checkpoint)
+    if artefacts.is_begun(given.parent) and not artefacts.is_finished(given.parent):
+        raise InputError(
+            f"teacher.checkpoint={given}: its run did not finish the teacher; "
+            "the same command goes on with it"
+        )
+    if not given.is_dir() and artefacts.is_finished(own):
+        raise InputError(
+            f"teacher.checkpoint={given}: no such folder; "
+            f"this run has a copy of it: set it to {own / 'checkpoint'}"
+        )
+    optimizer = _optimizer(config)
+    shapes = jax.eval_shape(lambda: supervised.fresh_state(_fresh_teacher(setting), optimizer))
+    zeros = jax.tree.map(lambda leaf: jax.device_put(np.zeros(leaf.shape, leaf.dtype)), shapes)
+    return checkpoint.load(given, zeros)
+
+
+def _fresh_teacher(setting: Setting) -> PyTree:
+    shape = (1, *setting.config.train.crop, 3)
+    return init.initialize(setting.teacher(), setting.key(Purpose.TEACHER_INIT), shape)
 
 
 def train_teacher(setting: Setting) -> tuple[Stage, PyTree]:
     """Trains the teacher, or takes the one that the config names; measures it."""
-    config, stage = setting.config, teacher_stage(setting)
-    model = setting.teacher()
-    fresh = init.initialize(model, setting.key(Purpose.TEACHER_INIT), (1, *config.train.crop, 3))
-    if config.teacher.checkpoint and not stage.done:
-        given = pathlib.Path(config.teacher.checkpoint)
-        if artefacts.is_begun(given.parent) and not artefacts.is_finished(given.parent):
-            raise InputError(
-                f"teacher.checkpoint={given}: its run did not finish the teacher; "
-                "the same command goes on with it"
-            )
-        state = checkpoint.load(given, supervised.fresh_state(fresh, _optimizer(config)))
-        checkpoint.adopt(stage.folder / "checkpoint", config.train.steps, state)
-        logger.info("teacher: taken from %s", given)
+    given = _given_teacher(setting)
+    config, stage = setting.config, _teacher_stage(setting, given)
+    model, fresh = setting.teacher(), _fresh_teacher(setting)
+    if given and not stage.done:
+        checkpoint.adopt(stage.folder / "checkpoint", config.train.steps, given)
+        logger.info("teacher: taken from %s", config.teacher.checkpoint)
     variables = _train_network(setting, stage, model, fresh, Purpose.TEACHER_TRAIN, "teacher")
     subnet = space.format_subnet(setting.teacher_subnet())
     _measure(setting, stage, model, variables, fresh["quant"], {"subnet": subnet})

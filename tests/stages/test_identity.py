@@ -1,0 +1,133 @@
+"""What makes images and teachers the same, wherever they lie."""
+
+import os
+import shutil
+
+import chip
+import in_files
+import jax
+import pytest
+from in_files import refusal
+
+from qnas_jax.nn import init
+from qnas_jax.run import artefacts
+from qnas_jax.stages import experiment
+from qnas_jax.stages import train as train_stage
+from qnas_jax.train import checkpoint, supervised
+
+
+@pytest.fixture
+def smoke():
+    return chip.smoke()
+
+
+@pytest.fixture
+def on_disk(smoke, tmp_path):
+    """The smoke config with images that lie in files."""
+    return in_files.in_files(smoke, tmp_path / "cs")
+
+
+def teacher_of(config, tmp_path):
+    return train_stage.teacher_stage(experiment.prepare(config, tmp_path / "run"))
+
+
+def test_the_same_images_elsewhere_are_the_same_and_others_are_not(on_disk, tmp_path, monkeypatch):
+    stage = teacher_of(on_disk, tmp_path)
+    artefacts.write(stage.folder / "something", "x")
+    shutil.copytree(on_disk.data.root, tmp_path / "scratch" / "cs")
+    monkeypatch.chdir(tmp_path)
+    root = on_disk.data.root
+    for same in (root + "/", os.path.relpath(root), str(tmp_path / "scratch" / "cs")):
+        on_disk.data.root = same
+        assert teacher_of(on_disk, tmp_path).hash == stage.hash
+    in_files.write(same, "val", seed=1)
+    message = refusal(lambda: teacher_of(on_disk, tmp_path))
+    now = chip.prepared(on_disk, tmp_path).data_mark()["content"]
+    before = artefacts.read_json(stage.folder / "made_from.json")["made_from"]["data"]["content"]
+    assert f"(data.content: {before}, now {now}); take another --workdir, or delete" in message
+    assert f"a hash of the images at data.root={same} (names, sizes, some bytes;" in message
+
+
+def test_a_run_of_an_older_version_is_refused_with_the_reason(on_disk, tmp_path):
+    stage = teacher_of(on_disk, tmp_path)
+    artefacts.write(stage.folder / "something", "x")
+    file = stage.folder / "made_from.json"
+    mark = artefacts.read_json(file)
+    data = {**mark["made_from"]["data"], "root": on_disk.data.root, "seed": 0}
+    del data["content"]
+    mark = {**mark, "hash": "older", "made_from": {**mark["made_from"], "data": data}}
+    artefacts.write_json(file, mark)
+    message = refusal(lambda: teacher_of(on_disk, tmp_path))
+    assert "(data.content: None, now " in message
+    assert "None: an older version, which took the path" in message
+
+
+def test_rendered_images_are_what_their_settings_say(smoke, tmp_path):
+    before = teacher_of(smoke, tmp_path).hash
+    smoke.data.root, smoke.data.threads = "anything", 7
+    assert teacher_of(smoke, tmp_path).hash == before
+    smoke.data.seed = 1
+    assert teacher_of(smoke, tmp_path).hash != before
+
+
+@pytest.fixture(scope="module")
+def state(tmp_path_factory):
+    """Of a teacher."""
+    laid_out = chip.prepared(chip.smoke(), tmp_path_factory.mktemp("state"))
+    fresh = init.initialize(laid_out.teacher(), jax.random.key(5), (1, 32, 64, 3))
+    return supervised.fresh_state(fresh, train_stage._optimizer(laid_out.config))
+
+
+@pytest.fixture
+def saved(state, tmp_path):
+    """A teacher's checkpoint somewhere, and its state."""
+    checkpoint.adopt(tmp_path / "other" / "checkpoint", 6, state)
+    return tmp_path / "other" / "checkpoint", state
+
+
+def test_a_teacher_is_what_it_holds(smoke, tmp_path, saved):
+    folder, state = saved
+    smoke.teacher.checkpoint = str(folder)
+    stage = teacher_of(smoke, tmp_path)
+    artefacts.write(stage.folder / "something", "x")
+    shutil.copytree(folder, tmp_path / "copy")
+    checkpoint.adopt(tmp_path / "again", 6, state)
+    for same in (f"{folder}/", str(tmp_path / "copy"), str(tmp_path / "again")):
+        smoke.teacher.checkpoint = same
+        assert teacher_of(smoke, tmp_path).hash == stage.hash
+    other = jax.tree.map(lambda leaf: leaf + 1, state)
+    checkpoint.adopt(tmp_path / "differs", 6, other)
+    smoke.teacher.checkpoint = str(tmp_path / "differs")
+    message = refusal(lambda: teacher_of(smoke, tmp_path))
+    before, now = (checkpoint.content(s.variables()) for s in (state, other))
+    assert f"(teacher.checkpoint: {before}, now {now})" in message
+
+
+def test_a_teacher_that_is_gone_is_found_in_the_run_that_took_it(smoke, tmp_path, saved):
+    folder, state = saved
+    smoke.teacher.checkpoint = str(folder)
+    stage = teacher_of(smoke, tmp_path)
+    checkpoint.adopt(stage.folder / "checkpoint", smoke.train.steps, state)
+    stage.finish()
+    shutil.rmtree(folder)
+    own = stage.folder / "checkpoint"
+    expected = f"no such folder; this run has a copy of it: set it to {own}"
+    assert expected in refusal(lambda: teacher_of(smoke, tmp_path))
+    smoke.teacher.checkpoint = str(own)
+    assert teacher_of(smoke, tmp_path).done
+
+
+def test_a_teacher_of_another_shape_is_refused_by_name(smoke, tmp_path, saved):
+    smoke.teacher.checkpoint, smoke.network.head_channels = str(saved[0]), 24
+    assert refusal(lambda: teacher_of(smoke, tmp_path)).startswith(f"{saved[0]}: holds (")
+
+
+def test_what_systems_leave_in_a_checkpoint_is_skipped(smoke, tmp_path, saved):
+    folder, state = saved
+    for name in ("._6", ".DS_Store", "Thumbs.db", "6/._default", "6/default/.DS_Store"):
+        (folder / name).write_bytes(b"\x00\x05\x16\x07")
+    for name in ("@eaDir", "lost+found"):
+        (folder / name).mkdir()
+    smoke.teacher.checkpoint = str(folder)
+    found = train_stage._given_teacher(chip.prepared(smoke, tmp_path))
+    assert checkpoint.content(found) == checkpoint.content(state)
