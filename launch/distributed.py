@@ -25,11 +25,10 @@ import time
 import jax
 from absl import flags
 
-from qnas_jax.bwnas import populate_table, train_supernet
+from qnas_jax.bwnas import inspection, populate_table, train_supernet
 from qnas_jax.errors import InputError, ProcessLost
 from qnas_jax.run import artefacts, cli, parallel, preempt
 from qnas_jax.run.config import Config
-from qnas_jax.stages import inspection
 from qnas_jax.stages import train as train_stage
 from qnas_jax.stages.experiment import prepare
 

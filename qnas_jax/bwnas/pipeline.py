@@ -12,14 +12,14 @@ from typing import Any
 from jaxtyping import PyTree
 
 from qnas_jax import space
-from qnas_jax.bwnas import populate_table, search_front, train_supernet
+from qnas_jax.bwnas import inspection, populate_table, search_front, train_supernet
 from qnas_jax.data.batching import stacked
 from qnas_jax.export import runtimes
 from qnas_jax.report import page
 from qnas_jax.run import artefacts
 from qnas_jax.run.artefacts import Stage
 from qnas_jax.run.config import Config
-from qnas_jax.stages import dry_run, inspection, measure
+from qnas_jax.stages import dry_run, measure
 from qnas_jax.stages import export as export_stage
 from qnas_jax.stages import latency as latency_stage
 from qnas_jax.stages import train as train_stage

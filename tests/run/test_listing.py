@@ -53,7 +53,7 @@ def test_folders_of_systems_hold_no_retrained_subnet(tmp_path):
 
 
 def test_what_systems_leave_of_logs_is_no_log_of_a_board(tmp_path, monkeypatch):
-    monkeypatch.setattr(profile.stand_in, "calls", dict)
+    monkeypatch.setattr(profile.synthetic, "calls", dict)
     (tmp_path / "._0001_stem.tflite.log").write_bytes(b"\x00\x05\x16\x07")
     profile.write_files(tmp_path, {}, runtimes.onnxruntime())
     (tmp_path / "0001_stem.tflite.log").write_text("count=1")

@@ -3,12 +3,12 @@
 import os
 import shutil
 
-import chip
-import in_files
 import jax
 import pytest
-from in_files import refusal
 
+import chip
+import in_files
+from in_files import refusal
 from qnas_jax.nn import init
 from qnas_jax.run import artefacts
 from qnas_jax.stages import experiment

@@ -2,17 +2,16 @@
 
 import pathlib
 
-import chip
 import jax
 import numpy as np
 import pytest
-from in_files import COUNTS, in_files, refusal
 from PIL import Image
 
-from qnas_jax.bwnas import pipeline
+import chip
+from in_files import COUNTS, in_files, refusal
+from qnas_jax.bwnas import inspection, pipeline
 from qnas_jax.hardware import measured
 from qnas_jax.nn import init
-from qnas_jax.stages import inspection
 from qnas_jax.stages import train as train_stage
 
 
@@ -38,7 +37,7 @@ def no_training(monkeypatch):
         raise AssertionError("the first stage was begun")
 
     monkeypatch.setattr(train_stage, "train_teacher", trained)
-    monkeypatch.setattr(pipeline.rehearsal, "dry_run", lambda *_: None)
+    monkeypatch.setattr(pipeline.dry_run, "dry_run", lambda *_: None)
 
 
 SMALL = {"network.strides": (2, 2, 2, 2, 1, 1, 1), "data.width": 32, "train.crop": (32, 32)}
