@@ -27,7 +27,7 @@ from absl import flags
 
 from qnas_jax.bwnas import inspection, populate_table, train_supernet
 from qnas_jax.errors import InputError, ProcessLost
-from qnas_jax.run import artefacts, cli, parallel, preempt
+from qnas_jax.run import artefacts, cli, disk, parallel, preempt
 from qnas_jax.run.config import Config
 from qnas_jax.stages import train as train_stage
 from qnas_jax.stages.experiment import prepare
@@ -54,7 +54,7 @@ def main() -> None:
     _meet()
     try:
         if parallel.is_first():
-            with artefacts.only_one(workdir):
+            with disk.only_one(workdir):
                 _work(config, workdir)
         else:
             logging.getLogger("qnas_jax").setLevel(logging.WARNING)  # the first tells of progress

@@ -13,7 +13,7 @@ from absl import flags
 
 from qnas_jax.bwnas import pipeline
 from qnas_jax.report import outcome
-from qnas_jax.run import artefacts, cli
+from qnas_jax.run import cli, disk
 
 cli.define_run_flags()
 _UNTIL = flags.DEFINE_enum("until", "report", ["teacher", "report"], "The last stage to run.")
@@ -23,7 +23,7 @@ def main() -> None:
     """Runs the pipeline; prints what came of it."""
     config, workdir = cli.run_flags()
     platform.use_compilation_cache()
-    with artefacts.only_one(workdir):
+    with disk.only_one(workdir):
         if _UNTIL.value == "teacher":
             pipeline.begin(config, workdir)
             return

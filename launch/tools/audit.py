@@ -22,7 +22,7 @@ from qnas_jax.hardware import measured
 from qnas_jax.profiling import audit
 from qnas_jax.profiling.timing import Effort
 from qnas_jax.report import figures
-from qnas_jax.run import artefacts, cli, paths
+from qnas_jax.run import artefacts, cli, disk, paths
 from qnas_jax.stages import audit as audit_stage
 from qnas_jax.stages.experiment import prepare
 
@@ -49,7 +49,7 @@ def main() -> None:
     measured.check_conditions(path, rows, conditions)
     effort = Effort(width=_WIDTH.value, limit_s=_LIMIT.value)
     folder = workdir / "hardware"
-    with artefacts.only_one(folder):
+    with disk.only_one(folder):
         how = (setting, _SUBNETS.value, runtime, threads, effort)
         audited = audit_stage.audit(*how, folder / "audit.csv")
     names = ("runtime", "runtime_version", "device", "threads")

@@ -30,10 +30,8 @@ def main() -> None:
     """Prints, writes and draws the curve."""
     folder = paths.folder("--workdir", _WORKDIR.value) / "lut"
     rows = table.load(folder / "lut.npz")
-    try:
-        by_chunk = np.load(folder / "by_chunk.npy").astype(np.float64)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{folder}: is no finished table ({error})") from None
+    with artefacts.reading(folder / "by_chunk.npy") as file:
+        by_chunk = np.load(file).astype(np.float64)
     made = artefacts.read_json(folder / "lut.json")
     chunks, per_chunk = len(by_chunk), made["images_per_pass"]
     if chunks < 2:

@@ -14,7 +14,7 @@ if __name__ == "__main__":
     platform.prepare_process()  # before all other imports
 
 from qnas_jax.bwnas import finished
-from qnas_jax.run import artefacts, cli
+from qnas_jax.run import cli, disk
 from qnas_jax.stages import export as export_stage
 from qnas_jax.stages.experiment import prepare
 
@@ -27,7 +27,7 @@ def main() -> None:
     platform.use_compilation_cache()
     setting = prepare(config, workdir)
     networks = finished.trained(setting)
-    with artefacts.only_one(workdir):
+    with disk.only_one(workdir):
         folders = [export_stage.export(setting, *network).folder for network in networks]
     height, width, _ = setting.picture()
     print(f"{len(setting.val_data)} pictures of {height} x {width}: {folders[0].parent}")

@@ -18,7 +18,7 @@ import pathlib
 from qnas_jax.bwnas import inspection, populate_table, search_front, train_supernet
 from qnas_jax.errors import InputError
 from qnas_jax.report import figures
-from qnas_jax.run import artefacts, cli
+from qnas_jax.run import artefacts, cli, disk
 from qnas_jax.run.config import Config, Search
 from qnas_jax.search import front
 from qnas_jax.stages import train as train_stage
@@ -42,7 +42,7 @@ def main() -> None:
     """Fills a table for each policy, searches it, and draws all fronts."""
     config, workdir = cli.run_flags()
     platform.use_compilation_cache()
-    with artefacts.only_one(workdir):
+    with disk.only_one(workdir):
         _compare(config, workdir)
 
 

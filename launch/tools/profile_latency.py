@@ -20,7 +20,7 @@ from qnas_jax.errors import InputError
 from qnas_jax.export import runtimes
 from qnas_jax.profiling import probes, profile
 from qnas_jax.profiling.timing import Effort
-from qnas_jax.run import artefacts, cli, paths
+from qnas_jax.run import cli, disk, paths
 from qnas_jax.stages.experiment import Setting, prepare
 
 cli.define_run_flags()
@@ -53,7 +53,7 @@ def main() -> None:
         return
     runtimes.check_threads(_THREADS.value)
     effort = Effort(width=_WIDTH.value, limit_s=_LIMIT.value)
-    with artefacts.only_one(place.parent):
+    with disk.only_one(place.parent):
         profile.fill(place, wanted, runtime, _THREADS.value, effort)
     print(f"table: {place}")
 

@@ -43,7 +43,7 @@ def main() -> None:
     out = paths.folder("--out", _OUT.value)
     items = [("train", i) for i in range(_TRAIN.value)] + [("val", i) for i in range(_VAL.value)]
     made_from = {"seed": _SEED.value, "height": _HEIGHT.value, "width": _WIDTH.value}
-    artefacts.Stage(out, made_from)  # refuses a folder of other pictures
+    artefacts.Stage(out, made_from).begin()  # refuses other images
     write = functools.partial(write_one, str(out), _SEED.value, (_HEIGHT.value, _WIDTH.value))
     progress = Progress(f"writing {out}", len(items))
     context = multiprocessing.get_context("spawn")

@@ -36,6 +36,8 @@ def populate_table(
     }
     with parallel.first_goes_first("lut"):
         stage = Stage(setting.workdir / "lut", made_from)
+        if parallel.is_first():
+            stage.begin()
     if stage.done:
         return stage, table.load(stage.folder / "lut.npz")
     variables = jax.device_get(variables)  # else all devices' features are computed on one

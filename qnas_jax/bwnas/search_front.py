@@ -31,6 +31,7 @@ def search_front(
     stage = Stage(setting.workdir / "search", made_from)
     file = stage.folder / "front.csv"
     if not stage.done:
+        stage.begin()
         points = front.search(rows, bytes_["stem"], bytes_["head"], how.costs, fixed, how.epsilon)
         front.write(file, points)
         if len(how.costs) > 1:

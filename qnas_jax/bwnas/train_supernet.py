@@ -47,6 +47,8 @@ def train_supernet(
     how = setting.config.supernet
     with parallel.first_goes_first("supernet"):
         stage = supernet_stage(setting, teacher)
+        if parallel.is_first():
+            stage.begin()
     recipe = distill.Recipe(
         supervised.features(setting.teacher()),
         setting.searched,

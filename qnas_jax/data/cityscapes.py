@@ -16,7 +16,7 @@ from qnas_jax.data import labels
 from qnas_jax.data.batching import prefetch
 from qnas_jax.errors import InputError
 from qnas_jax.metrics import IGNORE
-from qnas_jax.run import artefacts
+from qnas_jax.run import artefacts, disk
 from qnas_jax.run.listing import listed
 
 _PICTURE = "_leftImg8bit.png"
@@ -180,6 +180,9 @@ def _read(file, modes, to_decode) -> Image.Image:
     except InputError:
         raise
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        fault = disk.fault(error)
+        if fault:
+            raise disk.refusal(file, fault) from None
         raise InputError(f"{file}: cannot be read ({error})") from None
     return image
 

@@ -17,6 +17,7 @@ from qnas_jax.export.graph import Graph
 from qnas_jax.export.parity import Codes
 from qnas_jax.hardware import size
 from qnas_jax.hardware.size import FileFormat
+from qnas_jax.run import disk
 from qnas_jax.train.supervised import ClassMaps
 
 Run = Callable[[], Any]  # runs a loaded file once
@@ -61,7 +62,8 @@ class Runtime(NamedTuple):
 
     def write(self, network: Graph, path: pathlib.Path) -> None:
         """Writes a graph to a file."""
-        path.write_bytes(self.file(network))
+        with disk.naming(path):
+            path.write_bytes(self.file(network))
 
 
 def has_litert() -> bool:

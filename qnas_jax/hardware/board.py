@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from qnas_jax.errors import InputError
 from qnas_jax.hardware.measured import Row, Subject
-from qnas_jax.run import artefacts, sheet
+from qnas_jax.run import artefacts, disk, sheet
 
 MANIFEST = "manifest.csv"
 LEAST_MS = 1e-6  # of a table's line
@@ -69,17 +69,19 @@ def read_manifest(folder: pathlib.Path) -> dict[str, Subject]:
       InputError: There is no manifest, or it is none.
     """
     path = folder / MANIFEST
+    way_out = "launch/tools/profile_latency.py --export_only writes one"
     try:
-        _, *lines = sheet.read(path)
+        content = disk.read(path)
+    except disk.Missing as error:
+        raise InputError(f"{error}; {way_out}") from None
+    try:
+        _, *lines = sheet.parse(content)
         return {
             name: Subject(place, ops, *map(int, numbers))
             for _, (name, place, ops, *numbers) in lines
         }
-    except (OSError, ValueError, TypeError) as error:
-        raise InputError(
-            f"{path}: is no manifest ({error}); "
-            "launch/tools/profile_latency.py --export_only writes one"
-        ) from None
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{path}: is no manifest ({error}); {way_out}") from None
 
 
 # `benchmark_model` prints one such line for its warm-up and one for its runs; microseconds:
@@ -169,11 +171,11 @@ def rows(
     for name, subject in read_manifest(folder).items():
         path = folder / f"{name}.log"
         try:
-            logs[subject] = parse(path.read_text(encoding="utf-8", errors="replace"))
-        except FileNotFoundError:
+            logs[subject] = parse(disk.read(path).decode(errors="replace"))
+        except disk.Missing:
             continue
-        except OSError as error:
-            refused[subject] = f"{path}: cannot be read ({error.strerror}); try again"
+        except InputError as error:
+            refused[subject] = str(error)
         except ValueError as error:
             refused[subject] = f"{path}: {error}; delete it to run the file again"
     calls = {name: logs.pop(of_call(name), None) for name in CALLS}

@@ -27,10 +27,9 @@ import csv
 import dataclasses
 import io
 import itertools
-import os
 import pathlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,7 +37,7 @@ import numpy as np
 from qnas_jax.errors import InputError
 from qnas_jax.hardware import cells
 from qnas_jax.hardware.target import FIXED_BITS, Choices, Cost, Place, Target, runnable
-from qnas_jax.run import sheet
+from qnas_jax.run import disk, sheet
 from qnas_jax.space import Bits, Op
 
 FLOAT_BITS = 32  # stands for a layer that was not quantized
@@ -103,18 +102,16 @@ def read(path: pathlib.Path) -> list[Row]:
       InputError: It is missing or breaks the schema; the message names line and column.
     """
     rows, seen = [], {}
-    for line, values in _below_header(path, lambda: sheet.read(path)):
+    for line, values in _below_header(path, disk.read(path)):
         row = _row(f"{path}, line {line}", values)
         _check_beside(path, line, row, rows, seen)
         rows.append(row)
     return rows
 
 
-def _below_header(path: pathlib.Path, lines_of: Callable[[], sheet.Lines]) -> sheet.Lines:
+def _below_header(path: pathlib.Path, content: bytes) -> sheet.Lines:
     try:
-        lines = lines_of()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read as a table of latencies ({error})") from None
+        lines = sheet.parse(content)
     except ValueError as error:
         raise InputError(f"{path}, {error}") from None
     line, names = lines[0] if lines else (1, [])
@@ -198,21 +195,24 @@ def append(path: pathlib.Path, row: Row) -> None:
       InputError: The file is no such table.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+", newline="", encoding="utf-8", errors="replace") as file:
+    with (
+        disk.naming(path),
+        path.open("a+", newline="", encoding="utf-8", errors="replace") as file,
+    ):
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         file.seek(0)
         lines = file.read()
         if lines:
             header = lines.lstrip("\ufeff\r\n").partition("\n")[0]
-            _below_header(path, lambda: sheet.parse(header))
+            _below_header(path, header.encode())
             text.write("\n" * (not lines.endswith("\n")))  # the last one was cut off
         else:
             writer.writerow(COLUMNS)
         writer.writerow((*row.subject, *row[1:]))
         file.write(text.getvalue())
         file.flush()
-        os.fsync(file.fileno())
+        disk.sync(file)
 
 
 def subject(place: Place, op: Op, w_bits: int, a_bits: int) -> Subject:

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int8, UInt8
 
+from qnas_jax.run import disk
 from qnas_jax.run.platform import cache_folder
 
 logger = logging.getLogger(__name__)
@@ -102,7 +103,8 @@ def _is_whole(file: pathlib.Path) -> bool:
     """Whether a library ends with its own digest; one that was cut would end the process."""
     if not file.exists():
         return False
-    code, digest = (found := file.read_bytes())[:-32], found[-32:]
+    with disk.naming(file):
+        code, digest = (found := file.read_bytes())[:-32], found[-32:]
     return hashlib.sha256(code).digest() == digest
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from qnas_jax import metrics
 from qnas_jax.errors import InputError
-from qnas_jax.run import artefacts, sheet
+from qnas_jax.run import artefacts, disk, sheet
 
 
 class Audited(NamedTuple):
@@ -58,11 +58,13 @@ def read(path: pathlib.Path, conditions: Conditions) -> list[Audited]:
     Raises:
       InputError: It was audited under other conditions, or the file is damaged.
     """
-    if not path.exists():
+    try:
+        content = disk.read(path)
+    except disk.Missing:
         return []
     kinds = tuple(Audited.__annotations__.values())
     try:
-        (_, header), *lines = sheet.read(path) or [(1, [])]
+        (_, header), *lines = sheet.parse(content) or [(1, [])]
         if tuple(header) != COLUMNS:
             raise ValueError(f"its columns must be {','.join(COLUMNS)}")
         cells = [dict(zip(COLUMNS, line, strict=True)) for _, line in lines]
@@ -73,7 +75,7 @@ def read(path: pathlib.Path, conditions: Conditions) -> list[Audited]:
         odd = [one.subnet for one in subnets if not all(0 < x < math.inf for x in one[1:])]
         if odd:
             raise ValueError(f"{odd[0]} has a figure that is none")
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise InputError(f"{path}: cannot be gone on with ({error}); delete it") from None
     for line, (name, now) in itertools.product(cells, conditions._asdict().items()):
         if name != "table" and line[name] != str(now):

@@ -4,7 +4,6 @@ import base64
 import html
 import pathlib
 import string
-import zipfile
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -175,12 +174,8 @@ def _fill(
 
 
 def _prediction(folder: pathlib.Path) -> np.ndarray:
-    path = folder / "samples.npz"
-    try:
-        with path.open("rb") as content, np.load(content) as file:
-            return file["quantized"]
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise artefacts.unreadable(path, error) from None
+    with artefacts.reading(folder / "samples.npz") as content, np.load(content) as file:
+        return file["quantized"]
 
 
 def _summary(found: Outcome) -> str:

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import difflib
-import errno
 import io
 import logging
 import os
@@ -16,11 +15,10 @@ from absl import logging as absl_logging
 from ml_collections import config_flags
 
 from qnas_jax.errors import Diverged, InputError, ProcessLost
-from qnas_jax.run import config, paths, preempt
+from qnas_jax.run import config, disk, paths, preempt
 
 # Exit codes. The last two are what shells make of SIGINT and SIGTERM: 128 + the signal.
 INPUT_ERROR, DIVERGED, PROCESS_LOST, INTERRUPTED, TERMINATED = 2, 3, 4, 130, 143
-_FULL_DISK = os.strerror(errno.ENOSPC)
 
 
 def start(main: Callable[[], None]) -> None:
@@ -107,11 +105,12 @@ def guarded(main: Callable[[], None]) -> None:
     except preempt.Stopped as error:
         _leave(f"{error}; the same command goes on", TERMINATED)
     except Exception as error:
-        if _FULL_DISK in str(error):  # told by the system, or by Orbax in other words around it
-            _leave(f"{_FULL_DISK}; make room, then the same command goes on", INPUT_ERROR)
-        if not isinstance(error, OSError):
+        found = error if isinstance(error, OSError) else disk.fault(error)
+        if found is None or not (found is error or found.errno in disk.FULL):
             raise
-        _leave(f"{error.filename or 'a file'}: {error.strerror or error}", INPUT_ERROR)
+        file = f"{found.filename2 or found.filename}: " if found.filename else ""
+        room = "; make room, then the same command goes on" if found.errno in disk.FULL else ""
+        _leave(f"{file}{found.strerror or found}{room}", INPUT_ERROR)
 
 
 def _leave(message: str, code: int) -> None:

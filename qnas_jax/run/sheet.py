@@ -8,39 +8,18 @@ other encodings.
 
 import csv
 import io
-import pathlib
 
 Lines = list[tuple[int, list[str]]]  # number and cells of each
 SAVE_AS = "save it as CSV in UTF-8, with commas between cells and decimal points"
 
 
-def read(path: pathlib.Path) -> Lines:
+def parse(content: bytes) -> Lines:
     """Number and cells of every line that is not blank, the header first.
 
     Raises:
-      OSError: The file cannot be read.
       ValueError: It is no such table; the message begins with the line.
     """
-    content = path.read_bytes()
-    try:
-        text = content.decode()
-    except UnicodeDecodeError as error:
-        place = error.start
-    else:
-        place = content.find(b"\0")  # UTF-16 without a mark
-    if place >= 0:
-        line = content.count(b"\n", 0, place) + 1
-        raise ValueError(f"line {line}: is no text in UTF-8; {SAVE_AS}")
-    return parse(text)
-
-
-def parse(text: str) -> Lines:
-    """As `read`, of what a file holds.
-
-    Raises:
-      ValueError: It is no such table; the message begins with the line.
-    """
-    lines = io.StringIO(text.removeprefix("\ufeff"), newline="")
+    lines = io.StringIO(_text(content).removeprefix("\ufeff"), newline="")
     reader = csv.reader(lines, skipinitialspace=True)
     found: Lines = []
     width, number = 0, 1
@@ -57,6 +36,19 @@ def parse(text: str) -> Lines:
     except csv.Error as error:
         raise ValueError(f"line {number}: {error}; {SAVE_AS}") from None
     return found
+
+
+def _text(content: bytes) -> str:
+    try:
+        text = content.decode()
+    except UnicodeDecodeError as error:
+        place = error.start
+    else:
+        place = content.find(b"\0")  # UTF-16 without a mark
+        if place < 0:
+            return text
+    line = content.count(b"\n", 0, place) + 1
+    raise ValueError(f"line {line}: is no text in UTF-8; {SAVE_AS}")
 
 
 def _check(line: int, cells: list[str]) -> None:

@@ -179,8 +179,8 @@ def read(path: pathlib.Path) -> list[Point]:
     Raises:
       InputError: It is missing, or no such file.
     """
-    try:
-        (_, names), *lines = sheet.read(path) or [(1, [])]
+    with artefacts.reading(path) as file:
+        (_, names), *lines = sheet.parse(file.read()) or [(1, [])]
         points = [
             Point(
                 int(line["rank"]),
@@ -197,6 +197,3 @@ def read(path: pathlib.Path) -> list[Point]:
         for point in points:
             space.parse_subnet(point.subnet)
         return points
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        reason = f"cannot be read as a front ({error}); delete {path.parent}"
-        raise InputError(f"{path}: {reason}") from None

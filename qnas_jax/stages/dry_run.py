@@ -9,6 +9,7 @@ from qnas_jax.errors import InputError
 from qnas_jax.export.runtimes import Runtime
 from qnas_jax.hardware import size
 from qnas_jax.profiling import probes
+from qnas_jax.run import disk
 from qnas_jax.stages.experiment import Setting
 
 logger = logging.getLogger(__name__)
@@ -28,6 +29,8 @@ def dry_run(setting: Setting, runtime: Runtime) -> None:
                 runtime.write(network, path)
                 runtime.load(path, 1)()
             except Exception as error:  # runtimes' own errors have no common class
+                if found := disk.fault(error):
+                    raise found from None
                 raise InputError(
                     f"{runtime.name} {runtime.version} does not run the {name} subnet "
                     f"{space.format_subnet(subnet)} ({_first_line(error)}); "

@@ -50,6 +50,7 @@ def export(setting: Setting, source: Stage, model: DeepLabV3, subnet: space.Subn
     stage = _stage(setting, source)
     if stage.done and not _missing(stage.folder):
         return stage
+    stage.begin()
     variables, quant = train_stage.measured(setting, source, model, subnet)
     shape = setting.picture()
     network = fold.of_network(model, variables, quant, shape)

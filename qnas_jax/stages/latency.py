@@ -31,6 +31,7 @@ def time_networks(setting: Setting, subnets: Sequence[str]) -> Stage:
     stage = Stage(setting.workdir / "latency", made_from)
     # Another search may have chosen others, which take a moment to time.
     if not stage.done or list(of_run(setting.workdir)) != [TEACHER, *subnets]:
+        stage.begin()
         found = compare(setting, subnets, runtimes.named("onnxruntime"), THREADS, EFFORT)
         artefacts.write_json(stage.folder / "latency.json", found)
         stage.finish()

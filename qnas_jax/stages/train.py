@@ -83,6 +83,7 @@ def train_teacher(setting: Setting) -> tuple[Stage, PyTree]:
     """Trains the teacher, or takes the one that the config names; measures it."""
     given = _given_teacher(setting)
     config, stage = setting.config, _teacher_stage(setting, given)
+    stage.begin()
     model, fresh = setting.teacher(), _fresh_teacher(setting)
     if given and not stage.done:
         checkpoint.adopt(stage.folder / "checkpoint", config.train.steps, given)
@@ -115,6 +116,7 @@ def retrain(
     config, stage = setting.config, subnet_stage(setting, distilled, point.subnet)
     if stage.done:
         return stage
+    stage.begin()
     subnet = space.parse_subnet(point.subnet)
     model = setting.student(subnet)
     fresh = init.initialize(model, setting.key(Purpose.RETRAIN_INIT), (1, *config.train.crop, 3))

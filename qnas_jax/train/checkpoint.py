@@ -1,18 +1,18 @@
 """Training states on disk: saved whole or not at all, found again after any kill."""
 
+import contextlib
 import dataclasses
 import hashlib
-import io
 import pathlib
 import shutil
-import zipfile
+from collections.abc import Iterator
 from typing import Any, TypeVar
 
 import jax
 import numpy as np
 
 from qnas_jax.errors import InputError
-from qnas_jax.run import artefacts
+from qnas_jax.run import artefacts, disk
 
 Tree = TypeVar("Tree")
 
@@ -36,6 +36,17 @@ def open_folder(folder: pathlib.Path) -> Any:
     return ocp.CheckpointManager(folder.absolute(), item_handlers=handler, options=options)
 
 
+@contextlib.contextmanager
+def opened(folder: pathlib.Path) -> Iterator[Any]:
+    """Orbax's manager of the checkpoints in a folder, closed at the end."""
+    manager = open_folder(folder)
+    try:
+        yield manager
+    finally:
+        with _writing(manager):
+            manager.close()
+
+
 def save(manager: Any, step: int, state: Any) -> None:
     """Saves the state after `step` steps, in the background.
 
@@ -52,7 +63,27 @@ def save(manager: Any, step: int, state: Any) -> None:
             f"{manager.directory}: {free / 1e6:.1f} MB left on the disk, saving takes up to "
             f"{need / 1e6:.1f} MB; make room, then the same command goes on"
         )
-    manager.save(step, args=ocp.args.StandardSave(_plain(state)))
+    with _writing(manager):
+        manager.save(step, args=ocp.args.StandardSave(_plain(state)))
+
+
+def wait(manager: Any) -> None:
+    """Waits until what was saved is on the disk."""
+    with _writing(manager):
+        manager.wait_until_finished()
+
+
+@contextlib.contextmanager
+def _writing(manager: Any) -> Iterator[None]:
+    """Within, what the system answers to Orbax is raised as the system's own error."""
+    try:
+        yield
+    except Exception as error:
+        found = disk.fault(error)
+        if found is None:
+            raise
+        found.filename = found.filename or str(manager.directory)
+        raise found from None
 
 
 def restore(manager: Any, like: Tree) -> tuple[int, Tree]:
@@ -76,8 +107,9 @@ def restore(manager: Any, like: Tree) -> tuple[int, Tree]:
     except InputError:
         raise
     except Exception as error:  # Orbax has no error of its own for damaged files
+        damaged = pathlib.Path(manager.directory) / str(step)
+        disk.check_readable(damaged, error)
         reason = str(error).splitlines()[0].split(" See full")[0][:120]
-        damaged = manager.directory / str(step)
         raise InputError(f"{damaged}: cannot be read ({reason}); delete it") from None
 
 
@@ -89,23 +121,17 @@ def load(folder: pathlib.Path, like: Tree) -> Tree:
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder")
-    manager = open_folder(folder)
-    try:
+    with opened(folder) as manager:
         if manager.latest_step() is None:
             raise InputError(f"{folder}: holds no checkpoint")
         return restore(manager, like)[1]
-    finally:
-        manager.close()
 
 
 def adopt(folder: pathlib.Path, step: int, state: Any) -> None:
     """Makes a state from elsewhere the folder's checkpoint at a step."""
-    manager = open_folder(folder)
-    try:
+    with opened(folder) as manager:
         save(manager, step, state)
-        manager.wait_until_finished()
-    finally:
-        manager.close()
+        wait(manager)
 
 
 def write_arrays(file: pathlib.Path, tree: Any) -> None:
@@ -121,11 +147,8 @@ def read_arrays(file: pathlib.Path, like: Tree) -> Tree:
     Raises:
       InputError: The file is damaged, or does not match.
     """
-    try:
-        with np.load(io.BytesIO(file.read_bytes())) as found:
-            arrays = {name: found[name] for name in found.files}
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
-        raise InputError(f"{file}: cannot be read ({error}); delete it") from None
+    with artefacts.reading(file) as content, np.load(content) as found:
+        arrays = {name: found[name] for name in found.files}
     _check_match(file, arrays, {_place(p): v for p, v in jax.tree_util.tree_leaves_with_path(like)})
     return jax.tree_util.tree_map_with_path(lambda path, _: arrays[_place(path)], like)
 

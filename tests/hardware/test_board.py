@@ -194,8 +194,11 @@ def test_a_manifest_that_a_spreadsheet_has_saved_is_read(tmp_path):
 
 
 def test_errors_take_one_line(tmp_path):
-    with pytest.raises(InputError, match=r"manifest\.csv: is no manifest .*--export_only"):
-        board.rows(tmp_path, "litert", "2.16", "board", 1)
+    for content, state in ((None, "no such file"), ("a,b\nc", "is no manifest")):
+        if content:
+            (tmp_path / "manifest.csv").write_text(content)
+        with pytest.raises(InputError, match=rf"manifest\.csv: {state}.*--export_only writes one"):
+            board.rows(tmp_path, "litert", "2.16", "board", 1)
     with pytest.raises(InputError, match="call1 and call2 were not run"):
         board.rows(make_folder(tmp_path, {3: LOGS[3]}), "litert", "2.16", "board", 1)
     make_folder(tmp_path, {**LOGS, 1: "Segmentation fault\n"})

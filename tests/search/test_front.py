@@ -272,5 +272,6 @@ def test_what_is_no_front_is_named_in_one_line(tmp_path, content):
         file.write_bytes(content)
     with pytest.raises(InputError) as error:
         front.read(file)
-    assert str(error.value).startswith(f"{file}: cannot be read as a front (")
+    state = "is missing" if content is None else "cannot be read ("
+    assert str(error.value).startswith(f"{file}: {state}")
     assert "\n" not in str(error.value)

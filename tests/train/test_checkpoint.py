@@ -1,7 +1,12 @@
 """Checkpoints of training states, and small trees in one file."""
 
+import errno
+import os
+import pathlib
+
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint
 import pytest
 
 import toy
@@ -57,6 +62,59 @@ def test_a_damaged_checkpoint_is_named_in_one_line(tmp_path):
     ) as error:
         checkpoint.load(tmp_path / "checkpoint", toy.FRESH)
     assert "\n" not in str(error.value)
+
+
+STALE = os.strerror(errno.ESTALE)
+
+
+@pytest.mark.parametrize(
+    ("error", "file"),
+    [
+        (OSError(errno.ESTALE, STALE), "checkpoint/2"),
+        (OSError(errno.ESTALE, STALE, "/runs/a/_METADATA"), "/runs/a/_METADATA"),
+        (ValueError(f'ABORTED: Error reading "a/b": "/runs/a/d/5d62": {STALE} [x]'), "/a/d/5d62"),
+    ],
+    ids=["bare", "named", "words"],
+)
+def test_a_checkpoint_that_the_system_does_not_give_is_not_to_be_deleted(
+    tmp_path, monkeypatch, error, file
+):
+    toy.fit(tmp_path, 2)
+
+    def failing(*_, **__):
+        raise error
+
+    monkeypatch.setattr(orbax.checkpoint.CheckpointManager, "restore", failing)
+    with pytest.raises(InputError) as told:
+        checkpoint.load(tmp_path / "checkpoint", toy.FRESH)
+    assert str(told.value).endswith(f"{file}: cannot be read ({STALE}); try again")
+
+
+def test_what_orbax_keeps_to_itself_is_found_by_reading(tmp_path, monkeypatch):
+    toy.fit(tmp_path, 2)
+
+    def stale(_):
+        raise OSError(errno.ESTALE, STALE)
+
+    monkeypatch.setattr(orbax.checkpoint.CheckpointManager, "item_metadata", lambda *_: None)
+    with pytest.raises(InputError, match=r"checkpoint/2: cannot be read \(its description"):
+        checkpoint.load(tmp_path / "checkpoint", toy.FRESH)
+    monkeypatch.setattr(pathlib.Path, "read_bytes", stale)
+    with pytest.raises(InputError, match=rf"checkpoint/2/.*: cannot be read \({STALE}\); try ag"):
+        checkpoint.load(tmp_path / "checkpoint", toy.FRESH)
+
+
+def test_a_quota_that_is_reached_names_the_folder(tmp_path, monkeypatch):
+    quota = os.strerror(errno.EDQUOT)
+
+    def failing(*_):
+        raise ValueError(f"RESOURCE_EXHAUSTED: Failed to write: {quota} [os_error_code='122']")
+
+    monkeypatch.setattr(orbax.checkpoint.CheckpointManager, "wait_until_finished", failing)
+    with pytest.raises(OSError) as error:
+        toy.fit(tmp_path, 2)
+    assert error.value.errno == errno.EDQUOT
+    assert error.value.filename == str(tmp_path / "checkpoint")
 
 
 def test_a_missing_or_empty_checkpoint_folder_is_named(tmp_path):

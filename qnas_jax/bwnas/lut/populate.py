@@ -224,11 +224,16 @@ def scores(job: Job) -> Scores:
     parts = range(len(job.parts))
     done = [c for c in range(len(job.chunks)) if all(job.noise_file(c, i).exists() for i in parts)]
     by_chunk = np.stack(
-        [np.concatenate([np.load(job.noise_file(c, i)) for i in parts]) for c in done]
+        [np.concatenate([_read_noise(job.noise_file(c, i)) for i in parts]) for c in done]
     )
     images = np.array([len(job.chunks[c]) for c in done])
     nsr = images / images.sum() @ by_chunk
     return Scores(nsr.astype(np.float32), by_chunk.astype(np.float32), int(images.sum()))
+
+
+def _read_noise(file: pathlib.Path) -> np.ndarray:
+    with artefacts.reading(file) as content:
+        return np.load(content)
 
 
 def agreement(found: Scores, rows: table.Table) -> list[float]:
@@ -294,5 +299,5 @@ def _write_target_statistics(job: Job) -> None:
 
 
 def _read_target_statistics(job: Job) -> list[Array]:
-    with np.load(job.target_file) as found:
+    with artefacts.reading(job.target_file) as content, np.load(content) as found:
         return [jnp.asarray(found[f"arr_{i}"], jnp.float32) for i in range(len(found.files))]

@@ -6,14 +6,12 @@ Search, reports and tools read tables; nothing here knows a network.
 import dataclasses
 import logging
 import pathlib
-import zipfile
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from qnas_jax import space
-from qnas_jax.errors import InputError
 from qnas_jax.hardware import size
 from qnas_jax.hardware.target import LayerCost, Place
 from qnas_jax.run import artefacts
@@ -198,11 +196,8 @@ def load(path: pathlib.Path) -> Table:
     Raises:
       InputError: There is none, or it is damaged.
     """
-    try:
-        with path.open("rb") as content, np.load(content) as file:
-            columns = dict(file)
+    with artefacts.reading(path) as content, np.load(content) as file:
+        columns = dict(file)
         ops = tuple(space.Op(*map(int, op)) for op in columns.pop("ops"))
         costs = {name: columns.pop(name) for name in space.COSTS if name in columns}
         return Table(ops=ops, costs=costs, **columns)
-    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: is no table ({error}); delete {path.parent}") from None

@@ -12,6 +12,7 @@ from qnas_jax.errors import InputError
 from qnas_jax.export.graph import Graph
 from qnas_jax.export.litert import write as litert_file
 from qnas_jax.export.litert.rounding import Kernels
+from qnas_jax.run import disk
 
 RESOLVERS = {
     "xnnpack": OpResolverType.BUILTIN,
@@ -54,6 +55,7 @@ def session(
     except (ValueError, RuntimeError) as error:
         if not isinstance(model, pathlib.Path):
             raise
+        disk.check_readable(model, error)
         reason = str(error).splitlines()[0][:200]
         raise InputError(f"{model}: is no model that runs here ({reason})") from None
     return ready

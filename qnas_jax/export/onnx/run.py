@@ -18,6 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from qnas_jax.errors import InputError
 from qnas_jax.export.onnx.write import IR_VERSION, OPSET
+from qnas_jax.run import disk
 
 QUIET = 3  # ONNX Runtime's level of errors
 PROVIDERS = ["CPUExecutionProvider"]
@@ -48,6 +49,7 @@ def session(
     except Exception as error:  # ONNX Runtime's own errors have no common class
         if not isinstance(model, pathlib.Path):
             raise
+        disk.check_readable(model, error)
         raise InputError(f"{model}: is no model that runs here ({_first_line(error)})") from None
 
 

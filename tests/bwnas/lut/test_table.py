@@ -173,5 +173,6 @@ def test_what_is_no_table_is_named_in_one_line(tmp_path, content):
         file.write_bytes(content)
     with pytest.raises(InputError) as error:
         table.load(file)
-    assert str(error.value).startswith(f"{file}: is no table (")
+    state = "is missing" if content is None else "cannot be read ("
+    assert str(error.value).startswith(f"{file}: {state}")
     assert "\n" not in str(error.value)
