@@ -7,8 +7,11 @@ import threading
 import time
 from typing import Any
 
+from qnas_jax.run import artefacts, disk, events
+
 logger = logging.getLogger(__name__)
 
+METRICS = "metrics.jsonl"
 LINE_SECONDS = 5.0  # at most one progress line in that time
 
 
@@ -61,37 +64,64 @@ class Metrics:
         Of several processes one writes; the others leave all as it is.
         """
         self._stage, self._workdir, self._writes = stage, workdir, writes
-        path = workdir / "metrics.jsonl"
-        torn = path.exists() and path.read_bytes()[-1:] not in (b"", b"\n")  # by a kill
-        self._file = path.open("a", buffering=1)
-        self._file.write("\n" * (torn and writes))
+        self._lines: Any = None
         self._events: Any = None
 
     def __enter__(self) -> "Metrics":
         return self
 
     def __exit__(self, *_: Any) -> None:
-        self._file.close()
-        if self._events:
-            self._events.close()
+        for file in (self._lines, self._events):
+            if file:
+                file.close()
+
+    def resume(self, step: int) -> None:
+        """Forgets what the stage recorded after `step` steps, which are done again.
+
+        Before anything is written.
+        """
+        path = self._workdir / METRICS
+        if not self._writes or not path.exists():
+            return
+        content = disk.read(path)
+        kept = [
+            line
+            for line in content.splitlines(keepends=True)
+            if (values := _parsed(line))
+            and not (values["stage"] == self._stage and values["step"] > step)
+        ]
+        if b"".join(kept) != content:
+            events.forget(self._workdir, self._stage, step)
+            artefacts.write(path, b"".join(kept))  # last: else a kill would leave the events
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Records the metrics after `step` steps."""
         if not self._writes:
             return
-        if self._events is None:
-            from tensorboardX import SummaryWriter  # takes seconds to import
+        if self._lines is None:
+            self._lines = (self._workdir / METRICS).open("ab")
+            self._events = events.Events(self._workdir, self._stage)
+        line = json.dumps({"stage": self._stage, "step": step, **values}) + "\n"
+        with disk.naming(self._workdir / METRICS):
+            self._lines.write(line.encode())
+            self._lines.flush()
+        self._events.write(step, values)
 
-            suffix = "." + self._stage.replace("/", ".")  # files are named by the second
-            self._events = SummaryWriter(str(self._workdir), flush_secs=30, filename_suffix=suffix)
-        self._file.write(json.dumps({"stage": self._stage, "step": step, **values}) + "\n")
-        for name, value in values.items():
-            self._events.add_scalar(f"{self._stage}/{name}", value, step)
-
-    def flush(self) -> None:
+    def sync(self) -> None:
         """Puts what was recorded on the disk: a checkpoint behind it must not be younger."""
         if self._events:
-            self._events.flush()
+            with disk.naming(self._workdir / METRICS):
+                disk.sync(self._lines)
+            self._events.sync()
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    """What a line of `metrics.jsonl` holds; None of one that a kill has cut off."""
+    try:
+        values = json.loads(line)
+        return values if line.endswith(b"\n") and {"stage", "step"} <= values.keys() else None
+    except (ValueError, AttributeError):
+        return None
 
 
 def read_metrics(workdir: pathlib.Path, stage: str) -> dict[int, dict[str, float]]:
@@ -101,14 +131,10 @@ def read_metrics(workdir: pathlib.Path, stage: str) -> dict[int, dict[str, float
       workdir: The run's folder; nothing is found where `metrics.jsonl` is missing.
       stage: The name it records under.
     """
-    found = {}
-    path = workdir / "metrics.jsonl"
-    for line in path.read_bytes().splitlines() if path.exists() else ():
-        try:
-            values = json.loads(line)
-        except ValueError:  # torn by a kill
-            continue
-        if values.pop("stage") == stage:
+    found, path = {}, workdir / METRICS
+    for line in disk.read(path).splitlines(keepends=True) if path.exists() else ():
+        values = _parsed(line)
+        if values and values.pop("stage") == stage:
             found[values.pop("step")] = values
     return dict(sorted(found.items()))
 

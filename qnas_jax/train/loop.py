@@ -5,7 +5,6 @@ A step takes (state, images, labels, its number) and gives the new state and
 `grouped.train_step` make them: with a leading axis on all but the state.
 """
 
-import contextlib
 import functools
 import logging
 import math
@@ -138,16 +137,17 @@ def fit(
     alone = jax.process_count() == 1  # else JAX takes SIGTERM, and all processes agree on a step
     with (
         preempt.noting(alone) as asked,
-        contextlib.closing(checkpoint.open_folder(plan.folder)) as manager,
+        checkpoint.opened(plan.folder) as manager,
     ):
         guard = _Guard(manager, plan, *checkpoint.restore(manager, state))
         first = guard.saved
         parallel.check_same(f"{plan.folder}: holds the states of steps", first)
+        metrics.resume(first)
         spans = list(_spans(first, plan))
         making = prefetch(lambda i: _stacked(make_batch, spans[i]), 0, len(spans), plan.threads)
         batches = Timed(making)
         _run(steps, _until_asked(spans, asked), batches, plan, guard, metrics, forms)
-        manager.wait_until_finished()
+        checkpoint.wait(manager)
         if guard.saved < plan.total or asked():
             raise preempt.Stopped(f"stopped by SIGTERM at step {guard.saved} of {plan.title}")
         _tell_time(plan.title, guard.saved - first, batches)
@@ -182,7 +182,7 @@ def _run(
             told = sorted({*told, done.stop}) if to_save else told
             _tell(told, guard.check(done, found), metrics, progress)
         if to_save:
-            metrics.flush()
+            metrics.sync()
             guard.save(done.stop, gathered(state))
     if done.stop > guard.saved:
         guard.check(done, found)
