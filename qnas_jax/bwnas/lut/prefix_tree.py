@@ -28,6 +28,7 @@ from qnas_jax.bwnas.lut.mbconv_float import Layer, OpWeights, gather_weights
 from qnas_jax.bwnas.lut.mbconv_int8 import gather_bytes
 from qnas_jax.nn import supernet
 from qnas_jax.quant.calibrate import FindRange
+from qnas_jax.run import artefacts, matrix
 
 INPUT_BITS = 8  # of a block's input, which is another block's output
 QUEUE = 8  # passes that may wait for the device
@@ -70,7 +71,7 @@ class Calibration(NamedTuple):
     """
 
     input_range: np.ndarray
-    nodes: list[list[np.ndarray]]
+    nodes: Sequence[Sequence[np.ndarray | matrix.Matrix]]
 
 
 _gather = jax.jit(gather_weights, static_argnums=1)
@@ -160,7 +161,9 @@ def calibrate(
         if nodes[layer][choice] is None:
             shape = (tree.nodes(layer), found.shape[1])
             file = folder and folder / _nodes_file(layer, choice)
-            nodes[layer][choice] = _empty(shape, file)
+            nodes[layer][choice] = (
+                matrix.create(file, shape) if file else np.empty(shape, np.float32)
+            )
         nodes[layer][choice][ids] = found  # waits, so that passes do not queue up in memory
         return ys
 
@@ -208,23 +211,22 @@ def noise(
     return result
 
 
-def _empty(shape: tuple[int, int], file: pathlib.Path | None) -> np.ndarray:
-    if file is None:
-        return np.empty(shape, np.float32)
-    return np.lib.format.open_memmap(file, "w+", np.float32, shape)
-
-
 def _root(x, input_range, in_bytes):
     return root(x, jnp.int32(INPUT_BITS), input_range, in_bytes)
 
 
 def load_calibration(folder: pathlib.Path, tree: Tree) -> Calibration:
-    """Reads what was found in that tree and written into a folder, page by page as needed."""
+    """Reads what was found in that tree and written into a folder, row by row as needed.
+
+    Raises:
+      InputError: A file is missing or damaged, or the system does not give it.
+    """
     nodes = [
-        [np.load(folder / _nodes_file(layer, choice), mmap_mode="r") for choice in range(len(bits))]
+        [matrix.load(folder / _nodes_file(layer, choice)) for choice in range(len(bits))]
         for layer, bits in enumerate(tree.a_bits)
     ]
-    return Calibration(np.load(folder / _RANGE_FILE), nodes)
+    with artefacts.reading(folder / _RANGE_FILE, folder) as file:
+        return Calibration(np.load(file), nodes)
 
 
 _RANGE_FILE = "input_range.npy"

@@ -168,7 +168,11 @@ def test_the_saved_calibration_is_read_back(tmp_path):
     found = prefix_tree.calibrate(built, calibration)
     prefix_tree.calibrate(built, calibration, folder=tmp_path)
     again = prefix_tree.load_calibration(tmp_path, built)
-    jax.tree.map(np.testing.assert_array_equal, found, again)
+    np.testing.assert_array_equal(found.input_range, again.input_range)
+    for layer, layers in enumerate(found.nodes):
+        for choice, nodes in enumerate(layers):
+            rows = np.arange(len(nodes))[::-1]
+            np.testing.assert_array_equal(again.nodes[layer][choice][rows], nodes[rows])
 
 
 def test_weights_are_quantized_once_for_all_bitwidths_of_activations():
