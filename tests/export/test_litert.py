@@ -260,7 +260,7 @@ def test_what_cannot_be_written_or_run_is_refused(tmp_path):
     odd = dataclasses.replace(network.nodes[0], bounds=(0.0, 4.0))
     with pytest.raises(InputError, match=r"conv: LiteRT has no activation .*4\.0"):
         litert_file.model(Graph(network.x, (odd,)))
-    with pytest.raises(InputError, match=r"missing\.tflite: is no model"):
+    with pytest.raises(InputError, match=r"missing\.tflite: no such file"):
         litert_run.session(tmp_path / "missing.tflite")
     (tmp_path / "broken.tflite").write_bytes(b"nothing")
     with pytest.raises(InputError, match=r"broken\.tflite: is no model"):
