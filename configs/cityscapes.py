@@ -1,32 +1,31 @@
-"""The published setup: QA-BWNAS on Cityscapes, INT8.
+"""The published setup: QA-BWNAS on Cityscapes in INT8.
 
 Paper: Lu et al., 2023, https://arxiv.org/abs/2401.12350. The network is DeepLabV3 with
-MobileNetV2 at output stride 8, as MMSegmentation's M-V2-D8.
+MobileNetV2 at output stride 8, like MMSegmentation's M-V2-D8.
 
     python launch/main.py --config configs/cityscapes.py --config.data.root=/data/cityscapes
 
-Published: 4.05 GPU-hours for the supernet and 14.87 for the table on an RTX 8000; INT8 subnets up
-to 4.2 points of mIoU above the INT8 teacher, or 25 % smaller. A run of this config on a GPU has
-not been made yet.
+Published: 4.05 GPU-hours for the supernet and 14.87 for the LUT on an RTX 8000; INT8 subnets up
+to 4.2 points of mIoU above the INT8 teacher, or 25 % smaller. This config has not run on a GPU yet.
 
-What the paper leaves open, and what is taken here:
-- paths of a training step: fair, six at once (supernet.sampling)
+The paper leaves these settings open. This config uses:
+- paths per training step: fair sampling, six at once (supernet.sampling)
 - weight decay: 5e-4 for whole networks as in MMSegmentation, 1e-4 for the supernet as in DNA
-- power of the polynomial schedules: 0.9, down to 0
-- augmentation: random scale 0.5 to 2, crop, mirror; no auxiliary head, no colour jitter
-- scores: NSR of 500 training pictures, cropped in the middle to the size of training;
-  statistics and ranges from 32
+- polynomial schedules: power 0.9, down to 0
+- augmentation: random scale 0.5 to 2, crop, horizontal flip; no auxiliary head, no colour jitter
+- scores: NSR on 500 training images, centre-cropped to the training size; statistics and ranges
+  from 32 images
 - ranges: min-max; weights per output channel and symmetric, activations per tensor and
   asymmetric; stem and head at 8 bits
-- head: 512 channels, 90 % of the network's weights. The published sizes can only be those of the
-  encoder (or of a far smaller head), so the report gives both.
+- head: 512 channels, which hold 90 % of the network's weights. The published sizes can only be
+  those of the encoder (or of a much smaller head), so the report gives both.
 """
 
 from qnas_jax.run import config
 
 
 def get_config() -> config.Config:
-    """Table I of the paper, 512 x 1024 crops, every hyperparameter that it gives."""
+    """Table I of the paper with 512 x 1024 crops and all hyperparameters that the paper gives."""
     return config.Config(
         data=config.Data(
             source="cityscapes", root="data/cityscapes", height=1024, width=2048, threads=8

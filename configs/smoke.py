@@ -1,4 +1,4 @@
-"""The tests' end-to-end run: every stage, nothing learned; under 90 seconds on 2 cores."""
+"""The end-to-end run of the tests: runs every stage, learns nothing; under 90 s on 2 cores."""
 
 from qnas_jax.run import config
 

@@ -17,8 +17,8 @@ def get_config() -> config.Config:
         ),
         train=config.Train(steps=500, lr=0.4, crop=(96, 192), scale=(0.8, 1.25)),
         space=config.Space(depths=(2, 2, 3, 3, 2, 1)),
-        # A teacher may have a channel that hardly moves; what it is off by weighs a hundred times
-        # as much, and unclipped steps at this learning rate then diverge.
+        # A teacher channel may be almost constant. The NSR then weighs its error a hundredfold, and
+        # unclipped steps diverge at this learning rate.
         supernet=config.Supernet(steps=150, lr=(0.1,) * 6, clip=1.0),
         lut=config.Lut(calibration_images=16, images=32, images_per_pass=32),
         quantize=config.Quantize(images=32),

@@ -4,9 +4,10 @@
 #     TPU=my-slice ZONE=us-central1-a HOSTS=2 launch/jobs/tpu_vm.sh configs/cityscapes.py /runs/cityscapes \
 #         --config.data.root=/runs/data/cityscapes
 #
-# If the connection drops, the hosts are not told: call it again, it goes on.
-# Change: the three variables, and the bounds below for hosts of other than 4 chips (8: 2,4,1). The project and its environment (.venv with jax[tpu]) must lie in
-# ~/qnas_jax on every host, and the run's folder on a file system that all of them mount.
+# If the connection drops, the hosts get no signal; run the same command again to resume.
+# Adapt: the three variables, and the bounds below if a host does not have 4 chips (8: 2,4,1). Every
+# host needs the project and its environment (.venv with jax[tpu]) in ~/qnas_jax. The workdir must
+# be on a file system that all hosts mount.
 set -euo pipefail
 config=$1
 workdir=$2
@@ -18,7 +19,7 @@ on() {
       --command "cd qnas_jax && source .venv/bin/activate && $2"
 }
 
-# Of a host by itself JAX must know that it is alone.
+# JAX must know that this host runs alone.
 alone="TPU_CHIPS_PER_PROCESS_BOUNDS=2,2,1 TPU_PROCESS_BOUNDS=1,1,1"
 on 0 "$alone python launch/main.py $run --until=teacher"
 on all "python launch/distributed.py $run"
