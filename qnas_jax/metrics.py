@@ -1,16 +1,16 @@
-"""Every figure that decides something, each defined once."""
+"""The metrics of the project, each defined once."""
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-NSR_EPSILON = 1e-6  # added to the variance; a channel that never moves must not explode
+NSR_EPSILON = 1e-6  # added to the variance, which is zero for a constant channel
 
-IGNORE = 255  # the label of pixels that are neither trained on nor counted
+IGNORE = 255  # label of pixels that are excluded from training and metrics
 
 
 def channel_variance(target: Float[Array, "n h w c"]) -> Float[Array, "c"]:
-    """Variance of each channel over images and pixels."""
+    """Returns the variance of each channel over images and pixels."""
     return jnp.var(target, axis=(0, 1, 2))
 
 
@@ -19,13 +19,19 @@ def nsr(
     target: Float[Array, "n h w c"],
     variance: Float[Array, "c"],
 ) -> Float[Array, "*paths"]:
-    """Noise-to-signal ratio; linear, lower is better, one for predicting the mean.
+    """Returns the noise-to-signal ratio; lower is better.
 
-    ``1/C sum_c mean_pixels((output_c - target_c)^2) / (variance_c + eps)``, the mean
-    taken over images and pixels.
+    Computes ``1/C sum_c mean((output_c - target_c)^2) / (variance_c + eps)``, where the mean is
+    over images and pixels. The scale is linear: predicting the target gives 0, predicting each
+    channel's mean gives 1.
+
+    Args:
+      output: What each path predicts.
+      target: The teacher's feature map.
+      variance: `channel_variance` of the target.
 
     References:
-      Lu et al., 2023, https://arxiv.org/abs/2401.12350, the loss taken over from
+      Lu et al., 2023, https://arxiv.org/abs/2401.12350, with the loss of
       Moons et al., 2021, https://arxiv.org/abs/2012.08859.
     """
     noise = jnp.mean(jnp.square(output - target), axis=(-4, -3, -2))
@@ -33,14 +39,17 @@ def nsr(
 
 
 def confusion(label: np.ndarray, prediction: np.ndarray, classes: int) -> np.ndarray:
-    """Pixels by true class (row) and predicted class (column); ignored pixels left out."""
+    """Returns pixel counts, int[classes, classes], by true (row) and predicted (column) class.
+
+    Pixels with the label `IGNORE` are not counted.
+    """
     counted = label != IGNORE
     pairs = label[counted].astype(np.int64) * classes + prediction[counted]
     return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
 
 
 def class_iou(confusion_matrix: np.ndarray) -> np.ndarray:
-    """Intersection over union of each class; NaN for one that never occurs.
+    """Returns the intersection over union of each class in [0, 1]; NaN if the class is absent.
 
     References:
       Everingham et al., 2015, https://doi.org/10.1007/s11263-014-0733-5, section 4.
@@ -51,7 +60,7 @@ def class_iou(confusion_matrix: np.ndarray) -> np.ndarray:
 
 
 def mean_iou(confusion_matrix: np.ndarray) -> float:
-    """Mean of the classes' IoU, over those that occur, in percent."""
+    """Returns the mean IoU of the classes that occur, in percent."""
     return 100 * float(np.nanmean(class_iou(confusion_matrix)))
 
 

@@ -1,7 +1,7 @@
-"""The classes of Cityscapes: 19 that are evaluated, the rest ignored.
+"""The 19 evaluated classes of Cityscapes; all other labels are ignored.
 
-A *label id* (0..33) is what the data set's files hold, a *train id* (0..18, or 255 for
-ignored) what networks are trained on.
+The data set's files hold *label ids* (0..33). Networks are trained on *train ids* (0..18, or 255
+for ignored).
 
 References:
   Cordts et al., 2016, https://arxiv.org/abs/1604.01685, table 1.
@@ -35,7 +35,7 @@ CLASSES = (
 )
 NAMES = tuple(name for name, _, _ in CLASSES)
 LABEL_IDS = 34  # label ids are 0..33
-STATIC = 4  # a label id that is ignored
+STATIC = 4  # label id of the ignored class "static"
 
 _TRAIN_ID_OF_LABEL_ID = np.full(256, IGNORE, np.uint8)
 _LABEL_ID_OF_TRAIN_ID = np.full(256, STATIC, np.uint8)
@@ -47,7 +47,7 @@ for _train_id, (_, _label_id, _colour) in enumerate(CLASSES):
 
 
 def train_ids(label_ids: np.ndarray) -> np.ndarray:
-    """Train ids of an array of label ids.
+    """Converts label ids to train ids.
 
     Raises:
       ValueError: An id lies outside 0..33.
@@ -58,5 +58,5 @@ def train_ids(label_ids: np.ndarray) -> np.ndarray:
 
 
 def label_ids(train_ids: np.ndarray) -> np.ndarray:
-    """Label ids of an array of train ids; ignored pixels become `static`."""
+    """Converts train ids to label ids; ignored pixels become `STATIC`."""
     return _LABEL_ID_OF_TRAIN_ID[train_ids]

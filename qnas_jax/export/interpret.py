@@ -1,4 +1,4 @@
-"""Runs a graph in NumPy: what every runtime is compared with."""
+"""Runs a graph in NumPy; the reference for every runtime."""
 
 import functools
 from collections.abc import Callable
@@ -15,26 +15,26 @@ from qnas_jax.quant import integer
 def run(
     network: Graph, images: np.ndarray, rule: integer.Rule = integer.by_float
 ) -> dict[str, np.ndarray]:
-    """Every tensor of a graph by its name: codes (uint8) or real values (float32).
+    """Runs a graph and returns all tensors by name: codes (uint8) or real values (float32).
 
     Args:
       network: The graph, quantized or float.
-      images: What it reads, [n, height, width, channels], codes or real values.
-      rule: How sums become codes.
+      images: Input, [n, height, width, channels]; codes or real values.
+      rule: How accumulators are rounded to codes.
 
     Raises:
-      OverflowError: A sum of the quantized network does not fit into 32 bits.
+      OverflowError: An accumulator of the quantized network does not fit into int32.
     """
     return walk(network, images, functools.partial(step, rule=rule))
 
 
 def walk(network: Graph, images: Any, compute: Callable[[Node, list, list], Any]) -> dict[str, Any]:
-    """Every tensor of a graph by its name, node after node.
+    """Evaluates a graph node by node and returns all tensors by name.
 
     Args:
       network: The graph.
-      images: What it reads.
-      compute: Gives a node's output from the node, its inputs and their grids; see `step`.
+      images: Input of the graph.
+      compute: Function (node, inputs, grids of the inputs) -> output; see `step`.
     """
     values, tensors = {network.x.name: images}, network.tensors()
     for node in network.nodes:
@@ -50,7 +50,7 @@ def step(
     grids: list,
     rule: integer.Rule = integer.by_float,
 ) -> np.ndarray:
-    """What one node gives; `grids` are those of its inputs (None in float)."""
+    """Returns the output of one node; `grids` are those of its inputs (None in float)."""
     x, read, written = inputs[0], grids[0], node.out.grid
     match node:
         case graph.Conv():
@@ -90,26 +90,26 @@ def _conv(node: graph.Conv, x: np.ndarray, read, rule: integer.Rule) -> np.ndarr
 
 
 def multiplier(conv: graph.Conv, read: Grid) -> Float[np.ndarray, "c"]:
-    """Scale of a convolution's sums over the scale of its output, float32."""
+    """Returns the scale of a convolution's accumulators over its output's scale, float32."""
     assert conv.out.grid is not None and conv.w_scale is not None
     return np.float32(read.scale) * conv.w_scale / np.float32(conv.out.grid.scale)
 
 
 def mean_multiplier(read: Grid, out: Grid, pixels: int) -> Float[np.ndarray, "1"]:
-    """Scale of sums over so many pixels over the scale of their mean, float32."""
+    """Returns the scale of a sum over `pixels` pixels over the scale of their mean, float32."""
     return np.asarray([read.scale / (out.scale * pixels)], np.float32)
 
 
 def resize(
     x: Float[np.ndarray, "n h w c"], height: int, width: int
 ) -> Float[np.ndarray, "n h2 w2 c"]:
-    """Bilinear, pixel centres aligned, edges repeated."""
+    """Resizes bilinearly with half-pixel centres; edges are repeated."""
     rows, columns = _weights(x.shape[1], height), _weights(x.shape[2], width)
     return np.einsum("ab,cd,nbdk->nack", rows, columns, x, optimize=True).astype(np.float32)
 
 
 def _weights(inputs: int, outputs: int) -> Float[np.ndarray, "{outputs} {inputs}"]:
-    """What each input pixel is worth to each output pixel, along one side."""
+    """Interpolation weights along one side."""
     centre = (np.arange(outputs) + 0.5) * inputs / outputs - 0.5
     centre = np.clip(centre, 0, inputs - 1)[:, None]
     return np.maximum(1 - np.abs(centre - np.arange(inputs)), 0)

@@ -1,17 +1,17 @@
-"""Whether a file computes what was measured: code by code, pixel by pixel, in accuracy.
+"""Compares an exported file with the measured network: codes, class maps and mIoU.
 
-These computations of one quantized network are compared on the same images:
+Four computations of one quantized network are compared on the same images:
 
-- fake quantization, as the network was searched with;
-- the same with the biases that the file has (int32, see `fold.with_bias_codes`);
-- the integer simulation (`simulate.py`), which gives the codes of the reference
-  (`interpret.py`), and with which the network was measured;
+- fake quantization, which the search uses;
+- fake quantization with the int32 biases of the file (see `fold.with_bias_codes`);
+- the integer simulation (`simulate.py`), which measures the network and gives the codes of the
+  reference (`interpret.py`);
 - a runtime that runs the file.
 
-The last two agree to the code where a runtime rounds as the reference does. Fake quantization
-sums in float32, so that now and then a value next to a tie falls to its other side; from
-there on, the two networks read different codes. Each layer's own rounding is therefore also
-compared on codes that fake quantization gave it.
+The last two give identical codes if the runtime rounds like the reference. Fake quantization
+accumulates in float32, so a value close to a tie is sometimes rounded to the other code. All
+layers after it then read different inputs. Therefore each layer is also compared alone, with the
+codes of fake quantization as its input (`own_rounding`).
 """
 
 import functools
@@ -34,17 +34,17 @@ from qnas_jax.quant import integer
 from qnas_jax.train import supervised
 from qnas_jax.train.supervised import ClassMaps
 
-Codes = dict[str, np.ndarray]  # of tensors, by their names
+Codes = dict[str, np.ndarray]  # tensor name -> codes
 
 
 def simulate(model: DeepLabV3, network: Graph, variables: PyTree, images: np.ndarray) -> Codes:
-    """The codes that fake quantization gives every tensor.
+    """Returns the codes of all tensors under fake quantization.
 
     Args:
       model: The network.
       network: Its quantized graph.
-      variables: Its variables, `quant` among them.
-      images: Pictures, uint8[n, h, w, 3].
+      variables: Its variables, including `quant`.
+      images: uint8[n, h, w, 3].
     """
     tensors, found = network.tensors(), {network.x.name: images}
     captured = jax.device_get(_captured(model, variables, images))
@@ -59,7 +59,7 @@ def simulate(model: DeepLabV3, network: Graph, variables: PyTree, images: np.nda
 
 @functools.partial(jax.jit, static_argnums=0)
 def _captured(model, variables, images):
-    """What the grids of a network give, in real units."""
+    """Outputs of the fake quantizers of a network, in real units."""
     _, state = model.apply(
         variables,
         supervised.pixels(images),
@@ -70,7 +70,7 @@ def _captured(model, variables, images):
 
 
 def _parts(network: Graph, found: Codes) -> Codes:
-    """Codes together with those of tensors that are on the grid of what they are joined to."""
+    """Adds the codes of tensors that share the grid of their concatenation or broadcast."""
     found = dict(found)
     for node in reversed(network.nodes):
         if isinstance(node, graph.Concat):
@@ -83,17 +83,17 @@ def _parts(network: Graph, found: Codes) -> Codes:
 
 
 def layers(network: Graph, simulated: Codes, computed: dict[str, Codes]) -> list[dict[str, Any]]:
-    """How many codes differ, layer by layer, by how much, and where the first one is.
+    """Compares codes layer by layer.
 
     Args:
       network: The quantized graph.
-      simulated: What fake quantization gives, with the graph's biases.
-      computed: What others give, by their names; `integer` is what the rest is held against.
+      simulated: Codes of fake quantization, with the biases of the graph.
+      computed: Codes of other computations, by name; `integer` is the reference.
 
     Returns:
-      For each layer its name, the number of its `codes`, what its `own_rounding` makes of the
-      simulated input, and how the others differ: `simulation` from `integer`, and every
-      other from `integer`.
+      A row for each layer: its `name`, its number of `codes`, and `difference`s. `own_rounding`
+      compares fake quantization and the reference on the same (simulated) input; `simulation`
+      and every other computation are compared with `integer`.
     """
     tensors, rows = network.tensors(), []
     for node in network.nodes:
@@ -115,7 +115,7 @@ def layers(network: Graph, simulated: Codes, computed: dict[str, Codes]) -> list
 
 
 def difference(a: np.ndarray, b: np.ndarray) -> dict[str, Any]:
-    """How many codes `differ`, the `largest` step, and the `first` place (n, h, w, channel)."""
+    """Returns how many codes `differ`, the `largest` step, and the `first` index (n, h, w, c)."""
     steps = np.abs(a.astype(np.int32) - b)
     if not steps.any():
         return {"differ": 0}
@@ -128,7 +128,7 @@ def difference(a: np.ndarray, b: np.ndarray) -> dict[str, Any]:
 
 
 def _unrounded(node: Node, inputs: list[np.ndarray], grids: list) -> np.ndarray:
-    """What a layer rounds, in codes of its output, float64."""
+    """Output of a layer before rounding, in steps of its grid, float64."""
     out = node.out.grid
     assert out is not None
     if isinstance(node, graph.Conv):
@@ -148,16 +148,16 @@ def _unrounded(node: Node, inputs: list[np.ndarray], grids: list) -> np.ndarray:
 def class_maps(
     sources: dict[str, ClassMaps], data: Dataset, batch: int, classes: int
 ) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
-    """mIoU of several computations, and the share of pixels in which any two agree.
+    """Returns the mIoU of several computations and the pixel agreement of each pair.
 
     Args:
-      sources: Functions images -> class maps, by their names.
+      sources: Functions images -> class maps, by name.
       data: The validation split.
-      batch: Pictures at once.
+      batch: Images per batch.
       classes: Number of classes.
 
     Returns:
-      mIoU in percent by name, and agreement in percent by name and name.
+      mIoU in percent by name, and agreement in percent by pair of names.
     """
     names = list(sources)
     matrices = {name: np.zeros((classes, classes), np.int64) for name in names}
@@ -179,7 +179,7 @@ def class_maps(
 
 
 def summary(rows: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, int]]]:
-    """For each comparison of `layers`: codes, how many differ, and layers that have such."""
+    """Yields totals for each comparison of `layers`: codes, differing codes, layers that differ."""
     for name in ("own_rounding", *list(rows[0])[3:]):
         differ = [row[name]["differ"] for row in rows]
         yield (
@@ -195,19 +195,22 @@ def summary(rows: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, int]]]:
 def check(
     place: pathlib.Path, miou: dict[str, float], file: str, reference: str, most: float
 ) -> None:
-    """Raises InputError for a file that loses more mIoU than it may.
+    """Checks that a file does not lose too much mIoU.
 
     Args:
-      place: The file that tells all, for the message.
-      miou: In percent, by the names of `class_maps`.
-      file: Name of what the file gives.
-      reference: Name of what it is held against.
-      most: Points of mIoU that it may lose.
+      place: Path of `parity.json`, for the message.
+      miou: mIoU in percent, by the names of `class_maps`.
+      file: Name of the file's entry in `miou`.
+      reference: Name of the reference's entry in `miou`.
+      most: Largest allowed loss, in points of mIoU.
+
+    Raises:
+      InputError: The file loses more than `most`, or its mIoU is NaN.
     """
     lost = miou[reference] - miou[file]
     if not lost <= most:
         raise InputError(
             f"{place}: {file} has mIoU {miou[file]:.2f} %, {reference} {miou[reference]:.2f} %; "
-            f"{lost:.3g} points are lost, export.max_miou_drop={most}: "
-            "quantize with more images (quantize.images), or allow more"
+            f"it loses {lost:.3g} points, export.max_miou_drop={most}: "
+            "raise quantize.images or export.max_miou_drop"
         )

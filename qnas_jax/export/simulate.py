@@ -1,12 +1,12 @@
-"""Runs a quantized graph in JAX, code by code as `interpret.py` does in NumPy.
+"""Runs a quantized graph in JAX and gives the same codes as `interpret.py` in NumPy.
 
-Whole numbers below 2**24 are exact in float32, in which accelerators and CPUs multiply fastest.
-A convolution whose sums may be larger is split by its input channels, and the parts are
-added as int32. Sums become codes by one product that is rounded at once: nothing that a
-compiler could contract, so that every program gives the same codes. (An accelerator's library
-must add products as they are; convolutions by Winograd's transform would not be exact.)
+Convolutions run in float32, which is fastest on accelerators and CPUs. Integers up to 2**24 are
+exact in float32. A convolution with larger accumulators is split by input channels, and the parts
+are added in int32. Requantization is one product that is rounded at once. A compiler cannot fuse
+it with another operation, so every program gives the same codes. (On an accelerator, the library
+must add plain products; Winograd convolutions are not exact.)
 
-Weights and grids are arguments of the program. Networks that differ in them alone share it.
+Weights and grids are arguments of the program, so networks that differ only in them share it.
 """
 
 import functools
@@ -26,14 +26,14 @@ from qnas_jax.kernels import convolution
 from qnas_jax.nn.deeplab import resize_logits
 from qnas_jax.quant import integer
 
-EXACT = 2**24  # float32 has every whole number up to here
+EXACT = 2**24  # float32 represents every integer up to this one
 CODES = np.arange(256, dtype=np.uint8)
 
 Images: TypeAlias = UInt8[np.ndarray, "n h w c"] | UInt8[Array, "n h w c"]
 
 
 class _Rounding(NamedTuple):
-    """How sums become codes; see `integer.requantize`."""
+    """Requantization of accumulators; see `integer.requantize`."""
 
     multiplier: np.ndarray
     zero_point: np.float32
@@ -41,10 +41,10 @@ class _Rounding(NamedTuple):
 
 
 def simulator(network: Graph) -> Callable[[Images], UInt8[Array, "n h w"]]:
-    """A compiled function images -> class maps of a quantized segmentation network.
+    """Returns a compiled function images -> class maps, for a quantized segmentation network.
 
     Raises:
-      OverflowError: A sum of the network may not fit into 32 bits.
+      OverflowError: An accumulator of the network may not fit into int32.
     """
     name = network.out.name
     run = _compiled(network, (name,))
@@ -52,10 +52,10 @@ def simulator(network: Graph) -> Callable[[Images], UInt8[Array, "n h w"]]:
 
 
 def tensors(network: Graph) -> Callable[[Images], dict[str, Array]]:
-    """A compiled function images -> every tensor by its name, as `interpret.run` has them.
+    """Returns a compiled function images -> all tensors by name, like `interpret.run`.
 
     Raises:
-      OverflowError: A sum of the network may not fit into 32 bits.
+      OverflowError: An accumulator of the network may not fit into int32.
     """
     return _compiled(network, tuple(network.tensors()))
 
@@ -80,7 +80,7 @@ def _compiled(network: Graph, wanted: tuple[str, ...]) -> Callable[[Images], dic
 
 
 def _constants(node: Node, inputs: list[Tensor]) -> PyTree:
-    """All numbers that a node computes with."""
+    """The constants of a node."""
     grids, out = [tensor.grid for tensor in inputs], node.out.grid
     read = grids[0]
     match node:
@@ -107,10 +107,10 @@ def _rounding(multiplier: np.ndarray, out: Grid, low: int, high: int) -> _Roundi
 
 
 def _parts(conv: graph.Conv, read: Grid) -> int:
-    """Into how many parts the input channels are split, so that no sum exceeds `EXACT`.
+    """The smallest number of input-channel parts whose accumulators never exceed `EXACT`.
 
     Raises:
-      OverflowError: The whole sum may not fit into 32 bits.
+      OverflowError: The full accumulator may not fit into int32.
     """
     assert conv.bias_codes is not None
     whole = _largest(conv.weights, read) + np.abs(conv.bias_codes.astype(np.int64))
@@ -118,18 +118,18 @@ def _parts(conv: graph.Conv, read: Grid) -> int:
         raise OverflowError(f"{conv.out.name}: a sum of {whole.max()} does not fit into 32 bits")
     splits = ((n, np.array_split(conv.weights, n, axis=2)) for n in itertools.count(1))
     fits = (n for n, parts in splits if all(_largest(w, read).max() <= EXACT for w in parts))
-    return next(fits)  # at the latest, each channel by itself does
+    return next(fits)  # one channel per part always fits
 
 
 def _largest(weights: np.ndarray, read: Grid) -> np.ndarray:
-    """The largest magnitude that any sum of some of a channel's products may have."""
+    """Largest possible magnitude of any partial sum, per output channel."""
     low, high = read.zero_point, read.q_max - read.zero_point
     up, down = (np.maximum(sign * weights.astype(np.int64), 0).sum((0, 1, 2)) for sign in (1, -1))
     return np.maximum(up * high + down * low, up * low + down * high)
 
 
 def _step(node: Node, inputs: list[Any], constants: PyTree) -> Any:
-    """What one node gives."""
+    """The output of one node."""
     x = inputs[0]
     match node:
         case graph.Conv():
@@ -163,7 +163,7 @@ def _conv(conv: graph.Conv, x, zero_point, weights, bias, rounding: _Rounding):
 
 
 def _sums(conv: graph.Conv, x, w):
-    """The convolution alone."""
+    """The convolution without bias and requantization."""
     if conv.groups > 1:
         return convolution.depthwise(x, w[:, :, 0], conv.stride, conv.dilation)
     if conv.kernel == 1 and conv.stride == 1:

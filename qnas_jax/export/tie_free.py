@@ -1,9 +1,9 @@
-"""Sums of two tensors on grids on which the runtimes agree, whatever the two codes.
+"""Chooses grids on which all runtimes give the same codes for the sum of two tensors.
 
-Runtimes compute convolutions alike, but a sum's terms are scaled by float32 numbers in ONNX
-Runtime and by whole numbers of 20 bits below LiteRT. For one or two of the 65,536 pairs of
-codes the sum then falls to either side of a tie, and each layer behind it multiplies what
-differs. A scale that is larger by a millionth has other such pairs, or none.
+Runtimes agree on convolutions. In a sum, ONNX Runtime scales the terms by float32 numbers, and
+XNNPACK (in LiteRT) by 20-bit integers. For one or two of the 65,536 pairs of codes the results lie
+on different sides of a tie, and each following layer amplifies the difference. If the scale is
+larger by a millionth, other pairs differ, or none.
 """
 
 import jax
@@ -15,15 +15,18 @@ from qnas_jax.export.graph import Graph, Grid
 from qnas_jax.export.litert import rounding
 from qnas_jax.quant import affine, integer
 
-STEP = 2.0**-20  # by which a range is widened at a time
-MOST_STEPS = 256  # most sums need none, few more than 20
+STEP = 2.0**-20  # relative widening per step
+MOST_STEPS = 256  # most sums need none, few need more than 20
 
 
 def with_agreed_sums(network: Graph, quant: PyTree) -> PyTree:
-    """The policy with the ranges of sums widened until all pairs of codes agree.
+    """Returns the policy with the ranges of sums widened until all pairs of codes agree.
+
+    If no range within `MOST_STEPS` steps works for a sum, the one with the fewest differing pairs
+    is used.
 
     Args:
-      network: What is made of it.
+      network: The quantized graph made from `quant`.
       quant: A calibrated policy.
     """
     quant = jax.tree.map(np.asarray, quant)
@@ -38,10 +41,7 @@ def with_agreed_sums(network: Graph, quant: PyTree) -> PyTree:
 
 
 def _agreed(add: graph.Add, grids: dict[str, Grid | None], leaves) -> tuple[np.ndarray, Grid]:
-    """The first range on whose grid a sum has no pair that differs, and that grid.
-
-    Were there none, it would be the range with the fewest.
-    """
+    """The first range without a differing pair, else the one with the fewest, and its grid."""
     inputs = [grid for name in add.inputs if (grid := grids[name]) is not None]
     found = []
     for steps in range(MOST_STEPS):
@@ -59,15 +59,15 @@ def _grid(range_, bits) -> Grid:
     return Grid(float(scale), int(zero_point), int(bits))
 
 
-_asymmetric_grid = jax.jit(affine.asymmetric_grid)  # as where a network becomes a graph
+_asymmetric_grid = jax.jit(affine.asymmetric_grid)  # jitted as in fold.py, for the same bits
 
 
 def pairs_that_differ(inputs: list[Grid], out: Grid) -> int:
-    """Of all pairs of codes, those whose sum gets different codes from the runtimes.
+    """Returns the number of pairs of codes for which ONNX Runtime and XNNPACK differ.
 
     Args:
-      inputs: The grids of the two terms.
-      out: That of the sum.
+      inputs: Grids of the two terms.
+      out: Grid of the sum.
     """
     every = (np.arange(grid.q_max + 1, dtype=np.uint8) for grid in inputs)
     a, b = np.meshgrid(*every, indexing="ij")

@@ -1,10 +1,10 @@
-"""How long something takes, on a machine that does other things too.
+"""Measures latencies on a machine that may be busy.
 
-Whatever disturbs a run makes it longer, never shorter, and disturbances come in stretches. So
-a latency is the mean of the fastest tenth of all runs, taken from bursts that lie apart: on a
-quiet machine that is little below the plain mean, on a busy one it hardly moves.
-Everything is loaded afresh for each burst, since where weights lie in memory can matter, and
-the bursts of several things take turns in random order, so that what drifts is shared by all.
+Interference only makes runs longer, and it comes in phases. The latency is therefore the mean of
+the fastest tenth of all runs, taken from separate bursts. It is slightly below the plain mean on a
+quiet machine and almost the same on a busy one. Each burst loads the model anew, because the
+placement of weights in memory can matter. The bursts of several models are interleaved in random
+order, so that drift affects all of them equally.
 """
 
 import contextlib
@@ -19,22 +19,22 @@ import numpy as np
 
 from qnas_jax.export.runtimes import Run
 
-FASTEST = 0.1  # share of the runs that counts
-DIGITS = 6  # of milliseconds: clocks tell nanoseconds
-Bursts = Sequence[np.ndarray]  # seconds of the runs, burst by burst
+FASTEST = 0.1  # fraction of the runs that is averaged
+DIGITS = 6  # decimals of milliseconds; clocks resolve nanoseconds
+Bursts = Sequence[np.ndarray]  # seconds of each run, one array per burst
 Name = TypeVar("Name", bound=Hashable)
 
 
 class Effort(NamedTuple):
-    """When enough was measured.
+    """When to stop measuring.
 
     Attributes:
-      width: Goal, of the 95 % confidence interval from end to end over the latency.
-      limit_s: Seconds that one thing's runs may take, after which the goal is given up.
-      bursts: Least number of bursts.
-      burst_s: Seconds of a burst.
-      runs: Least number of runs in a burst.
-      warm_up: Runs ahead of each burst.
+      width: Target length of the 95 % confidence interval, relative to the latency.
+      limit_s: Seconds of runs of one model after which measuring stops in any case.
+      bursts: Minimum number of bursts.
+      burst_s: Seconds per burst.
+      runs: Minimum number of runs per burst.
+      warm_up: Untimed runs before each burst.
     """
 
     width: float = 0.01
@@ -46,7 +46,7 @@ class Effort(NamedTuple):
 
 
 class Timing(NamedTuple):
-    """What was measured: the latency, and how all runs are distributed."""
+    """A measured latency and the distribution of all runs."""
 
     latency_ms: float
     std_ms: float
@@ -54,7 +54,7 @@ class Timing(NamedTuple):
     p90_ms: float
     p99_ms: float
     count: int
-    interval_ms: float  # length of the latency's 95 % confidence interval
+    interval_ms: float  # length of the 95 % confidence interval of the latency
 
 
 def timed(
@@ -63,16 +63,16 @@ def timed(
     seed: int = 0,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Iterator[tuple[Name, Bursts]]:
-    """Times several things side by side, and gives each as soon as enough was measured.
+    """Times several models in turns and yields each as soon as it is measured well enough.
 
     Args:
-      loads: What makes each ready to run.
-      effort: When that is.
-      seed: Of the order in which they take turns.
-      clock: Seconds.
+      loads: Functions that load a model and return its run function, by name.
+      effort: When to stop.
+      seed: Seed of the order of the turns.
+      clock: Returns the time in seconds.
 
     Yields:
-      A name, and the seconds of all runs, burst by burst.
+      The name, and the seconds of all runs, one array per burst.
     """
     left: dict[Name, list[np.ndarray]] = {name: [] for name in loads}
     order = random.Random(seed)
@@ -105,16 +105,16 @@ def _enough(bursts: Bursts, effort: Effort) -> bool:
 
 
 def latency(bursts: Bursts) -> float:
-    """The mean of the fastest tenth of all runs (at least one), in their unit."""
+    """Returns the mean of the fastest tenth of all runs (at least one run), in seconds."""
     runs = np.sort(np.concatenate(bursts))
     return float(runs[: math.ceil(FASTEST * len(runs))].mean())
 
 
 def interval(bursts: Bursts) -> float:
-    """Length of the 95 % confidence interval of the latency, by leaving out each burst once.
+    """Returns the length of the latency's 95 % confidence interval in seconds, by jackknife.
 
     References:
-      Efron and Stein, 1981, https://doi.org/10.1214/aos/1176345462, eq. 1.3 (the jackknife).
+      Efron and Stein, 1981, https://doi.org/10.1214/aos/1176345462, eq. 1.3.
     """
     count = len(bursts)
     without = [latency([*bursts[:i], *bursts[i + 1 :]]) for i in range(count)]
@@ -123,7 +123,7 @@ def interval(bursts: Bursts) -> float:
 
 
 def _t95(freedom: int) -> float:
-    """The 97.5 % quantile of Student's t; 2 % off at 4 degrees of freedom, less beyond.
+    """The 97.5 % quantile of Student's t; the error is 2 % at 4 degrees of freedom, then smaller.
 
     References:
       Abramowitz and Stegun, 1964, eq. 26.7.5.
@@ -134,28 +134,28 @@ def _t95(freedom: int) -> float:
 
 
 def summary(bursts: Bursts, overhead_s: float = 0.0) -> Timing:
-    """The figures of one thing.
+    """Returns the statistics of one model.
 
     Args:
-      bursts: Seconds of all runs.
-      overhead_s: What to take off of each.
+      bursts: Seconds of all runs, one array per burst.
+      overhead_s: Seconds to subtract from the latency and the percentiles.
     """
     runs = np.concatenate(bursts)
     std_ms, interval_ms = (round(1e3 * value, DIGITS) for value in (runs.std(), interval(bursts)))
     seconds = np.array([latency(bursts), *np.percentile(runs, (50, 90, 99))]) - overhead_s
-    # A figure of next to nothing is still one.
+    # Latencies must stay positive.
     mean, p50, p90, p99 = np.maximum(1e3 * seconds, 0.1**DIGITS).round(DIGITS).tolist()
     return Timing(mean, float(std_ms), p50, p90, p99, len(runs), float(interval_ms))
 
 
 @contextlib.contextmanager
 def pinned(threads: int) -> Iterator[None]:
-    """Keeps this process, and threads that it starts, on as many CPUs; where systems allow it."""
+    """Pins this process and the threads that it starts to `threads` CPUs, if the system can."""
     if not hasattr(os, "sched_setaffinity"):
         yield
         return
     allowed = os.sched_getaffinity(0)
-    # Systems do their own work on the first CPUs.
+    # The system's own work tends to run on the first CPUs.
     os.sched_setaffinity(0, sorted(allowed)[-threads:])
     try:
         yield

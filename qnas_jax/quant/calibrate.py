@@ -1,7 +1,6 @@
-"""From data to a clipping range.
+"""Calibration: finds the clipping range of data.
 
-A `FindRange` takes values and the bitwidth that they are to have, and gives the clipping
-range ``[alpha, beta]``.
+A `FindRange` is a function (values, bitwidth) -> clipping range ``[alpha, beta]``.
 """
 
 from collections.abc import Callable
@@ -14,12 +13,12 @@ from qnas_jax.quant import affine
 
 FindRange = Callable[[Array, Array], Array]
 
-CLIPPED = 1e-4  # share of the values that `percentile` clips, half of them at each end
-SHARES = 20  # of the whole range, tried by `mse`
+CLIPPED = 1e-4  # fraction of the values that `percentile` clips, half of it at each end
+SHARES = 20  # number of ranges that `mse` tries
 
 
 def min_max(x: Float[Array, "*shape"], bits: Int[Array, ""]) -> Float[Array, "2"]:
-    """The whole range of `x`: alpha = min, beta = max; the same at every bitwidth.
+    """Returns the full range of `x`, alpha = min and beta = max, for every bitwidth.
 
     References:
       Lu et al., 2023, https://arxiv.org/abs/2401.12350 (the published calibration).
@@ -29,7 +28,7 @@ def min_max(x: Float[Array, "*shape"], bits: Int[Array, ""]) -> Float[Array, "2"
 
 
 def percentile(x: Float[Array, "*shape"], bits: Int[Array, ""]) -> Float[Array, "2"]:
-    """The range that leaves out the most extreme values, one in ten thousand.
+    """Returns the range between two quantiles; the most extreme 0.01 % of the values are clipped.
 
     References:
       Wu et al., 2020, https://arxiv.org/abs/2004.09602, section 4.1.
@@ -39,9 +38,9 @@ def percentile(x: Float[Array, "*shape"], bits: Int[Array, ""]) -> Float[Array, 
 
 
 def mse(x: Float[Array, "*shape"], bits: Int[Array, ""]) -> Float[Array, "2"]:
-    """Of the shrunk whole ranges, the one whose grid has the least squared error.
+    """Returns the full range, scaled by the fraction with the smallest squared error.
 
-    Shares of 1/20, 2/20, ..., 1 of the whole range are tried.
+    The fractions 1/20, 2/20, ..., 1 are tried.
 
     References:
       Banner et al., 2019, https://arxiv.org/abs/1810.05723 (clipping by squared error).
@@ -59,5 +58,5 @@ RANGES: dict[str, FindRange] = {"min_max": min_max, "percentile": percentile, "m
 
 
 def hull(a: Float[Array, "2"], b: Float[Array, "2"]) -> Float[Array, "2"]:
-    """The smallest range that holds both; joins what batches of data have shown."""
+    """Returns the smallest range that contains both; merges the ranges of batches."""
     return jnp.stack([jnp.minimum(a[0], b[0]), jnp.maximum(a[1], b[1])])

@@ -1,15 +1,15 @@
-"""Integer-only reference of every operation that is exported, in NumPy.
+"""Integer-only reference of every exported operation, in NumPy.
 
-Activations are uint8 codes of a grid (``real = scale * (code - zero_point)``), weights int8
-codes with zero point 0, biases and sums int32. Sums are exact; the one place where runtimes
-may differ is how a sum becomes a code again, which is a `Rule`:
+Activations are uint8 codes of a grid (``real = scale * (code - zero_point)``), weights are int8
+codes with zero point 0, biases and accumulators are int32. Accumulators are exact. Runtimes
+differ only in how they requantize an accumulator to a code. That is a `Rule`:
 
-- `by_float`: the sum times a float32 multiplier, ties to even. ONNX Runtime does that, and
-  XNNPACK below LiteRT.
-- `by_fixed_point`: the sum times a 31-bit integer and a shift, rounded twice. LiteRT's
-  reference kernels do that.
-- `by_fixed_point_up`: the same, but the second rounding puts ties upwards. LiteRT's fast
-  kernels do that for convolutions.
+- `by_float`: times a float32 multiplier, ties to even. Used by ONNX Runtime, and by XNNPACK in
+  LiteRT.
+- `by_fixed_point`: times a 31-bit integer, then a shift; each step rounds. Used by LiteRT's
+  reference kernels.
+- `by_fixed_point_up`: the same, but the shift rounds ties up. Used by LiteRT's fast kernels for
+  convolutions.
 
 References:
   Jacob et al., 2018, https://arxiv.org/abs/1712.05877, section 2.2 and appendix B.
@@ -20,14 +20,14 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-Rule = Callable[[np.ndarray, np.ndarray], np.ndarray]  # (sums, multipliers) -> whole numbers
+Rule = Callable[[np.ndarray, np.ndarray], np.ndarray]  # (accumulators, multipliers) -> integers
 
 INT32 = np.iinfo(np.int32)
-MOST_SHIFT = 31  # beyond it a fixed-point multiplier is zero
+MOST_SHIFT = 31  # with a larger shift, a fixed-point multiplier is zero
 
 
 def by_float(sums: Int[np.ndarray, "*n c"], multiplier: Float[np.ndarray, "#c"]) -> np.ndarray:
-    """Sums times float32 multipliers, ties to even; int64."""
+    """Multiplies accumulators by float32 multipliers, ties to even; returns int64."""
     scaled = sums.astype(np.float32) * multiplier.astype(np.float32)
     return np.rint(scaled).astype(np.int64)
 
@@ -35,10 +35,10 @@ def by_float(sums: Int[np.ndarray, "*n c"], multiplier: Float[np.ndarray, "#c"])
 def by_fixed_point(
     sums: Int[np.ndarray, "*n c"], multiplier: Float[np.ndarray, "#c"]
 ) -> np.ndarray:
-    """Sums times multipliers of 31 bits and a shift, each step rounded; int64.
+    """Multiplies accumulators by 31-bit multipliers and shifts, rounding twice; returns int64.
 
-    The product's upper half is rounded with ties away from zero (towards zero below zero, as
-    the authors' code does), and so is the shift behind it, ties away from zero.
+    The upper half of the product is rounded with ties away from zero (for negative products
+    towards zero, as in the authors' code). The shift then rounds ties away from zero.
 
     References:
       Jacob et al., 2018, https://arxiv.org/abs/1712.05877, appendix B; gemmlowp,
@@ -53,13 +53,13 @@ def by_fixed_point(
 def by_fixed_point_up(
     sums: Int[np.ndarray, "*n c"], multiplier: Float[np.ndarray, "#c"]
 ) -> np.ndarray:
-    """As `by_fixed_point`, but the shift rounds ties upwards; int64."""
+    """Like `by_fixed_point`, but the shift rounds ties up; returns int64."""
     high, right = _upper_half(sums, multiplier)
     return (high + ((np.int64(1) << right) >> 1)) >> right
 
 
 def _upper_half(sums, multiplier) -> tuple[np.ndarray, np.ndarray]:
-    """Rounded upper halves of the products, and by how much they are still to be shifted."""
+    """Rounded upper halves of the products, and the right shifts that remain."""
     mantissa, exponent = np.frexp(multiplier.astype(np.float64))
     whole = np.rint(mantissa * 2.0**31).astype(np.int64)
     exponent = exponent + (whole == 2**31)
@@ -72,7 +72,7 @@ def _upper_half(sums, multiplier) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _truncated(product: np.ndarray) -> np.ndarray:
-    """Divided by 2**31, rounded towards zero."""
+    """`product / 2**31`, rounded towards zero."""
     return np.sign(product) * (np.abs(product) >> 31)
 
 
@@ -83,7 +83,7 @@ def accumulate(
     dilation: int,
     groups: int,
 ) -> Float[np.ndarray, "n h2 w2 o"]:
-    """A convolution with zeros around, as float64: exact for whole numbers below 2**53."""
+    """Returns a zero-padded convolution in float64, which is exact for integers below 2**53."""
     k, _, inputs, outputs = w.shape
     pad, reach = dilation * (k - 1) // 2, dilation * (k - 1)
     x = np.pad(x.astype(np.float64), ((0, 0), (pad, pad), (pad, pad), (0, 0)))
@@ -114,10 +114,10 @@ def conv(
     dilation: int,
     groups: int,
 ) -> Int[np.ndarray, "n h2 w2 o"]:
-    """Sums of a convolution and its bias, int32; padding is the zero point.
+    """Returns the int32 accumulators of a convolution with bias; the padding is the zero point.
 
     Raises:
-      OverflowError: A sum does not fit.
+      OverflowError: An accumulator does not fit into int32.
     """
     x = codes.astype(np.int32) - zero_point
     total = accumulate(x, weights, stride, dilation, groups) + bias
@@ -133,14 +133,14 @@ def requantize(
     bounds: tuple[int, int],
     rule: Rule = by_float,
 ) -> UInt8[np.ndarray, "*n c"]:
-    """Codes of sums.
+    """Returns the codes of int32 accumulators.
 
     Args:
-      sums: Of a convolution, or of an image's pixels.
-      multiplier: Scale of the sums over the scale of the codes.
-      zero_point: Of the codes.
-      bounds: Lowest and highest code, of the grid or of the activation.
-      rule: How it is rounded.
+      sums: Accumulators of a convolution, or sums over the pixels of an image.
+      multiplier: Scale of the accumulators divided by the scale of the codes.
+      zero_point: Zero point of the codes.
+      bounds: Lowest and highest code, of the grid or of the activation function.
+      rule: The rounding rule.
     """
     return np.clip(rule(sums, multiplier) + zero_point, *bounds).astype(np.uint8)
 
@@ -148,7 +148,7 @@ def requantize(
 def mean(
     codes: UInt8[np.ndarray, "n h w c"], zero_point: int
 ) -> tuple[Int[np.ndarray, "n 1 1 c"], int]:
-    """Sums over an image's pixels, int32, and how many pixels there are."""
+    """Returns the int32 sums over the pixels of each image, and the number of pixels."""
     x = codes.astype(np.int32) - zero_point
     return x.sum((1, 2), dtype=np.int32, keepdims=True), x.shape[1] * x.shape[2]
 
@@ -161,10 +161,18 @@ def add(
     out_grid: tuple[float, int],
     q_max: int,
 ) -> UInt8[np.ndarray, "*n"]:
-    """Codes of the sum of two tensors, each grid a scale and a zero point; ties to even.
+    """Returns the codes of the sum of two tensors; ties round to even.
 
-    In float32, each term times its scale over the output's, all zero points gathered in one
-    constant first, in the order that ONNX Runtime has on CPUs with fused products.
+    Computed in float32, in the order of ONNX Runtime on CPUs with fused multiply-add: each term
+    is multiplied by its scale over the output's scale, and one constant holds all zero points.
+
+    Args:
+      a: Codes of the first term.
+      b: Codes of the second term.
+      a_grid: Scale and zero point of `a`.
+      b_grid: Scale and zero point of `b`.
+      out_grid: Scale and zero point of the sum.
+      q_max: Highest code of the sum.
     """
     scale = np.float32(out_grid[0])
     a_ratio, b_ratio = np.float32(a_grid[0]) / scale, np.float32(b_grid[0]) / scale
@@ -175,5 +183,5 @@ def add(
 
 
 def _fused(x, factor, offset) -> np.ndarray:
-    """``x * factor + offset`` in float32, rounded once."""
+    """A fused multiply-add, ``x * factor + offset``, in float32."""
     return np.asarray(x * np.float64(factor) + np.float64(offset), np.float32)

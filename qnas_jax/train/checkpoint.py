@@ -1,4 +1,4 @@
-"""Training states on disk: saved whole or not at all, found again after any kill."""
+"""Checkpoints of training states: saved atomically, readable after a kill at any moment."""
 
 import contextlib
 import dataclasses
@@ -16,15 +16,15 @@ from qnas_jax.run import artefacts, disk
 
 Tree = TypeVar("Tree")
 
-SPARE_BYTES = 1_000_000  # for what describes a checkpoint
+SPARE_BYTES = 1_000_000  # for the metadata of a checkpoint
 
 
 def open_folder(folder: pathlib.Path) -> Any:
-    """Orbax's manager of the checkpoints in a folder; keeps the latest one."""
+    """Opens an Orbax checkpoint manager that keeps the latest checkpoint of a folder."""
     import orbax.checkpoint as ocp
 
     options = ocp.CheckpointManagerOptions(max_to_keep=1, create=True)
-    if jax.process_count() > 1:  # each process for itself: none waits for the others here
+    if jax.process_count() > 1:  # processes save independently, without a barrier
         folder.mkdir(parents=True, exist_ok=True)
         alone = ocp.options.MultiprocessingOptions(
             primary_host=jax.process_index(),
@@ -51,17 +51,17 @@ def save(manager: Any, step: int, state: Any) -> None:
     """Saves the state after `step` steps, in the background.
 
     Raises:
-      InputError: The disk has no room for it.
+      InputError: The disk is too full.
     """
     import orbax.checkpoint as ocp
 
-    # Asked beforehand: a save that fails halfway reports each of its files at length.
+    # Checked first, because a save that fails halfway reports each file at length.
     need = SPARE_BYTES + 2 * sum(leaf.nbytes for leaf in jax.tree.leaves(state))
     free = shutil.disk_usage(manager.directory).free
     if free < need:
         raise InputError(
-            f"{manager.directory}: {free / 1e6:.1f} MB left on the disk, saving takes up to "
-            f"{need / 1e6:.1f} MB; make room, then the same command goes on"
+            f"{manager.directory}: the disk has {free / 1e6:.1f} MB left, saving takes up to "
+            f"{need / 1e6:.1f} MB; free some space, then resume with the same command"
         )
     with _writing(manager):
         manager.save(step, args=ocp.args.StandardSave(_plain(state)))
@@ -87,10 +87,10 @@ def _writing(manager: Any) -> Iterator[None]:
 
 
 def restore(manager: Any, like: Tree) -> tuple[int, Tree]:
-    """The latest step and its state; 0 and `like` itself where nothing is saved.
+    """Returns the latest step and its state, or 0 and `like` if nothing is saved.
 
     Raises:
-      InputError: What is saved has another structure or shape than `like`.
+      InputError: The checkpoint is damaged, or its structure or shapes differ from `like`.
     """
     import orbax.checkpoint as ocp
 
@@ -101,12 +101,12 @@ def restore(manager: Any, like: Tree) -> tuple[int, Tree]:
         saved = manager.item_metadata(step)
         saved = getattr(saved, "tree", saved)
         if not saved:
-            raise ValueError("its description is missing")
+            raise ValueError("its metadata is missing")
         _check_match(manager.directory, saved, like)
         return step, manager.restore(step, args=ocp.args.StandardRestore(_plain(like)))
     except InputError:
         raise
-    except Exception as error:  # Orbax has no error of its own for damaged files
+    except Exception as error:  # Orbax has no error type for damaged files
         damaged = pathlib.Path(manager.directory) / str(step)
         disk.check_readable(damaged, error)
         reason = str(error).splitlines()[0].split(" See full")[0][:120]
@@ -114,38 +114,38 @@ def restore(manager: Any, like: Tree) -> tuple[int, Tree]:
 
 
 def load(folder: pathlib.Path, like: Tree) -> Tree:
-    """The latest state in a folder.
+    """Returns the latest state in a folder.
 
     Raises:
-      InputError: Nothing is there, or it does not match `like`.
+      InputError: There is no checkpoint, it is damaged, or it does not match `like`.
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder")
     with opened(folder) as manager:
         if manager.latest_step() is None:
-            raise InputError(f"{folder}: holds no checkpoint")
+            raise InputError(f"{folder}: contains no checkpoint")
         return restore(manager, like)[1]
 
 
 def adopt(folder: pathlib.Path, step: int, state: Any) -> None:
-    """Makes a state from elsewhere the folder's checkpoint at a step."""
+    """Saves a state from elsewhere as the folder's checkpoint at `step`."""
     with opened(folder) as manager:
         save(manager, step, state)
         wait(manager)
 
 
 def write_arrays(file: pathlib.Path, tree: Any) -> None:
-    """A small tree of arrays as one file, by their places in it."""
+    """Writes a small pytree of arrays to one npz file, keyed by path."""
     leaves = jax.tree_util.tree_leaves_with_path(jax.device_get(tree))
     with artefacts.writing(file) as out:
         np.savez(out, allow_pickle=False, **{_place(path): leaf for path, leaf in leaves})
 
 
 def read_arrays(file: pathlib.Path, like: Tree) -> Tree:
-    """What `write_arrays` wrote, as a tree like the one that is given.
+    """Reads a file of `write_arrays` into a pytree with the structure of `like`.
 
     Raises:
-      InputError: The file is damaged, or does not match.
+      InputError: The file is damaged, or it does not match `like`.
     """
     with artefacts.reading(file) as content, np.load(content) as found:
         arrays = {name: found[name] for name in found.files}
@@ -164,7 +164,7 @@ def content(tree: Any) -> str:
 
 
 def _plain(state):
-    """The state as Orbax takes it: of several processes, it refuses a single one's JAX arrays."""
+    """The state in a form that Orbax saves; with several processes it rejects local JAX arrays."""
     return jax.device_get(state) if jax.process_count() > 1 else state
 
 
@@ -173,19 +173,19 @@ def _check_match(folder, saved, like) -> None:
     for name in sorted(have.keys() | want.keys()):
         if have.get(name) != want.get(name):
             raise InputError(
-                f"{folder}: holds {have.get(name, 'nothing')} at {name}, "
+                f"{folder}: has {have.get(name, 'nothing')} at {name}, "
                 f"the network has {want.get(name, 'nothing')}"
             )
 
 
 def _shapes(tree) -> dict[str, tuple[int, ...]]:
-    """Shape of each leaf by its place, for states and for what Orbax tells of them alike."""
+    """Shape of each leaf by path, of a state or of Orbax's metadata."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {_place(path): tuple(leaf.shape) for path, leaf in leaves}
 
 
 def _place(path) -> str:
-    """A leaf's place in its tree."""
+    """Path of a leaf in its pytree."""
     return "/".join(str(_name(key)) for key in path)
 
 

@@ -1,4 +1,4 @@
-"""Training and measuring a segmentation network, in float and quantized."""
+"""Trains and evaluates a segmentation network, in float and quantized."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
@@ -17,32 +17,32 @@ ClassMaps = Callable[[np.ndarray], Any]  # uint8[n, h, w, 3] -> uint8[n, h, w]
 
 
 class TrainState(NamedTuple):
-    """All that changes while a network is trained."""
+    """Everything that changes during training."""
 
     params: PyTree
     batch_stats: PyTree
     optimizer: PyTree
 
     def variables(self) -> PyTree:
-        """What the float network is applied with."""
+        """Returns the variables of the float network."""
         return {"params": self.params, "batch_stats": self.batch_stats}
 
 
 def fresh_state(variables: PyTree, optimizer: optax.GradientTransformation) -> TrainState:
-    """The state to begin training with."""
+    """Returns the state at step 0."""
     params = variables["params"]
     return TrainState(params, variables["batch_stats"], optimizer.init(params))
 
 
 def pixels(images: UInt8[Array, "n h w 3"]) -> Float[Array, "n h w 3"]:
-    """Bytes as floats in [-1, 1), in steps of 1/128: what networks take."""
+    """Converts bytes to floats in [-1, 1), in steps of 1/128, as networks expect them."""
     return images.astype(jnp.float32) / 128 - 1
 
 
 def cross_entropy(
     logits: Float[Array, "n h w classes"], labels: UInt8[Array, "n h w"]
 ) -> Float[Array, ""]:
-    """Mean over the pixels that are not ignored."""
+    """Returns the mean cross-entropy over the pixels that are not ignored; 0 if all are."""
     counted = labels != metrics.IGNORE
     safe = jnp.where(counted, labels, 0).astype(jnp.int32)
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, safe)
@@ -50,7 +50,7 @@ def cross_entropy(
 
 
 def polynomial(lr: float, steps: int, power: float) -> Callable[[Any], Any]:
-    """A schedule: the learning rate at a step, from `lr` at step 0 down to zero at `steps`."""
+    """Returns a schedule step -> learning rate, from `lr` at step 0 to 0 at `steps`."""
 
     def schedule(count):
         return lr * jnp.maximum(1 - count / steps, 0.0) ** power
@@ -66,15 +66,15 @@ def sgd(
     weight_decay: float,
     clip: float = 0.0,
 ) -> optax.GradientTransformation:
-    """SGD with momentum, a polynomial schedule to zero, and decay of the kernels.
+    """Returns SGD with momentum, a polynomial schedule and weight decay.
 
     Args:
       lr: Learning rate at the first step.
       steps: Number of steps.
-      power: Of the schedule.
-      momentum: Of the gradients.
-      weight_decay: Of kernels; not of norms and biases.
-      clip: Gradients whose norm is above it are shortened to it; 0: none are.
+      power: Exponent of the schedule.
+      momentum: Momentum coefficient.
+      weight_decay: Decay of kernels; norms and biases do not decay.
+      clip: Largest global norm of the gradients; 0 disables clipping.
     """
 
     def kernels(params):
@@ -86,7 +86,7 @@ def sgd(
 
 
 def features(model: DeepLabV3) -> Callable[[PyTree, Any], tuple[Array, ...]]:
-    """A function (variables, images) -> feature maps at all block boundaries, in float."""
+    """Returns a function (variables, images) -> feature maps at all block boundaries, in float."""
 
     def run(variables, images) -> Any:
         return model.apply(variables, pixels(images), method="features")
@@ -100,14 +100,14 @@ def train_step(
     key: Key[Array, ""],
     compute: str = "float32",
 ) -> Callable:
-    """The step that trains a network on labelled pictures, as `train.several` takes it.
+    """Returns a supervised training step in the form that `loop.several` takes.
 
     Args:
       model: The network.
-      optimizer: Of its parameters.
-      key: What dropout is drawn from.
-      compute: Type that the network computes in; parameters, norms' statistics and the loss
-        stay float32.
+      optimizer: Optimizer of the parameters.
+      key: PRNG key of dropout.
+      compute: Data type of the network's computation; parameters, batch-norm statistics and the
+        loss stay float32.
     """
 
     def loss_of(params, batch_stats, images, labels, dropout):
@@ -136,9 +136,9 @@ def train_step(
 
 
 def predictor(model: DeepLabV3) -> Callable[[PyTree, Any], Array]:
-    """A compiled function (variables, images) -> class maps, uint8[n, h, w].
+    """Returns a compiled function (variables, images) -> class maps, uint8[n, h, w].
 
-    The variables decide whether the network is float or quantized (see `nn/conv.py`).
+    The network is quantized if the variables contain `quant` (see `nn/conv.py`), else float.
     """
 
     @jax.jit
@@ -153,9 +153,9 @@ def predictor(model: DeepLabV3) -> Callable[[PyTree, Any], Array]:
 def predictions(
     source: ClassMaps, data: Dataset, batch: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Labels and predicted class maps of a whole data set, uint8[<= batch, h, w] at a time.
+    """Yields labels and predicted class maps of a data set, uint8[<= batch, h, w] at a time.
 
-    The last, smaller batch is filled up, so that it is not compiled anew.
+    The last batch is padded to full size, so that it needs no second compilation.
     """
     starts = range(0, len(data), batch)
     indices = [range(s, min(s + batch, len(data))) for s in starts]
@@ -168,13 +168,13 @@ def predictions(
 def calibrated(
     model: DeepLabV3, variables: PyTree, quant: PyTree, batches: Iterable[np.ndarray]
 ) -> PyTree:
-    """The policy with every range grown to hold what the pictures show.
+    """Returns the policy with ranges widened to cover the activations of all batches.
 
     Args:
       model: The network.
       variables: Its `params` and `batch_stats`.
-      quant: The policy: bitwidths as they shall be, ranges as `init` made them.
-      batches: Pictures, uint8[n, h, w, 3].
+      quant: The policy, with its final bitwidths and the ranges of `init`.
+      batches: Images, uint8[n, h, w, 3].
     """
 
     @jax.jit

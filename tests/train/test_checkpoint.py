@@ -1,4 +1,4 @@
-"""Checkpoints of training states, and small trees in one file."""
+"""Tests checkpoints of training states and small pytrees in one file."""
 
 import errno
 import os
@@ -16,7 +16,7 @@ from qnas_jax.train import checkpoint
 TREE = {"a": {"b": jnp.arange(3), "c": jnp.float32(0.1)}, "d": [jnp.zeros((2, 1), jnp.int8)]}
 
 
-def test_a_small_tree_comes_back_as_it_was(tmp_path):
+def test_a_pytree_survives_a_round_trip(tmp_path):
     file = tmp_path / "tree.npz"
     checkpoint.write_arrays(file, TREE)
     found = checkpoint.read_arrays(file, TREE)
@@ -26,15 +26,15 @@ def test_a_small_tree_comes_back_as_it_was(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["tree.npz"]
 
 
-def test_a_tree_of_another_shape_is_refused(tmp_path):
+def test_a_pytree_of_another_shape_is_refused(tmp_path):
     file = tmp_path / "tree.npz"
     checkpoint.write_arrays(file, TREE)
     other = {**TREE, "d": [jnp.zeros((2, 2), jnp.int8)]}
-    with pytest.raises(InputError, match=r"holds \(2, 1\) at d/0, the network has \(2, 2\)"):
+    with pytest.raises(InputError, match=r"has \(2, 1\) at d/0, the network has \(2, 2\)"):
         checkpoint.read_arrays(file, other)
 
 
-def test_a_damaged_file_is_told_of(tmp_path):
+def test_a_damaged_file_is_reported(tmp_path):
     file = tmp_path / "tree.npz"
     checkpoint.write_arrays(file, TREE)
     file.write_bytes(file.read_bytes()[:100])
@@ -45,14 +45,14 @@ def test_a_damaged_file_is_told_of(tmp_path):
 def test_a_checkpoint_of_another_shape_is_refused_in_one_line(tmp_path):
     toy.fit(tmp_path, 2)
     other = {"weights": jnp.ones(5), "velocity": jnp.zeros(3)}
-    with pytest.raises(InputError, match=r"holds \(3,\) at weights, the network has \(5,\)"):
+    with pytest.raises(InputError, match=r"has \(3,\) at weights, the network has \(5,\)"):
         checkpoint.load(tmp_path / "checkpoint", other)
     more = {**toy.FRESH, "bias": jnp.zeros(3)}
-    with pytest.raises(InputError, match=r"holds nothing at bias"):
+    with pytest.raises(InputError, match=r"has nothing at bias"):
         checkpoint.load(tmp_path / "checkpoint", more)
 
 
-def test_a_damaged_checkpoint_is_named_in_one_line(tmp_path):
+def test_a_damaged_checkpoint_is_reported_in_one_line(tmp_path):
     toy.fit(tmp_path, 2)
     for file in (tmp_path / "checkpoint" / "2").rglob("*"):
         if file.is_file():
@@ -117,11 +117,11 @@ def test_a_quota_that_is_reached_names_the_folder(tmp_path, monkeypatch):
     assert error.value.filename == str(tmp_path / "checkpoint")
 
 
-def test_a_missing_or_empty_checkpoint_folder_is_named(tmp_path):
+def test_a_missing_or_empty_checkpoint_folder_is_reported(tmp_path):
     with pytest.raises(InputError, match="nowhere: no such folder"):
         checkpoint.load(tmp_path / "nowhere", toy.FRESH)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="empty: holds no checkpoint"):
+    with pytest.raises(InputError, match="empty: contains no checkpoint"):
         checkpoint.load(tmp_path / "empty", toy.FRESH)
 
 

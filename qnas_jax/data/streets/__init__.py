@@ -1,4 +1,4 @@
-"""Street scenes rendered by rules: Cityscapes' classes without Cityscapes' download."""
+"""Procedurally rendered street scenes with the classes of Cityscapes; needs no download."""
 
 from qnas_jax.data.streets.dataset import Streets
 from qnas_jax.data.streets.scene import render

@@ -1,10 +1,10 @@
-"""A painter's canvas for a street: shapes in metres become pixels with texture and light.
+"""The renderer of street scenes: shapes in metres become shaded pixels.
 
-Shapes are drawn far to near into a buffer of *part* numbers; a part says which class,
-colour, texture and depth its pixels have. Shading then runs once over the whole picture.
+Shapes are drawn from far to near into a buffer of *part* indices. A part gives the class, colour,
+texture and depth of its pixels. Shading runs once over the whole image.
 
-World coordinates in metres: `x` right of the road's centre line, `y` above the ground,
-`z` ahead of the camera. The road bends: its centre line runs at `bend * z**2`.
+World coordinates are in metres: `x` to the right of the road's centre line, `y` above the ground,
+`z` in front of the camera. The road bends: its centre line is shifted by `bend * z**2`.
 """
 
 import dataclasses
@@ -13,29 +13,28 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw
 
-OVERSAMPLING = 2  # pictures are drawn at twice their size, so that edges are smooth
+OVERSAMPLING = 2  # images are drawn at twice their size, for antialiasing
 Colour = tuple[float, float, float]  # red, green, blue in 0..1
 
-NEAR = 1.6  # metres; nothing is drawn nearer to the camera
+NEAR = 1.6  # metres; the near clipping distance
 
-# How the texture of a part lies: on the ground, on a plane along the road, or facing the
-# camera.
+# Orientation of a part's texture: on the ground, on a plane along the road, facing the camera.
 GROUND, ALONG, FACING = 0, 1, 2
-# What repeats on it.
+# Repeating pattern of the texture.
 PLAIN, WINDOWS, BARS = 0, 1, 2
 
 
 def grey(value: float) -> Colour:
-    """A colour without hue."""
+    """Returns a grey."""
     return value, value, value
 
 
 class Camera(NamedTuple):
-    """Where the picture is taken from.
+    """The camera's position and optics, and the bend of the road.
 
     Attributes:
-      focal: Focal length in picture heights.
-      horizon: Height of the horizon, share of the picture from the top.
+      focal: Focal length in image heights.
+      horizon: Position of the horizon, as a fraction of the image height from the top.
       x: Metres right of the centre line.
       y: Metres above the ground.
       bend: Curvature of the road, 1/metres.
@@ -49,32 +48,32 @@ class Camera(NamedTuple):
 
 
 class Part(NamedTuple):
-    """What the pixels of a shape look like and mean."""
+    """Class and appearance of the pixels of a shape."""
 
     label: int  # train id
     colour: Colour
     lay: int = FACING
-    place: float = 20.0  # depth z of a FACING plane, x of one ALONG the road
+    place: float = 20.0  # z of a FACING plane, x of an ALONG plane; metres
     grain: float = 0.1  # strength of the texture
-    size: float = 1.0  # metres per patch of the texture
+    size: float = 1.0  # metres per texture patch
     pattern: int = PLAIN
     second: Colour = (0.0, 0.0, 0.0)  # colour of windows or gaps
 
 
 @dataclasses.dataclass(slots=True)
 class Light:
-    """The weather of a picture."""
+    """Sky, haze and exposure of an image."""
 
     sky_top: Colour
     sky_bottom: Colour
-    visibility: float  # metres over which haze takes over
+    visibility: float  # metres; at this depth the haze has a weight of 1 - 1/e
     exposure: float
-    warmth: float  # -1 blue .. 1 yellow
+    warmth: float  # -1 (blue) to 1 (yellow)
     noise: float
 
 
 class Canvas:
-    """Collects shapes; `shade` turns them into a picture and its labels."""
+    """Collects shapes; `shade` turns them into an image and its labels."""
 
     def __init__(self, height: int, width: int, camera: Camera):
         self.height, self.width = height * OVERSAMPLING, width * OVERSAMPLING
@@ -89,7 +88,7 @@ class Canvas:
         self._draw_shadow = ImageDraw.Draw(self._shadow)
 
     def project(self, x: int | float, y: int | float, z: int | float) -> tuple[float, float]:
-        """Pixel of a point of the world."""
+        """Returns the pixel (column, row) of a point in world coordinates."""
         z = max(z, NEAR)
         camera = self.camera
         right = x + camera.bend * z * z - camera.x
@@ -99,12 +98,12 @@ class Canvas:
         )
 
     def polygon(self, points, part: Part) -> None:
-        """A polygon through points (x, y, z) of the world."""
+        """Draws a polygon through world points (x, y, z)."""
         pixels = [self.project(*point) for point in points]
         self._draw.polygon(pixels, fill=self._number(part))
 
     def rectangle(self, x0, x1, y0, y1, z, part: Part) -> None:
-        """A rectangle facing the camera; at least a pixel of the picture wide."""
+        """Draws a rectangle that faces the camera, at least one image pixel wide and high."""
         left, top = self.project(x0, y1, z)
         right, bottom = self.project(x1, y0, z)
         right = max(right, left + OVERSAMPLING - 1)
@@ -112,7 +111,7 @@ class Canvas:
         self._draw.rectangle([left, top, right, bottom], fill=self._number(part))
 
     def disk(self, x, y, z, radius_x, radius_y, part: Part) -> None:
-        """An ellipse facing the camera."""
+        """Draws an ellipse that faces the camera."""
         left, top = self.project(x - radius_x, y + radius_y, z)
         right, bottom = self.project(x + radius_x, y - radius_y, z)
         self._draw.ellipse(
@@ -121,12 +120,12 @@ class Canvas:
         )
 
     def backdrop(self, top: int | float, bottom: int | float, part: Part) -> None:
-        """The whole width of the picture between two heights, shares from the top."""
+        """Fills the rows between two heights, as fractions of the image height from the top."""
         box = [0, top * self.height, self.width, bottom * self.height]
         self._draw.rectangle(box, fill=self._number(part))
 
     def hood(self, share: float, part: Part) -> None:
-        """The front of the camera's own car along the lower edge."""
+        """Draws the hood of the camera's own car at the lower edge."""
         box = [-0.1 * self.width, (1 - share) * self.height]
         box += [1.1 * self.width, (1 + share) * self.height]
         self._draw.ellipse(box, fill=self._number(part))
@@ -141,7 +140,7 @@ class Canvas:
         return len(self.parts) - 1
 
     def shade(self, light: Light, rng: np.random.Generator):
-        """The picture, uint8[height, width, 3], and its train ids, uint8[height, width]."""
+        """Returns the image, uint8[height, width, 3], and its train ids, uint8[height, width]."""
         numbers = np.asarray(self._numbers)
         labels = np.array([p.label for p in self.parts], np.uint8)[numbers]
         lay = self._column("lay", numbers)
@@ -163,20 +162,20 @@ class Canvas:
             [1 + 0.08 * light.warmth, 1.0, 1 - 0.08 * light.warmth], np.float32
         )
         image += light.noise * rng.standard_normal(image.shape, np.float32)
-        picture = (255 * np.clip(image, 0, 1)).astype(np.uint8)
-        return picture, labels[::OVERSAMPLING, ::OVERSAMPLING].copy()
+        pixels = (255 * np.clip(image, 0, 1)).astype(np.uint8)
+        return pixels, labels[::OVERSAMPLING, ::OVERSAMPLING].copy()
 
     def _column(self, field: str, numbers: np.ndarray) -> np.ndarray:
         values = np.array([getattr(p, field) for p in self.parts], np.float32)
         return values[numbers]
 
     def _plane(self, lay, place):
-        """Texture coordinates in metres, and the depth, of every pixel."""
+        """Texture coordinates and depth of every pixel, in metres."""
         x = np.arange(self.width, dtype=np.float32)[None] + 0.5 - self.centre
         y = np.arange(self.height, dtype=np.float32)[:, None] + 0.5 - self.horizon
         side = place - self.camera.x
         ground_depth = self.focal * self.camera.y / np.maximum(y, 0.5)
-        # On a plane along the road, the bend is followed to first order only.
+        # The depth of planes along the road ignores the bend.
         along_depth = np.abs(self.focal * side) / np.maximum(np.abs(x), 0.5)
         depth = np.choose(lay.astype(np.int8), [ground_depth, along_depth, place])
         depth = np.clip(depth, NEAR, 400.0)
@@ -191,7 +190,7 @@ class Canvas:
         pattern = self._column("pattern", numbers)
         colour = np.array([p.colour for p in self.parts], np.float32)[numbers]
         second = np.array([p.second for p in self.parts], np.float32)[numbers]
-        # Each part has its own cut of the noise.
+        # Each part reads a different section of the noise.
         shift = (numbers * 37.0) % NOISE.shape[0]
         coarse = _noise_at(u / size * 32 + shift, v / size * 32)
         fine = _noise_at(u / size * 128, v / size * 128 + shift)
@@ -220,7 +219,7 @@ def _noise_at(u, v):
 
 
 def _make_noise(size: int) -> np.ndarray:
-    """Periodic noise of several scales, mean 0, deviation 1."""
+    """Periodic noise at several scales, with mean 0 and standard deviation 1."""
     rng = np.random.default_rng(7)
     total = np.zeros((size, size), np.float32)
     for cells, weight in ((16, 1.0), (32, 0.8), (64, 0.6), (256, 0.5)):

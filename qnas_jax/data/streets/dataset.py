@@ -1,4 +1,4 @@
-"""Streets as a data set."""
+"""The Streets data set."""
 
 import threading
 
@@ -8,14 +8,14 @@ from qnas_jax.data.streets.scene import render
 
 
 class Streets:
-    """Rendered street scenes, each made when first asked for and then kept in memory.
+    """Street scenes, rendered on first access and then cached in memory.
 
-    A picture takes ``4 * height * width`` bytes; large sets are better written to disk
-    once (`launch/tools/write_streets.py`) and read as Cityscapes.
+    A scene takes ``4 * height * width`` bytes. Write large sets to disk once
+    (`launch/tools/write_streets.py`) and read them as Cityscapes.
     """
 
     def __init__(self, seed: int, split: str, height: int, width: int, count: int):
-        """`count` scenes of a split of the data set `seed`."""
+        """Creates a split of `count` scenes; `seed` identifies the data set."""
         self._scene = (seed, split)
         self._size = (height, width)
         self._kept: list[tuple[np.ndarray, np.ndarray] | None] = [None] * count
@@ -25,7 +25,7 @@ class Streets:
         return len(self._kept)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Picture uint8[height, width, 3] and train ids uint8[height, width]."""
+        """Returns the image, uint8[height, width, 3], and train ids, uint8[height, width]."""
         with self._locks[index]:
             kept = self._kept[index]
             if kept is None:

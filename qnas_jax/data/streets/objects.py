@@ -1,6 +1,7 @@
-"""What stands and moves in a street. Every function draws one thing at a place.
+"""The objects of a street. Each function draws one object.
 
-`x` is metres right of the road's centre line, `z` metres ahead; sizes are in metres.
+`x` is the distance to the right of the road's centre line and `z` the distance from the camera.
+All distances and sizes are in metres.
 """
 
 from collections.abc import Sequence
@@ -18,19 +19,19 @@ CIRCLE = [(np.cos(a), np.sin(a)) for a in np.linspace(0, 2 * np.pi, 14)[:-1]]
 
 
 def shade(colour: Sequence[float], factor: float) -> Colour:
-    """A colour made lighter or darker."""
+    """Returns a colour scaled by a factor and clipped to [0, 1]."""
     red, green, blue = (min(max(float(c) * factor, 0.0), 1.0) for c in colour)
     return red, green, blue
 
 
 def paint(rng: Rng, colours: Sequence[Colour], jitter: float = 0.06) -> Colour:
-    """One of the colours, a little changed."""
+    """Returns one of the colours with random jitter."""
     colour = np.array(colours[int(rng.integers(len(colours)))])
     return shade((colour + rng.normal(0, jitter, 3)).tolist(), rng.uniform(0.8, 1.15))
 
 
-# Vehicles of all kinds share these, so that colour does not tell them apart; so do
-# clothes of people who walk and who ride.
+# All kinds of vehicles share these colours, so that colour does not reveal the class. Pedestrians
+# and riders share clothes for the same reason.
 COATS = (grey(0.8), grey(0.1), grey(0.4), grey(0.6), (0.1, 0.15, 0.4),
          (0.5, 0.08, 0.08), (0.75, 0.7, 0.55), (0.1, 0.3, 0.2), (0.8, 0.65, 0.1))  # fmt: skip
 CLOTHES = (grey(0.1), (0.15, 0.2, 0.4), (0.5, 0.1, 0.1), grey(0.6), (0.3, 0.25, 0.2),
@@ -42,7 +43,7 @@ LEAVES = ((0.15, 0.3, 0.08), (0.25, 0.35, 0.1), (0.1, 0.22, 0.1), (0.4, 0.35, 0.
 
 
 def box(canvas: Canvas, label, x, z, width, length, y0, y1, colour, lit=(0.85, 1.0)):
-    """A box: the side that can be seen, the top if it is below the eye, the near face."""
+    """Draws the visible faces of a box: one side, the near face, the top if below the camera."""
     left, right = x - width / 2, x + width / 2
     eye = canvas.camera.x - canvas.camera.bend * z * z
     far = z + length
@@ -59,7 +60,7 @@ def box(canvas: Canvas, label, x, z, width, length, y0, y1, colour, lit=(0.85, 1
 
 
 def wheels(canvas: Canvas, label, x, width, places, radius):
-    """Wheels on the side of a vehicle that can be seen."""
+    """Draws the wheels on the visible side of a vehicle."""
     for z in places:
         eye = canvas.camera.x - canvas.camera.bend * z * z
         side = x - width / 2 if x > eye else x + width / 2
@@ -70,7 +71,7 @@ def wheels(canvas: Canvas, label, x, width, places, radius):
 
 
 def lamps(canvas: Canvas, label, x, z, width, y, coming: bool):
-    """Two lights on the near face: white ahead of a coming vehicle, red behind another."""
+    """Draws two lamps on the near face: headlights of an oncoming vehicle, else rear lights."""
     colour = (0.95, 0.95, 0.8) if coming else (0.6, 0.05, 0.05)
     for side in (-1, 1):
         centre = x + side * width * 0.38
@@ -78,14 +79,14 @@ def lamps(canvas: Canvas, label, x, z, width, y, coming: bool):
 
 
 def ground_shadow(canvas: Canvas, x, z, width, length):
-    """The dark ground under a vehicle."""
+    """Darkens the ground under a vehicle."""
     left, right = x - width * 0.55, x + width * 0.55
     near, far = z - 0.3, z + length + 0.3
     canvas.shadow([(left, 0, near), (right, 0, near), (right, 0, far), (left, 0, far)], 0.6)
 
 
 def car(canvas: Canvas, rng: Rng, x, z, coming: bool):
-    """A car, from behind or from ahead."""
+    """Draws a car, seen from the front (`coming`) or from the rear."""
     label, colour = LABEL["car"], paint(rng, COATS)
     width, length, roof = rng.uniform(1.65, 1.95), rng.uniform(3.6, 4.8), rng.uniform(1.4, 1.75)
     ground_shadow(canvas, x, z, width, length)
@@ -111,7 +112,7 @@ def car(canvas: Canvas, rng: Rng, x, z, coming: bool):
 
 
 def truck(canvas: Canvas, rng: Rng, x, z, coming: bool):
-    """A truck: a box on wheels, and a cab that shows only from ahead."""
+    """Draws a truck: a box on wheels, and a cab if it is `coming`."""
     label = LABEL["truck"]
     colour, cab = paint(rng, COATS), paint(rng, COATS)
     width, length, top = rng.uniform(2.2, 2.5), rng.uniform(5, 10), rng.uniform(2.6, 3.8)
@@ -132,7 +133,7 @@ def truck(canvas: Canvas, rng: Rng, x, z, coming: bool):
 
 
 def bus(canvas: Canvas, rng: Rng, x, z, coming: bool):
-    """A bus."""
+    """Draws a bus."""
     length = rng.uniform(9, 13)
     _coach(canvas, rng, "bus", x, z, 2.55, length, rng.uniform(2.9, 3.3))
     wheels(canvas, LABEL["bus"], x, 2.55, (z + 2.2, z + length - 2.8), 0.5)
@@ -140,7 +141,7 @@ def bus(canvas: Canvas, rng: Rng, x, z, coming: bool):
 
 
 def train(canvas: Canvas, rng: Rng, x, z):
-    """A tram of several coaches; it has no wheels to be seen."""
+    """Draws a tram of several coaches, without visible wheels."""
     for coach in range(int(rng.integers(2, 4)), -1, -1):
         _coach(canvas, rng, "train", x, z + 9.5 * coach, 2.5, 9.2, 3.5)
     lamps(canvas, LABEL["train"], x, z, 2.5, 0.9, coming=True)
@@ -171,7 +172,7 @@ def _coach(canvas, rng, name, x, z, width, length, top):
 
 
 def person(canvas: Canvas, rng: Rng, x, z, name: str = "person", seat: float = 0.0):
-    """A person who walks or stands, or sits on something at height `seat`."""
+    """Draws a person who stands or walks, or who sits at height `seat` if that is not 0."""
     label = LABEL[name]
     scale = rng.normal(1.0, 0.06) * (0.65 if name == "person" and rng.random() < 0.12 else 1.0)
     legs, body, skin = paint(rng, CLOTHES), paint(rng, CLOTHES), paint(rng, SKIN, 0.02)
@@ -204,7 +205,7 @@ def person(canvas: Canvas, rng: Rng, x, z, name: str = "person", seat: float = 0
 
 
 def two_wheeler(canvas: Canvas, rng: Rng, x, z, name: str, ridden: bool):
-    """A bicycle or a motorcycle, along the road or across it, with or without a rider."""
+    """Draws a bicycle or a motorcycle, along or across the road, with or without a rider."""
     label, colour = LABEL[name], paint(rng, COATS)
     heavy = name == "motorcycle"
     radius, tyre = (0.31, 0.13) if heavy else (0.34, 0.035)
@@ -233,7 +234,7 @@ def two_wheeler(canvas: Canvas, rng: Rng, x, z, name: str, ridden: bool):
 
 
 def pole(canvas: Canvas, rng: Rng, x, z, lamp: bool):
-    """A pole, perhaps with a lamp's arm over the road."""
+    """Draws a pole, with an arm over the road if it is a street lamp."""
     part = Part(LABEL["pole"], paint(rng, METALS), place=z, grain=0.1)
     height, radius = (rng.uniform(6, 9) if lamp else rng.uniform(2.5, 5)), rng.uniform(0.05, 0.11)
     canvas.rectangle(x - radius, x + radius, 0, height, z, part)
@@ -244,7 +245,7 @@ def pole(canvas: Canvas, rng: Rng, x, z, lamp: bool):
 
 
 def traffic_sign(canvas: Canvas, rng: Rng, x, z):
-    """A sign on its pole, seen from ahead or (grey) from behind."""
+    """Draws a traffic sign on its pole; grey signs are seen from the back."""
     pole_part = Part(LABEL["pole"], paint(rng, METALS), place=z)
     height, size = rng.uniform(2.0, 2.8), rng.uniform(0.28, 0.42)
     canvas.rectangle(x - 0.035, x + 0.035, 0, height, z, pole_part)
@@ -275,7 +276,7 @@ def traffic_sign(canvas: Canvas, rng: Rng, x, z):
 
 
 def traffic_light(canvas: Canvas, rng: Rng, x, z):
-    """A traffic light on its pole."""
+    """Draws a traffic light on its pole."""
     height = rng.uniform(2.2, 3.4)
     canvas.rectangle(
         x - 0.06, x + 0.06, 0, height, z, Part(LABEL["pole"], paint(rng, METALS), place=z)
@@ -290,7 +291,7 @@ def traffic_light(canvas: Canvas, rng: Rng, x, z):
 
 
 def tree(canvas: Canvas, rng: Rng, x, z):
-    """A tree: a trunk and a cloud of leaves."""
+    """Draws a tree: a trunk and a cloud of leaves."""
     label = LABEL["vegetation"]
     crown, reach = rng.uniform(2.6, 5.5), rng.uniform(1.2, 2.6)
     trunk = Part(label, paint(rng, ((0.22, 0.17, 0.12), (0.35, 0.3, 0.25))), place=z, grain=0.3)
@@ -299,7 +300,7 @@ def tree(canvas: Canvas, rng: Rng, x, z):
 
 
 def bush(canvas: Canvas, rng: Rng, x, z, y, reach_x, reach_y):
-    """A cloud of leaves around a height `y`."""
+    """Draws a cloud of leaves centred at height `y`."""
     colour = paint(rng, LEAVES)
     for _ in range(16):
         turn, out = rng.uniform(0, 2 * np.pi), np.sqrt(rng.random()) * 0.75

@@ -1,4 +1,4 @@
-"""Puts a street together: ground, what lines it, and what stands and moves in it."""
+"""Composes a street scene: ground, roadside, objects and weather."""
 
 import zlib
 
@@ -20,7 +20,7 @@ from qnas_jax.data.streets.canvas import (
 from qnas_jax.data.streets.objects import LABEL, paint, shade
 from qnas_jax.metrics import IGNORE
 
-FAR = 160.0  # metres; where the street ends
+FAR = 160.0  # metres; end of the street
 ASPHALT = (grey(0.3), (0.36, 0.35, 0.34), (0.42, 0.42, 0.44), (0.27, 0.28, 0.3))
 PAVING = ((0.42, 0.41, 0.4), (0.5, 0.48, 0.45), grey(0.38), (0.45, 0.4, 0.37))
 GRASS = ((0.25, 0.33, 0.12), (0.35, 0.36, 0.18), (0.38, 0.32, 0.2), (0.2, 0.28, 0.1))
@@ -32,17 +32,17 @@ GLASS = ((0.15, 0.18, 0.22), (0.35, 0.4, 0.45), (0.6, 0.6, 0.5))
 def render(
     seed: int, split: str, index: int, height: int, width: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """One street scene, the same for the same arguments.
+    """Renders one street scene; equal arguments give equal scenes.
 
     Args:
-      seed: Of the whole data set.
-      split: Its part, "train" or "val"; other parts hold other scenes.
-      index: The picture's number, from 0.
-      height: Of the picture, pixels.
-      width: Of the picture, pixels.
+      seed: Seed of the data set.
+      split: Name such as "train" or "val"; each split has its own scenes.
+      index: Index of the scene in the split, from 0.
+      height: Image height in pixels.
+      width: Image width in pixels.
 
     Returns:
-      The picture, uint8[height, width, 3], and its train ids, uint8[height, width].
+      The image, uint8[height, width, 3], and its train ids, uint8[height, width].
     """
     rng = np.random.default_rng((seed, zlib.crc32(split.encode()), index))
     camera = Camera(
@@ -73,7 +73,7 @@ def render(
 
 
 def _strip(canvas, x0, x1, z0, z1, part):
-    """A strip of ground along the road."""
+    """Draws a strip of ground along the road."""
     steps = np.geomspace(max(z0, 1.7), z1, 14 if z1 - z0 > 20 else 3)
     points = [(x0, 0.0, z) for z in steps] + [(x1, 0.0, z) for z in steps[::-1]]
     canvas.polygon(points, part)
@@ -103,7 +103,7 @@ def _ground(canvas, rng, edges, kerbs, walks, rails):
         iron = Part(LABEL["road"], (0.25, 0.23, 0.22), GROUND, grain=0.05)
         for x in (edges[-1] + 0.9, edges[-1] + 2.35):
             _strip(canvas, x - 0.05, x + 0.05, 1.7, FAR, iron)
-    for _ in range(rng.integers(0, 4)):  # shadows of what is not in the picture
+    for _ in range(rng.integers(0, 4)):  # shadows of objects outside the image
         z, x = rng.uniform(3, 40), rng.uniform(walks[-1], walks[1])
         wide, deep = rng.uniform(2, 8), rng.uniform(1, 10)
         corners = [(x, 0, z), (x + wide, 0, z + 1), (x + wide, 0, z + deep), (x, 0, z + deep)]
@@ -111,7 +111,7 @@ def _ground(canvas, rng, edges, kerbs, walks, rails):
 
 
 def _roadside(canvas, rng, side, x):
-    """What lines the street on one side, far to near: houses, walls, fences, hedges."""
+    """Draws one side of the street from far to near: houses, walls, fences, hedges, trees."""
     bounds = [2.0]
     while bounds[-1] < FAR:
         bounds.append(bounds[-1] + rng.uniform(7, 28))
@@ -161,13 +161,13 @@ def _house(canvas, rng, side, x, near, far, lit):
     )
     wall = front._replace(colour=shade(colour, lit[0]), lay=ALONG, place=x)
     _screen(canvas, x, near, far, height, wall)
-    if rng.random() < 0.4:  # shops: the ground floor looks different
+    if rng.random() < 0.4:  # a shop: the ground floor looks different
         shop = Part(label, shade(paint(rng, GLASS + STONE), lit[0]), ALONG, x, 0.3, 2)
         _screen(canvas, x, near, far, 3.0, shop)
 
 
 def _traffic(rng, edges, rails):
-    """Vehicles and riders on the road: (depth, function that draws)."""
+    """Vehicles and riders on the road, as (depth, draw function)."""
     things = []
 
     def add(z, function, *args):
@@ -201,7 +201,7 @@ def _traffic(rng, edges, rails):
 
 
 def _kerbside(rng, edges, kerbs, walks, parking):
-    """Parked vehicles, people, poles and trees: (depth, function that draws)."""
+    """Parked vehicles, people, poles and trees, as (depth, draw function)."""
     things = []
 
     def add(z, function, *args):
@@ -219,7 +219,7 @@ def _kerbside(rng, edges, kerbs, walks, parking):
         for _ in range(rng.poisson(6.0)):
             z = 4.5 + rng.exponential(16)
             add(z, objects.person, rng.uniform(inner, outer), z)
-        if rng.random() < 0.15:  # someone crosses
+        if rng.random() < 0.15:  # a pedestrian crosses the road
             z = rng.uniform(8, 35)
             add(z, objects.person, rng.uniform(0, 1) * kerbs[side], z)
         for _ in range(rng.poisson(2.0)):  # parked

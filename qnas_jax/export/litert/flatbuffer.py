@@ -1,6 +1,6 @@
-"""A LiteRT model in the making: tensors, constants and operators, and the flatbuffer of them.
+"""Builds the flatbuffer of a LiteRT model from tensors, constants and operators.
 
-Nothing here knows the graph; `litert.py` says what the tensors and operators are.
+This module does not know the graph; `write.py` decides which tensors and operators there are.
 
 References:
   The format: https://github.com/google-ai-edge/LiteRT, `tflite/schema/schema.fbs`, and
@@ -16,10 +16,10 @@ from ai_edge_litert.schema_py_generated import TensorType
 
 FILE_IDENTIFIER, SCHEMA_VERSION = b"TFL3", 3
 SIGNATURE = "serving_default"  # converters write this key
-ALIGNMENT = 16  # of constants, bytes; the schema asks for it
-LAST_BYTE_CODE = 127  # the highest kind of operator that the field for old readers holds
+ALIGNMENT = 16  # bytes, of constants; required by the schema
+LAST_BYTE_CODE = 127  # highest operator code that fits the field for old readers
 
-# The first version of an operator that takes such inputs; 1 where nothing is said.
+# The first version of an operator that supports an input type; 1 if not listed.
 VERSIONS = {
     ("CONV_2D", TensorType.INT8): 3,
     ("DEPTHWISE_CONV_2D", TensorType.FLOAT32): 2,  # dilation
@@ -37,9 +37,9 @@ Quantization = schema.QuantizationParametersT
 
 
 class _Builder(flatbuffers.Builder):
-    """A builder that writes equal vectors once.
+    """A builder that stores equal vectors once.
 
-    LiteRT wants 8 bytes of zero point beside every scale of weights and biases, all zero.
+    LiteRT requires an 8-byte zero point for every scale of weights and biases; all are zero.
     """
 
     def __init__(self, size: int):
@@ -47,7 +47,7 @@ class _Builder(flatbuffers.Builder):
         self.written: dict[tuple, int] = {}
 
     def CreateNumpyVector(self, x: np.ndarray) -> int:
-        """Writes a vector, unless it stands there already; returns its place."""
+        """Writes a vector unless an equal one exists; returns its offset."""
         key = (x.dtype.str, x.tobytes())
         if key not in self.written:
             self.written[key] = super().CreateNumpyVector(x)
@@ -55,10 +55,10 @@ class _Builder(flatbuffers.Builder):
 
 
 class _Constant(schema.BufferT):
-    """Bytes that start where LiteRT wants them to; the generated class starts them anywhere."""
+    """A buffer whose data is aligned to `ALIGNMENT`; the generated class does not align it."""
 
     def Pack(self, builder: flatbuffers.Builder) -> int:
-        """Writes them; returns their place."""
+        """Writes the buffer; returns its offset."""
         assert self.data is not None
         builder.StartVector(1, len(self.data), ALIGNMENT)
         builder.head -= len(self.data)
@@ -70,12 +70,12 @@ class _Constant(schema.BufferT):
 
 
 class _Shared(NamedTuple):
-    """A table of numbers and vectors, written once for all that hold the same."""
+    """A table of numbers and vectors; equal tables are stored once."""
 
     table: Any
 
     def Pack(self, builder: _Builder) -> int:
-        """Writes it, unless it stands there already; returns its place."""
+        """Writes the table unless an equal one exists; returns its offset."""
         values = vars(self.table).values()
         fields = (v.tobytes() if isinstance(v, np.ndarray) else v for v in values)
         key = (type(self.table), *fields)
@@ -85,14 +85,14 @@ class _Shared(NamedTuple):
 
 
 class Draft(NamedTuple):
-    """A model in the making; tensors and kinds of operators are known by their numbers.
+    """A model under construction; tensors and operator kinds are referred to by index.
 
     Attributes:
-      tensors: In the order of their numbers.
-      buffers: What constants hold; the first is that of all tensors that are computed.
-      shared: Constants that several operators read, by what they hold.
-      operators: In the order in which they run.
-      kinds: Name and version of each kind of operator, and its number.
+      tensors: The tensors; a tensor's index is its position.
+      buffers: Data of constants; buffer 0 is empty and belongs to all computed tensors.
+      shared: Values of shared integer constants -> tensor index.
+      operators: The operators in execution order.
+      kinds: (name, version) of an operator kind -> index.
     """
 
     tensors: list[schema.TensorT]
@@ -109,7 +109,7 @@ class Draft(NamedTuple):
         quantization: Quantization | None = None,
         buffer: int = 0,
     ) -> int:
-        """Adds a tensor; returns its number."""
+        """Adds a tensor; returns its index."""
         made = schema.TensorT(
             shape=np.array(shape, np.int32),
             type=kind,
@@ -127,19 +127,19 @@ class Draft(NamedTuple):
         kind: int,
         quantization: Quantization | None = None,
     ) -> int:
-        """Adds a tensor that is known, without a name; returns its number."""
+        """Adds an unnamed constant tensor; returns its index."""
         self.buffers.append(_Constant(data=data))
         return self.tensor("", shape, kind, quantization, len(self.buffers) - 1)
 
     def whole_numbers(self, *values: int) -> int:
-        """Adds whole numbers, once for all that read the same; returns their tensor's number."""
+        """Adds an int32 constant unless an equal one exists; returns its tensor's index."""
         if values not in self.shared:
             data = np.array(values, np.int32)
             self.shared[values] = self.constant(data.tobytes(), data.shape, TensorType.INT32)
         return self.shared[values]
 
     def operator(self, kind: str, inputs: list[int], out: int, options: Any = None) -> int:
-        """Adds an operator; returns the number of the tensor that it gives."""
+        """Adds an operator; returns the index of its output tensor."""
         read = [self.tensors[number].type for number in inputs]
         version = max(VERSIONS.get((kind, type_), 1) for type_ in read)
         made = schema.OperatorT(
@@ -156,17 +156,17 @@ class Draft(NamedTuple):
 
 
 def draft() -> Draft:
-    """A model with nothing in it."""
+    """Returns an empty model."""
     return Draft([], [schema.BufferT()], {}, [], {})
 
 
 def pack(model: Draft, read: tuple[str, int], given: tuple[str, int]) -> bytes:
-    """The flatbuffer of a model, with a signature.
+    """Returns the flatbuffer of a model, with a signature.
 
     Args:
       model: The model.
-      read: The signature's name for the input, and the number of its tensor.
-      given: The same of the output.
+      read: The input's name in the signature and its tensor index.
+      given: The output's name in the signature and its tensor index.
     """
     kinds = []
     for kind, version in model.kinds:
@@ -195,14 +195,14 @@ def pack(model: Draft, read: tuple[str, int], given: tuple[str, int]) -> bytes:
 
 
 def per_tensor(scale: float, zero_point: int) -> Quantization:
-    """One scale for all."""
+    """Returns the quantization of a tensor with one scale and zero point."""
     return Quantization(
         scale=np.array([scale], np.float32), zeroPoint=np.array([zero_point], np.int64)
     )
 
 
 def per_channel(scale: np.ndarray, axis: int) -> Quantization:
-    """A scale for each channel, and no zero points."""
+    """Returns the quantization of a tensor with a scale per channel and zero points of 0."""
     return Quantization(
         scale=scale.astype(np.float32),
         zeroPoint=np.zeros(len(scale), np.int64),

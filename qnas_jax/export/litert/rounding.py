@@ -1,11 +1,12 @@
-"""What LiteRT's kernels compute, code by code, in NumPy; all differ in how they round.
+"""The codes of LiteRT's three sets of kernels, in NumPy. The sets differ in their rounding.
 
-- `xnnpack`, which runs by default: convolutions and means as `integer.by_float`, sums with
-  whole-number multipliers of 20 bits.
+- `xnnpack`, the default: `integer.by_float` for convolutions and means, 20-bit integer
+  multipliers for sums of two tensors.
 - `builtin`, LiteRT's own fast kernels: `integer.by_fixed_point_up` for convolutions and means,
-  `integer.by_fixed_point` for sums, and for those channels of a depthwise convolution that are
-  left after groups of eight; the mean's zero point is rounded by itself.
-- `reference`, its slow and simple kernels: `integer.by_fixed_point` throughout.
+  `integer.by_fixed_point` for sums. A depthwise convolution computes groups of eight channels;
+  the remaining channels also use `integer.by_fixed_point`. The mean rounds its zero point
+  separately.
+- `reference`, the slow and simple kernels: `integer.by_fixed_point` everywhere.
 
 References:
   LiteRT, https://github.com/google-ai-edge/LiteRT, `tflite/kernels`; XNNPACK,
@@ -23,19 +24,19 @@ from qnas_jax.quant import integer
 
 Kernels: TypeAlias = Literal["xnnpack", "builtin", "reference"]
 
-XNNPACK_BITS = 20  # of the larger multiplier of a sum
+XNNPACK_BITS = 20  # bits of the larger multiplier of a sum
 LANES = 8  # channels that the builtin depthwise convolution computes at once
 INT8_MAX = 127
 HEADROOM = 20  # bits by which the builtin sum shifts its terms
 
 
 def run(network: Graph, images: np.ndarray, kernels: Kernels) -> dict[str, np.ndarray]:
-    """Every tensor of a graph by its name; see `interpret.run`."""
+    """Runs a graph with a set of kernels and returns all tensors by name; see `interpret.run`."""
     return interpret.walk(network, images, functools.partial(step, kernels=kernels))
 
 
 def step(node: Node, inputs: list[np.ndarray], grids: list, kernels: Kernels) -> np.ndarray:
-    """What a node gives; see `interpret.step`."""
+    """Returns the output of one node; see `interpret.step`."""
     if node.out.grid is not None:
         match node:
             case graph.Conv() if kernels != "xnnpack":
@@ -51,7 +52,7 @@ def step(node: Node, inputs: list[np.ndarray], grids: list, kernels: Kernels) ->
 
 
 def _conv(conv: graph.Conv, x: np.ndarray, read: Grid, kernels: Kernels) -> np.ndarray:
-    """A convolution by fixed-point multipliers, which come from scales in float64."""
+    """A convolution with fixed-point multipliers, which are computed in float64."""
     out = conv.out.grid
     assert out is not None and conv.w_scale is not None and conv.bias_codes is not None
     how = (conv.stride, conv.dilation, conv.groups)
@@ -73,7 +74,7 @@ def _conv(conv: graph.Conv, x: np.ndarray, read: Grid, kernels: Kernels) -> np.n
 
 
 def xnnpack_add(inputs: list[np.ndarray], grids: list[Grid], out: Grid) -> np.ndarray:
-    """Terms times whole numbers, shifted; ties upwards."""
+    """Returns the codes of a sum by integer multipliers and a shift; ties round up."""
     ratios = [np.float32(grid.scale) / np.float32(out.scale) for grid in grids]
     shift = XNNPACK_BITS - int(np.floor(np.log2(max(ratios))))
     total = np.full(inputs[0].shape, 1 << (shift - 1), np.int64)
@@ -84,7 +85,7 @@ def xnnpack_add(inputs: list[np.ndarray], grids: list[Grid], out: Grid) -> np.nd
 
 
 def _fixed_point_add(inputs: list[np.ndarray], grids: list[Grid], out: Grid) -> np.ndarray:
-    """Terms on a grid that holds both, with spare bits; then their sum on the output's."""
+    """Rescales both terms to a common grid with spare bits, then their sum to the output's grid."""
     common = 2 * max(grid.scale for grid in grids)
     total = np.zeros(inputs[0].shape, np.int64)
     for codes, grid in zip(inputs, grids, strict=True):
@@ -95,8 +96,8 @@ def _fixed_point_add(inputs: list[np.ndarray], grids: list[Grid], out: Grid) -> 
 
 
 def _builtin_mean(codes: np.ndarray, grid: Grid, out: Grid) -> np.ndarray:
-    """The mean of int8 codes; the zero point follows, already rounded, ties away from zero."""
-    end = INT8_MAX - grid.q_max  # so much higher is what int8 holds (`litert.zero_point`)
+    """The mean of int8 codes; the zero point's share is rounded separately, ties away from zero."""
+    end = INT8_MAX - grid.q_max  # int8 code - uint8 code (see `write.zero_point`)
     sums, pixels = integer.mean(codes, -end)
     scale, zero = np.float32(grid.scale), np.float32(grid.zero_point + end)
     offset = zero * scale / np.float32(out.scale)
@@ -107,5 +108,5 @@ def _builtin_mean(codes: np.ndarray, grid: Grid, out: Grid) -> np.ndarray:
 
 
 def _on(out: Grid, centred: np.ndarray) -> np.ndarray:
-    """Codes of whole numbers that count from zero."""
+    """Adds the zero point and clips to the codes of a grid."""
     return np.clip(centred + out.zero_point, 0, out.q_max).astype(np.uint8)
