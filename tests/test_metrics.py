@@ -8,7 +8,7 @@ from qnas_jax import metrics
 
 def random_maps(seed, shape=(3, 5, 7, 4)):
     rng = np.random.default_rng(seed)
-    scale = 10.0 ** np.arange(-1, 3)  # channels of very different strength
+    scale = 10.0 ** np.arange(-1, 3)  # channels with very different scales
     target = rng.normal(scale, scale, shape)
     return (target + rng.normal(0, 0.3 * scale, shape)).astype(np.float32), target.astype(
         np.float32
@@ -30,18 +30,18 @@ def nsr(output, target):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_nsr_is_its_formula_in_double_precision(seed):
+def test_nsr_equals_its_formula_in_float64(seed):
     output, target = random_maps(seed)
     assert float(nsr(output, target)) == pytest.approx(nsr_by_hand(output, target), rel=1e-5)
 
 
-def test_variance_is_that_of_all_images_and_pixels():
+def test_variance_is_over_images_and_pixels():
     _, target = random_maps(0)
     expected = target.astype(np.float64).reshape(-1, target.shape[-1]).var(0)
     np.testing.assert_allclose(metrics.channel_variance(jnp.asarray(target)), expected, rtol=1e-5)
 
 
-def test_nsr_of_many_paths_is_that_of_each():
+def test_nsr_of_many_paths_equals_the_nsr_of_each():
     pairs = [random_maps(seed) for seed in range(3)]
     target = pairs[0][1]
     outputs = np.stack([output for output, _ in pairs])
@@ -57,7 +57,7 @@ def test_nsr_is_zero_for_the_target_and_one_for_its_mean():
     assert float(nsr(mean, target)) == pytest.approx(1, rel=1e-3)
 
 
-def test_nsr_knows_neither_the_scale_of_a_channel_nor_the_order_of_images():
+def test_nsr_does_not_depend_on_channel_scale_or_image_order():
     output, target = random_maps(2)
     scale = np.float32([4, 0.5, 2, 8])
     expected = float(nsr(output, target))
@@ -65,11 +65,11 @@ def test_nsr_knows_neither_the_scale_of_a_channel_nor_the_order_of_images():
     assert float(nsr(output[::-1], target[::-1])) == pytest.approx(expected, rel=1e-5)
 
 
-def test_a_channel_that_never_moves_does_not_explode():
+def test_nsr_of_a_constant_channel_stays_finite():
     target = np.zeros((2, 3, 3, 2), np.float32)
     target[..., 1] = np.arange(18).reshape(2, 3, 3)
     output = target + np.float32(1e-3)
-    # The dead channel adds 1e-6 / (0 + 1e-6) = 1; the mean is over two channels.
+    # The constant channel contributes 1e-6 / (0 + 1e-6) = 1; the mean is over two channels.
     assert float(nsr(output, target)) == pytest.approx(0.5, rel=1e-3)
 
 
@@ -95,7 +95,7 @@ def iou_by_hand(label, prediction, classes):
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_confusion_and_iou_are_what_counting_pixels_gives(seed):
+def test_confusion_and_iou_equal_counted_pixels(seed):
     rng, classes = np.random.default_rng(seed), 19
     present = rng.permutation(classes)[:6].astype(np.uint8)  # most classes never occur
     label = rng.choice(np.append(present, np.uint8(255)), (2, 9, 11))
@@ -109,7 +109,7 @@ def test_confusion_and_iou_are_what_counting_pixels_gives(seed):
     assert metrics.mean_iou(matrix) == pytest.approx(expected)
 
 
-def test_a_class_that_is_only_predicted_counts_as_missed():
+def test_a_class_that_is_only_predicted_has_iou_zero():
     label, prediction = np.array([0, 0, 255]), np.array([0, 1, 1])
     matrix = metrics.confusion(label, prediction, 3)
     np.testing.assert_array_equal(metrics.class_iou(matrix), [0.5, 0.0, np.nan])

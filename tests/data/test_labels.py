@@ -3,31 +3,31 @@ import pytest
 
 from qnas_jax.data import labels
 
-# cityscapesScripts' helpers/labels.py: the train ids of the label ids 0..33.
+# From cityscapesScripts, helpers/labels.py: the train ids of label ids 0..33.
 TRAIN_IDS = [255] * 7 + [0, 1, 255, 255, 2, 3, 4, 255, 255, 255, 5, 255]
 TRAIN_IDS += [6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 255, 255, 16, 17, 18]
 
 
-def test_label_ids_have_the_train_ids_of_cityscapes_own_scripts():
+def test_train_ids_equal_those_of_cityscapes_scripts():
     ids = np.arange(34, dtype=np.uint8)
     assert labels.train_ids(ids).tolist() == TRAIN_IDS
     assert labels.train_ids(ids.reshape(2, 17)).tolist() == [TRAIN_IDS[:17], TRAIN_IDS[17:]]
     assert labels.train_ids(ids).dtype == np.uint8
 
 
-def test_train_ids_come_back_from_label_ids_and_what_is_ignored_stays_ignored():
+def test_train_ids_survive_a_round_trip_through_label_ids():
     ids = np.array([*range(19), 255], np.uint8)
     np.testing.assert_array_equal(labels.train_ids(labels.label_ids(ids)), ids)
     assert labels.label_ids(ids)[-1] == labels.STATIC == 4
 
 
 @pytest.mark.parametrize("wrong", [34, 255])
-def test_a_label_id_that_does_not_exist_is_told(wrong):
+def test_an_unknown_label_id_is_refused(wrong):
     with pytest.raises(ValueError, match=f"^label id {wrong}: label ids lie in 0..33$"):
         labels.train_ids(np.array([[7, wrong, 11]], np.uint8))
 
 
-def test_no_labels_at_all_are_fine():
+def test_an_empty_array_is_allowed():
     assert labels.train_ids(np.zeros((0, 4), np.uint8)).shape == (0, 4)
 
 

@@ -16,7 +16,7 @@ def same(a, b):
     return np.array_equal(a[0], b[0]) and np.array_equal(a[1], b[1])
 
 
-def test_a_scene_is_the_same_in_any_order_and_from_any_thread():
+def test_scenes_do_not_depend_on_order_or_thread():
     expected = [render(3, "val", index, *SIZE) for index in range(6)]
     backward = [render(3, "val", index, *SIZE) for index in reversed(range(6))][::-1]
     data = Streets(3, "val", *SIZE, 6)
@@ -24,10 +24,10 @@ def test_a_scene_is_the_same_in_any_order_and_from_any_thread():
         threaded = list(pool.map(data.__getitem__, [*range(6), *reversed(range(6))]))
     assert all(map(same, expected, backward))
     assert all(map(same, expected, threaded[:6]))
-    assert all(a is b for a, b in zip(threaded[:6], threaded[:5:-1], strict=True)), "made once"
+    assert all(a is b for a, b in zip(threaded[:6], threaded[:5:-1], strict=True)), "rendered once"
 
 
-def test_a_scene_is_the_same_in_another_process():
+def test_scenes_do_not_depend_on_the_process():
     script = (
         "import hashlib; from qnas_jax.data.streets import render;"
         "print(hashlib.sha256(render(0, 'train', 1, 32, 64)[0].tobytes()).hexdigest())"
@@ -43,11 +43,11 @@ def test_a_scene_is_the_same_in_another_process():
 def test_scenes_differ_by_seed_split_and_index():
     scenes = [(0, "train", 0), (0, "train", 1), (0, "val", 0), (1, "train", 0)]
     rendered = [render(*scene, *SIZE) for scene in scenes]
-    assert len({picture.tobytes() for picture, _ in rendered}) == 4
+    assert len({image.tobytes() for image, _ in rendered}) == 4
     assert len({train_ids.tobytes() for _, train_ids in rendered}) == 4
 
 
-def test_some_dozens_of_scenes_hold_every_class_and_nothing_else():
+def test_dozens_of_scenes_contain_all_classes_and_no_others():
     shares = np.zeros(256)
     for index in range(48):
         train_ids = render(0, "train", index, *SIZE)[1]
@@ -58,13 +58,13 @@ def test_some_dozens_of_scenes_hold_every_class_and_nothing_else():
 
 
 @pytest.mark.parametrize("size", [(33, 70), (32, 32), (45, 61), (64, 33)])
-def test_any_size_works_and_pictures_are_no_flat_colours(size):
+def test_images_of_any_size_have_content(size):
     for index in range(3):
-        picture, train_ids = render(5, "train", index, *size)
-        assert picture.shape == (*size, 3)
+        image, train_ids = render(5, "train", index, *size)
+        assert image.shape == (*size, 3)
         assert train_ids.shape == size
-        assert picture.dtype == train_ids.dtype == np.uint8
-        assert picture.std() > 10
+        assert image.dtype == train_ids.dtype == np.uint8
+        assert image.std() > 10
         assert len(np.unique(train_ids)) > 3
 
 
@@ -76,7 +76,7 @@ def test_the_sky_is_above_the_road():
         assert road.size and (not sky.size or sky.mean() < road.mean())
 
 
-def test_a_data_set_has_as_many_scenes_as_asked_for():
+def test_a_data_set_has_the_requested_number_of_scenes():
     data = Streets(0, "train", *SIZE, 3)
     assert len(data) == 3
     assert same(data[2], render(0, "train", 2, *SIZE))

@@ -1,4 +1,4 @@
-"""LiteRT files against the integer reference, NumPy's rounding of its kernels, and JAX."""
+"""Compares LiteRT files with the NumPy model of its kernels, the integer reference and JAX."""
 
 import dataclasses
 import itertools
@@ -25,7 +25,7 @@ from qnas_jax.export.litert import write as litert_file
 
 KERNELS = ("xnnpack", "builtin", "reference")
 LINEAR, RELU, RELU6 = (-np.inf, np.inf), (0.0, np.inf), (0.0, 6.0)
-# A difference of interpolated logits that float32 may lose or invent.
+# Rounding error of differences of interpolated logits in float32.
 NEXT_TO_TIE = 1e-5
 
 
@@ -40,18 +40,18 @@ def _images(network, count=2, seed=0):
 
 
 def _assert_exact(network, images, kernels):
-    """Every code of every tensor is the one that these kernels should give."""
+    """Checks that all codes equal those of `rounding.run` for these kernels."""
     found = _tensors(network, images, kernels)
     expected = rounding.run(network, images, kernels)
     for name, tensor in network.tensors().items():
         if tensor.grid:
             np.testing.assert_array_equal(found[name], expected[name], name)
-            assert found[name].max() > found[name].min(), f"{name} is the same everywhere"
+            assert found[name].max() > found[name].min(), f"{name} is constant"
     return found
 
 
 def _conv(bounds, bits, kernel, stride=1, dilation=1, depthwise=False, side=(13, 12), seed=0):
-    """A convolution beyond both ends of its output's grid; its last channel is switched off."""
+    """A convolution that exceeds both ends of its output's grid; the last channel is almost 0."""
     w_bits, a_bits = bits
     rng = np.random.default_rng(seed)
     channels = 12
@@ -94,7 +94,7 @@ def test_a_convolution_is_exact(how, kernels):
     for bounds, bits in ((LINEAR, (8, 8)), (RELU6, (6, 6)), (LINEAR, (5, 4))):
         network = _conv(bounds, bits, **how)
         found = _assert_exact(network, _images(network), kernels)["conv"]
-        assert (found.min(), found.max()) == (0, 2 ** bits[1] - 1), "an end is never met"
+        assert (found.min(), found.max()) == (0, 2 ** bits[1] - 1), "an end is not reached"
 
 
 @pytest.mark.parametrize("kernels", KERNELS)
@@ -106,8 +106,8 @@ def test_few_bits_are_exact(depthwise, bits, kernels):
         _assert_exact(network, _images(network), kernels)
 
 
-def test_xnnpack_rounds_as_the_integer_reference(int8):
-    """Convolutions and means; a sum of two tensors may fall to a tie's other side."""
+def test_xnnpack_rounds_like_the_integer_reference(int8):
+    """Convolutions and means are equal; sums of two tensors may differ at ties."""
     found = _tensors(int8.network, int8.images, "xnnpack")
     tensors = int8.network.tensors()
     for node in int8.network.nodes:
@@ -133,7 +133,7 @@ def test_a_whole_network_is_exact(int8, kernels):
 
 
 def _assert_same_maps(maps, expected):
-    """Equal, but where two classes are as good as equal."""
+    """Checks that class maps are equal except where two classes are almost tied."""
     top = np.sort(expected["resized"], -1)
     decided = top[..., -1] - top[..., -2] > NEXT_TO_TIE
     assert decided.mean() > 0.99
@@ -142,7 +142,7 @@ def _assert_same_maps(maps, expected):
 
 @pytest.mark.parametrize("kernels", ("xnnpack", "builtin"))
 def test_fewer_bits_stay_on_their_grids(mixed, kernels):
-    """On pictures beyond what calibration has seen, so that the grids' ends are met."""
+    """Uses images beyond the calibrated ranges, so that codes reach the ends of the grids."""
     images = np.random.default_rng(1).choice([0, 255], mixed.images.shape).astype(np.uint8)
     found = _assert_exact(mixed.network, images, kernels)
     ends = 0
@@ -153,7 +153,7 @@ def test_fewer_bits_stay_on_their_grids(mixed, kernels):
     assert ends > 3
 
 
-def test_the_float_file_computes_what_jax_does(int8):
+def test_the_float_file_equals_jax(int8):
     found = _tensors(int8.floats, int8.images, "xnnpack")
     x = supervised.pixels(jnp.asarray(int8.images))
     logits = np.asarray(jax.jit(int8.model.apply)(int8.variables, x))
@@ -162,8 +162,8 @@ def test_the_float_file_computes_what_jax_does(int8):
     assert np.mean(found["classes"][..., 0] == maps) > 0.999
 
 
-def test_layers_by_themselves(int8):
-    """Stand-ins for timing: a block in integers, and in float against NumPy."""
+def test_layers_alone_are_exact(int8):
+    """Synthetic networks for timing: a block in integers, and in float compared with NumPy."""
     block, ops = space.Block(8, 16, 2, 2, 1), (space.Op(3, 3), space.Op(7, 2))
     whole = layers_alone(block, ops, (8, 8), (20, 23, 8))
     _assert_exact(whole, _images(whole), "xnnpack")
@@ -178,8 +178,8 @@ def _unpacked(model):
     return schema.ModelT.InitFromObj(schema.Model.GetRootAs(model, 0))
 
 
-def test_what_the_file_says(int8):
-    """Identifier, alignment, per-channel scales and their axes, as the specification has it."""
+def test_the_file_follows_the_specification(int8):
+    """Checks identifier, alignment, per-channel scales and their axes."""
     data = litert_file.model(int8.network)
     assert data[4:8] == b"TFL3"
     view, model = schema.Model.GetRootAs(data, 0), _unpacked(data)
@@ -207,7 +207,7 @@ def test_what_the_file_says(int8):
     assert [whole.tensors[i].name for i in whole.outputs] == [int8.network.out.name.encode()]
 
 
-def test_a_signature_names_the_image_and_its_classes(int8):
+def test_the_signature_names_image_and_classes(int8):
     for network in (int8.network, int8.floats):
         ready = litert_run.session(litert_file.model(network))
         (signature,) = ready.get_signature_list().values()
@@ -219,16 +219,16 @@ def test_a_signature_names_the_image_and_its_classes(int8):
         assert (read["dtype"], maps.dtype) == (np.uint8, np.uint8)
 
 
-def test_equal_padding_needs_no_operator():
-    """SAME where it is symmetric, at stride 2 where both sides are odd; else a PAD."""
+def test_symmetric_padding_needs_no_operator():
+    """SAME if it is symmetric (at stride 2, if both sides are odd), else a PAD."""
     for side, stride, pads in (((12, 12), 1, 0), ((13, 15), 2, 0), ((13, 12), 2, 1)):
         network = _conv(RELU6, (8, 8), 3, stride=stride, side=side)
         codes = [code.builtinCode for code in _unpacked(litert_file.model(network)).operatorCodes]
         assert codes.count(schema.BuiltinOperator.PAD) == pads
 
 
-def test_a_file_holds_little_but_weights_scales_and_biases():
-    """Within 2 %, a bias's scale among the scales: 12 bytes for a channel."""
+def test_a_file_has_little_overhead():
+    """At most 2 % over weights and 12 bytes per channel (scale, bias and the bias's scale)."""
     block, ops = space.Block(96, 160, 2, 1, 5), (space.Op(3, 6),) * 5
     for bits in ((8, 8), (4, 8)):
         network = layers_alone(block, ops, bits, (8, 16, 96))
@@ -239,7 +239,7 @@ def test_a_file_holds_little_but_weights_scales_and_biases():
     assert held <= len(litert_file.model(floats)) <= 1.01 * held
 
 
-def test_equal_options_and_grids_are_written_once_and_others_by_themselves():
+def test_only_equal_options_and_grids_are_shared():
     block, ops = space.Block(16, 24, 2, 1, 3), (space.Op(3, 3), space.Op(5, 3), space.Op(3, 6))
     data = litert_file.model(layers_alone(block, ops, (8, 8), (13, 12, 16)))
     packed, unpacked = schema.Model.GetRootAs(data, 0).Subgraphs(0), _unpacked(data).subgraphs[0]
@@ -250,9 +250,9 @@ def test_equal_options_and_grids_are_written_once_and_others_by_themselves():
         ([table.Pos for table in operators if table], [o for o in options if o]),
         ([g._tab.Pos for g in grids if g], [t.quantization for t in unpacked.tensors]),
     ):
-        told = [repr((type(table), vars(table))) for table in held if table]
-        pairs = set(zip(tables, told, strict=True))
-        assert len(pairs) == len(set(tables)) == len(set(told)) < len(told)
+        contents = [repr((type(table), vars(table))) for table in held if table]
+        pairs = set(zip(tables, contents, strict=True))
+        assert len(pairs) == len(set(tables)) == len(set(contents)) < len(contents)
 
 
 def test_what_cannot_be_written_or_run_is_refused(tmp_path):

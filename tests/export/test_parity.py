@@ -13,7 +13,7 @@ from qnas_jax.nn import trace
 from qnas_jax.run import artefacts
 
 
-def test_differences_are_counted_and_found():
+def test_differences_are_counted_and_located():
     a, b = np.zeros((2, 3, 4, 5), np.uint8), np.zeros((2, 3, 4, 5), np.uint8)
     assert parity.difference(a, b) == {"differ": 0}
     b[1, 2, 0, 4], b[1, 0, 3, 1] = 255, 3
@@ -21,7 +21,7 @@ def test_differences_are_counted_and_found():
     assert parity.difference(a, b) == parity.difference(b, a) == found
 
 
-def test_a_code_that_is_changed_shows_where_it_is_and_behind(int8):
+def test_a_changed_code_is_reported_in_its_layer(int8):
     exact = fold.with_bias_codes(int8.variables, int8.network)
     rounded, images = {**exact, "quant": int8.quant}, int8.images
     simulated = parity.simulate(int8.model, int8.network, rounded, images)
@@ -37,8 +37,8 @@ def test_a_code_that_is_changed_shows_where_it_is_and_behind(int8):
     assert set(summary) == {"own_rounding", "simulation", "file"}
 
 
-class _Pictures:
-    """Five pictures whose labels are in their first channel."""
+class _Images:
+    """Five images whose first channel holds the labels."""
 
     images = np.random.default_rng(0).integers(0, 4, (5, 6, 7, 3)).astype(np.uint8)
 
@@ -51,22 +51,22 @@ class _Pictures:
         return self.images[index], label
 
 
-def test_class_maps_are_counted():
+def test_miou_and_agreement_of_class_maps():
     sources = {
         "right": lambda images: images[..., 0],
         "other": lambda images: images[..., 1],
         "again": lambda images: images[..., 0],
     }
-    miou, agreement = parity.class_maps(sources, _Pictures(), batch=2, classes=4)
+    miou, agreement = parity.class_maps(sources, _Images(), batch=2, classes=4)
     assert miou["right"] == miou["again"] == 100
-    labels = np.stack([label for _, label in map(_Pictures().__getitem__, range(5))])
-    matrix = metrics.confusion(labels, _Pictures.images[..., 1], 4)
+    labels = np.stack([label for _, label in map(_Images().__getitem__, range(5))])
+    matrix = metrics.confusion(labels, _Images.images[..., 1], 4)
     assert miou["other"] == pytest.approx(metrics.mean_iou(matrix), abs=1e-4)
-    equal = np.mean(_Pictures.images[..., 0] == _Pictures.images[..., 1])
+    equal = np.mean(_Images.images[..., 0] == _Images.images[..., 1])
     assert agreement["right"] == {"other": pytest.approx(100 * equal, abs=1e-4), "again": 100}
 
 
-def test_the_gate():
+def test_a_file_that_loses_too_much_miou_is_refused():
     miou = {"model.onnx": 60.0, "jax_quantized": 61.5}
     place, names = pathlib.Path("export/teacher/parity.json"), ("model.onnx", "jax_quantized")
     parity.check(place, miou, *names, 1.5)
@@ -77,7 +77,7 @@ def test_the_gate():
 
 
 @pytest.mark.parametrize("name", ["int8", "mixed"])
-def test_the_description_counts_what_the_tables_count(name, request, tmp_path):
+def test_the_description_has_the_bytes_of_the_size_tables(name, request, tmp_path):
     case = request.getfixturevalue(name)
     model = onnx_file.model(case.network)
     files = {
@@ -104,7 +104,7 @@ def test_the_description_counts_what_the_tables_count(name, request, tmp_path):
             "model.tflite": conv.weights + 12 * conv.out_channels,
         }
         assert layer["w_container"] == {"model.onnx": f"int{container}", "model.tflite": "int8"}
-    # Scales and weights, biases: that many bytes are in the file's initializers.
+    # Bytes of the scales, weights and biases in the file's initializers.
     held = sum(
         len(c.raw_data)
         for c in model.graph.initializer
@@ -112,9 +112,9 @@ def test_the_description_counts_what_the_tables_count(name, request, tmp_path):
     )
     assert 0 <= found["stored_bytes"]["model.onnx"] - held < 0.01 * held, "equal ones once"
     channels = {conv.out_channels for conv in trace.convs(case.model, case.images.shape[1:])}
-    beside = {"model.onnx": 0, "model.tflite": 8 * sum(channels)}
+    zero_points = {"model.onnx": 0, "model.tflite": 8 * sum(channels)}
     for name, file in files.items():
         of_layers = sum(layer["stored_bytes"][name] for layer in found["layers"])
-        assert found["stored_bytes"][name] == of_layers + beside[name]
+        assert found["stored_bytes"][name] == of_layers + zero_points[name]
         assert found["file_bytes"][name] == file.file_bytes
         assert found["graph_bytes"][name] == file.file_bytes - found["stored_bytes"][name]

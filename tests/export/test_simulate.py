@@ -1,4 +1,4 @@
-"""The integer simulation in JAX against NumPy's, code by code."""
+"""Compares the integer simulation in JAX with the NumPy reference, code by code."""
 
 import dataclasses
 import itertools
@@ -14,7 +14,7 @@ from qnas_jax.export.graph import Conv, Graph, Grid, Tensor
 from small_network import layers_alone
 
 LINEAR = (-np.inf, np.inf)
-NEXT_TO_TIE = 1e-5  # a difference of interpolated logits that float32 may lose or invent
+NEXT_TO_TIE = 1e-5  # rounding error of differences of interpolated logits in float32
 
 
 def _images(network, count=2, seed=0):
@@ -23,7 +23,7 @@ def _images(network, count=2, seed=0):
 
 
 def _assert_exact(network, images):
-    """Not a single code differs."""
+    """Checks that all codes are equal."""
     found, expected = simulate.tensors(network)(images), interpret.run(network, images)
     assert set(found) == set(expected)
     for name, tensor in network.tensors().items():
@@ -35,7 +35,7 @@ def _assert_exact(network, images):
 
 @pytest.mark.parametrize("name", ["int8", "mixed"])
 def test_a_whole_network_is_exact(name, request):
-    """Norms of either sign and of zero, strides, dilation, sums, means; grids met at their ends."""
+    """Norms of both signs and zero, strides, dilation, sums, means; codes at both ends of grids."""
     network = request.getfixturevalue(name).network
     hard = np.random.default_rng(1).choice([0, 255], (2, *network.x.shape)).astype(np.uint8)
     images = np.concatenate([_images(network), hard])
@@ -51,9 +51,9 @@ def test_a_whole_network_is_exact(name, request):
 
 
 def _conv(kernel, stride, dilation, depthwise, bits, inner, channels=12):
-    """A convolution beyond both ends of its output's grid, or of an interval within.
+    """A convolution that exceeds both ends of its output's grid, or of an `inner` interval.
 
-    Its last channel is switched off, and has a bias beyond what float32 can count.
+    The last channel has zero weights and a bias that float32 cannot represent.
     """
     w_bits, a_bits = bits
     rng = np.random.default_rng(kernel)
@@ -92,14 +92,14 @@ def test_a_convolution_is_exact(depthwise, bits, inner):
 
 
 def test_sums_beyond_float32_are_split_and_exact():
-    """Weights of one sign on inputs of one sign: sums of 37 million, and of 2 parts and 3."""
+    """Weights and inputs of one sign give sums up to 37 million, split into 2 and 3 parts."""
     for kernel, channels, parts in ((1, 700, 2), (3, 128, 3), (3, 16, 1)):
         network = _conv(kernel, 1, 1, False, (8, 8), False, channels)
         (conv,) = network.nodes
         weights = np.abs(conv.weights) | 1
         weights[..., :6] = 127
         bias = np.full(12, -(weights.astype(int).sum((0, 1, 2)).max() * 200), np.int32)
-        # A code of the output is a step of the sums: none may be missed.
+        # One output code is one step of the accumulator, so each error is visible.
         scale = np.full(12, conv.out.grid.scale, np.float32)
         conv = dataclasses.replace(conv, weights=weights, bias_codes=bias, w_scale=scale)
         x = network.x._replace(grid=Grid(1.0, 0, 8))
@@ -115,8 +115,8 @@ def test_sums_beyond_float32_are_split_and_exact():
         _assert_exact(network, images)
 
 
-def test_float32_alone_would_not_be_exact():
-    """What the split is for: the same convolution in one sum loses steps."""
+def test_float32_without_a_split_is_not_exact():
+    """The reason for the split: a single float32 sum loses steps."""
     rng = np.random.default_rng(0)
     x = rng.integers(129, 256, (1, 8, 8, 900)).astype(np.float32)
     w = np.full((900, 4), 127, np.float32)
@@ -125,7 +125,7 @@ def test_float32_alone_would_not_be_exact():
     assert np.any(np.asarray(jnp.einsum("nhwi,io->nhwo", x, w)).astype(np.int64) != whole)
 
 
-def test_a_sum_beyond_32_bits_is_refused():
+def test_an_int32_overflow_is_refused():
     network = _conv(3, 1, 1, False, (8, 8), False)
     (conv,) = network.nodes
     bias = np.full(12, 2**31 - 1, np.int32)
@@ -134,7 +134,7 @@ def test_a_sum_beyond_32_bits_is_refused():
 
 
 @pytest.mark.parametrize("bits", [(8, 8), (6, 4), (4, 6)], ids=str)
-def test_a_block_is_exact_on_pictures_alone_and_together(bits):
+def test_a_block_is_exact_on_single_images_and_batches(bits):
     block, ops = space.Block(8, 16, 2, 2, 1), (space.Op(5, 3), space.Op(7, 2))
     network = layers_alone(block, ops, bits, (20, 23, 8))
     images = _images(network, 3)
@@ -143,7 +143,7 @@ def test_a_block_is_exact_on_pictures_alone_and_together(bits):
     np.testing.assert_array_equal(alone, together[network.out.name][1:2])
 
 
-def test_networks_that_differ_in_numbers_share_a_program(int8):
+def test_networks_with_different_weights_share_a_program(int8):
     """Weights and grids are arguments."""
     other = fold.of_network(
         int8.model,
@@ -158,8 +158,8 @@ def test_networks_that_differ_in_numbers_share_a_program(int8):
     assert texts[0] == texts[1]
 
 
-def test_a_mean_and_a_sum_of_all_codes():
-    """All pairs of codes in a sum, on grids of different bits; means of every level."""
+def test_sums_and_means_of_all_codes_are_exact():
+    """A sum of all pairs of codes on grids with different bits, and means of its output."""
     pairs = np.stack(np.meshgrid(*[np.arange(256)] * 2, indexing="ij"), -1).astype(np.uint8)
     a, b, out = Grid(0.013, 3, 8), Grid(0.017, 200, 8), Grid(0.09, 20, 6)
     copies = [_identity(f"c{i}", grid, i) for i, grid in enumerate((a, b))]
@@ -172,7 +172,7 @@ def test_a_mean_and_a_sum_of_all_codes():
 
 
 def _identity(name, grid, channel):
-    """A channel's bytes as the codes of a grid."""
+    """Maps the bytes of a channel to the codes of a grid."""
     weights = np.zeros((1, 1, 2, 1), np.int8)
     weights[0, 0, channel] = 1
     bias = np.array([-grid.zero_point], np.int32)

@@ -1,4 +1,4 @@
-"""Sums on which ONNX Runtime and LiteRT agree, tried with all pairs of codes."""
+"""Checks with all pairs of codes that ONNX Runtime and LiteRT agree on sums."""
 
 import jax
 import numpy as np
@@ -13,7 +13,7 @@ EVERY = np.stack(np.meshgrid(*[np.arange(256)] * 2, indexing="ij"), -1).astype(n
 
 
 def copied(name, grid, channel):
-    """A channel's bytes as the codes of a grid."""
+    """Maps the bytes of a channel to the codes of a grid."""
     weights = np.zeros((1, 1, 2, 1), np.int8)
     weights[0, 0, channel] = 1
     bias = np.array([-grid.zero_point], np.int32)
@@ -28,7 +28,7 @@ def grid_of(leaves):
 
 
 def sums(quant):
-    """Two sums, the second of the first."""
+    """Two sums; the second reads the first."""
     first, second, total, last = (grid_of(quant[name]) for name in ("a", "b", "sum", "last"))
     nodes = (
         copied("a", first, 0),
@@ -40,7 +40,7 @@ def sums(quant):
 
 
 def drawn(seed, bits=8):
-    """Ranges as calibration may find them."""
+    """Random ranges, as calibration may find them."""
     rng = np.random.default_rng(seed)
     quant, width = {}, rng.uniform(2, 20)
     for name in ("a", "b", "sum", "last"):
@@ -51,7 +51,7 @@ def drawn(seed, bits=8):
 
 
 def computed(network, name):
-    """What a runtime gives for all pairs of bytes."""
+    """Outputs of a runtime for all pairs of bytes."""
     found = runtimes.named(name).tensors(network, EVERY)
     return [found[node.out.name] for node in network.nodes]
 
@@ -61,8 +61,8 @@ def differ(network):
     return sum(int(np.count_nonzero(a != b)) for a, b in zip(*pair, strict=True))
 
 
-def test_runtimes_agree_on_sums_that_were_agreed_on():
-    """Of draws on which they do not, as they really run."""
+def test_runtimes_agree_after_ranges_are_widened():
+    """Runs both runtimes, on draws for which they differ before."""
     pytest.importorskip("ai_edge_litert", reason="pip install -e '.[litert]'")
     apart = [seed for seed in range(12) if differ(sums(drawn(seed)))]
     assert len(apart) >= 3
@@ -78,7 +78,7 @@ def test_runtimes_agree_on_sums_that_were_agreed_on():
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8])
-def test_no_pair_is_left_for_any_draw(bits):
+def test_no_pair_differs_for_any_draw(bits):
     for seed in range(20):
         quant = drawn(seed, bits)
         network = sums(tie_free.with_agreed_sums(sums(quant), quant))
@@ -88,8 +88,8 @@ def test_no_pair_is_left_for_any_draw(bits):
             assert tie_free.pairs_that_differ(grids, node.out.grid) == 0
 
 
-def test_the_range_with_the_fewest_pairs_is_taken_where_some_are_left(monkeypatch):
-    """A training that is done must not fail for a millionth."""
+def test_the_range_with_the_fewest_pairs_is_used_if_some_remain(monkeypatch):
+    """A finished training must not fail because of one pair."""
 
     def pairs(inputs, out):
         return abs(out.scale / scale - 1 - 3 * tie_free.STEP) / tie_free.STEP + 1
@@ -101,8 +101,8 @@ def test_the_range_with_the_fewest_pairs_is_taken_where_some_are_left(monkeypatc
     assert grid_of(agreed["sum"]).scale == pytest.approx(scale * (1 + 3 * tie_free.STEP), rel=1e-7)
 
 
-def test_a_whole_network_is_made_of_what_was_agreed_on(int8):
-    """The grids that are worked out ahead are those that the network gets."""
+def test_a_whole_network_gets_the_widened_ranges(int8):
+    """The grids computed in advance equal those of the exported network."""
     quant = tie_free.with_agreed_sums(int8.network, int8.quant)
     network = fold.of_network(int8.model, int8.variables, quant, int8.network.x.shape)
     tensors = network.tensors()

@@ -1,4 +1,4 @@
-"""The statistics of timing, with a clock that runs by hand."""
+"""Tests the statistics of timing with a simulated clock."""
 
 import itertools
 import os
@@ -11,7 +11,7 @@ from qnas_jax.profiling.timing import Effort
 
 
 class Machine:
-    """A clock, and runs that take what they are told to."""
+    """A simulated clock, and runs with given durations."""
 
     def __init__(self):
         self.now, self.log = 0.0, []
@@ -20,7 +20,7 @@ class Machine:
         return self.now
 
     def load(self, name, seconds):
-        """What loads a run; `seconds` gives how long each takes."""
+        """Returns a load function; `seconds` iterates over the durations of the runs."""
 
         def run():
             self.log.append(name)
@@ -39,7 +39,7 @@ def test_the_latency_is_the_mean_of_the_fastest_tenth():
     assert timing.latency([np.array([3.0, 2.0, 5.0])]) == 2.0
 
 
-def test_what_disturbs_less_than_nine_tenths_of_the_runs_changes_nothing():
+def test_interference_with_less_than_nine_tenths_of_the_runs_has_no_effect():
     quiet = [np.full(100, 2.0)] * 10
     busy = [burst.copy() for burst in quiet]
     for burst in busy[:8]:
@@ -47,8 +47,8 @@ def test_what_disturbs_less_than_nine_tenths_of_the_runs_changes_nothing():
     assert timing.latency(busy) == timing.latency(quiet) == 2.0
 
 
-def test_the_interval_covers_the_mean_as_often_as_it_says():
-    """Bursts of one run are plain samples, whose mean has a textbook interval."""
+def test_the_interval_equals_the_textbook_interval_of_a_mean():
+    """Bursts of one run are plain samples."""
     rng = np.random.default_rng(0)
     bursts = [np.array([value]) for value in rng.normal(10, 1, 12)]
     everything = np.concatenate(bursts)
@@ -61,21 +61,21 @@ def test_the_interval_covers_the_mean_as_often_as_it_says():
 
 
 @pytest.mark.parametrize(("freedom", "quantile"), [(4, 2.7764), (7, 2.3646), (30, 2.0423)])
-def test_students_quantiles_are_those_of_the_books(freedom, quantile):
+def test_quantiles_of_students_t(freedom, quantile):
     assert timing._t95(freedom) == pytest.approx(quantile, rel=0.02)
 
 
-def test_runs_that_all_take_the_same_are_enough_after_the_least_number_of_bursts():
+def test_constant_runs_need_the_minimum_number_of_bursts():
     machine = Machine()
     loads = {"a": machine.load("a", itertools.repeat(0.002))}
     effort = Effort(bursts=3, burst_s=0.01, runs=2, warm_up=4)
     ((name, bursts),) = timing.timed(loads, effort, clock=machine.clock)
     assert name == "a"
-    assert [len(burst) for burst in bursts] == [5, 5, 5]  # of 2 ms in 10 ms
-    assert machine.log == (["load a"] + ["a"] * 9) * 3  # loaded afresh, and warmed up
+    assert [len(burst) for burst in bursts] == [5, 5, 5]  # runs of 2 ms in 10 ms
+    assert machine.log == (["load a"] + ["a"] * 9) * 3  # each burst loads and warms up
 
 
-def test_long_runs_are_repeated_as_often_as_said():
+def test_long_runs_are_repeated_the_minimum_number_of_times():
     machine = Machine()
     loads = {"a": machine.load("a", itertools.repeat(1.0))}
     effort = Effort(bursts=2, burst_s=0.01, runs=3, warm_up=0)
@@ -83,7 +83,7 @@ def test_long_runs_are_repeated_as_often_as_said():
     assert [len(burst) for burst in bursts] == [3, 3]
 
 
-def test_noise_is_measured_until_the_interval_is_narrow_or_time_is_up():
+def test_noisy_runs_are_measured_until_the_interval_is_narrow_or_the_time_is_up():
     rng = np.random.default_rng(0)
     effort = Effort(width=0.05, bursts=3, burst_s=0.0, runs=5, warm_up=0, limit_s=1e9)
     machine = Machine()
@@ -98,7 +98,7 @@ def test_noise_is_measured_until_the_interval_is_narrow_or_time_is_up():
     assert sum(burst.sum() for burst in cut[:-1]) < 100 <= sum(burst.sum() for burst in cut)
 
 
-def test_subjects_take_turns_and_are_given_when_they_are_done():
+def test_models_take_turns_and_are_yielded_when_done():
     machine = Machine()
     wobble = itertools.cycle([0.001, 0.002, 0.003])
     loads = {
@@ -113,7 +113,7 @@ def test_subjects_take_turns_and_are_given_when_they_are_done():
     assert rounds == [{"steady", "wobbly"}] * 4
 
 
-def test_a_summary_takes_the_overhead_off_all_but_the_deviation():
+def test_a_summary_subtracts_the_overhead_except_from_the_deviation():
     bursts = [np.arange(1.0, 51.0), np.arange(51.0, 101.0)]  # seconds
     found = timing.summary(bursts, overhead_s=0.5)
     runs = np.arange(1.0, 101.0)
@@ -125,7 +125,7 @@ def test_a_summary_takes_the_overhead_off_all_but_the_deviation():
     assert found.count == 100
 
 
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system pins no processes")
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system cannot pin processes")
 def test_pinning_ends_with_the_work():
     before = os.sched_getaffinity(0)
     with timing.pinned(1):

@@ -7,7 +7,7 @@ from qnas_jax.quant import affine
 
 ALL_BITS = range(2, 9)
 EPSILON = np.finfo(np.float32).eps
-# Ranges as calibration finds them: on both sides of zero, beside it, a single value.
+# Ranges from calibration: across zero, on one side of it, a single value.
 RANGES = [(-1.3, 2.1), (0.0, 6.0), (-3.0, 0.0), (0.5, 2.0), (-3.0, -1.0), (0.7, 0.7), (-1e-6, 3e4)]
 
 
@@ -21,7 +21,7 @@ def _normal(shape, seed=0, spread=1.0):
 
 
 def _reference(x, alpha, beta, bits):
-    """Asymmetric fake quantization (Jacob et al., eq. 1 and 12) in float32, as torch has it."""
+    """Asymmetric fake quantization (Jacob et al., eq. 1 and 12) in float32, like torch."""
     x, alpha, beta = np.float32(x), np.float32(alpha), np.float32(beta)
     alpha, beta = np.minimum(alpha, np.float32(0)), np.maximum(beta, np.float32(0))
     q_max = np.float32(2**bits - 1)
@@ -32,7 +32,7 @@ def _reference(x, alpha, beta, bits):
 
 
 def _weight_reference(w, bits):
-    """Symmetric fake quantization of each output channel by itself."""
+    """Symmetric fake quantization, one output channel at a time."""
     result = np.zeros_like(w)
     for channel in range(w.shape[-1]):
         part = w[..., channel]
@@ -52,7 +52,7 @@ def test_activations_equal_the_numpy_reference_bit_for_bit(range_, bits):
 
 
 @pytest.mark.parametrize("bits", ALL_BITS)
-def test_a_range_for_each_channel_is_each_channel_by_itself(bits):
+def test_ranges_per_channel_equal_separate_channels(bits):
     x = _normal((3, 4, len(RANGES)), spread=2.0)
     found = affine.fake_quant(jnp.asarray(x), jnp.array(RANGES).T, _bits(bits))
     for channel, range_ in enumerate(RANGES):
@@ -68,7 +68,7 @@ def test_weights_equal_the_numpy_reference_bit_for_bit(bits):
 
 
 @pytest.mark.parametrize("bits", ALL_BITS)
-def test_the_codes_of_weights_are_small_whole_numbers_that_give_the_weights(bits):
+def test_weight_codes_are_integers_that_dequantize_to_the_weights(bits):
     w = jnp.asarray(_normal((3, 3, 4, 5)) * np.float32([1, 1e-3, 40, 0, 1]))
     codes, scale = affine.weight_codes(w, _bits(bits))
     np.testing.assert_array_equal(codes, np.rint(codes))
@@ -92,7 +92,7 @@ def test_zero_is_exactly_on_the_grid_and_the_zero_point_is_a_code(bits):
 
 
 @pytest.mark.parametrize("bits", ALL_BITS)
-def test_the_grids_have_their_number_of_evenly_spaced_points(bits):
+def test_grids_have_the_right_number_of_evenly_spaced_points(bits):
     x = jnp.linspace(-2, 2, 4001)
     points = np.unique(affine.fake_quant(x, jnp.array([-1.0, 1.5]), _bits(bits)))
     assert len(points) == 2**bits
@@ -108,7 +108,7 @@ def test_ties_round_to_even():
     scale_one = jnp.array([0.0, 255.0])
     found = affine.fake_quant(halves, scale_one, _bits(8))
     np.testing.assert_array_equal(found, [0, 2, 2, 254, 254])
-    # To an even multiple of the scale, whether the zero point is even or odd.
+    # Rounding is to an even multiple of the scale, for even and odd zero points.
     odd_zero_point = jnp.array([-1.0, 254.0])
     found = affine.fake_quant(jnp.array([-0.5, 0.5, 1.5, 2.5]), odd_zero_point, _bits(8))
     np.testing.assert_array_equal(found, [0, 0, 2, 2])
@@ -118,7 +118,7 @@ def test_ties_round_to_even():
 
 
 @pytest.mark.parametrize("bits", ALL_BITS)
-def test_what_lies_on_the_grid_stays(bits):
+def test_grid_points_do_not_change(bits):
     x = jnp.asarray(_normal((200, 1)))
     once = affine.fake_quant(x, jnp.array([-1.0, 1.7]), _bits(bits))
     np.testing.assert_array_equal(
@@ -129,7 +129,7 @@ def test_what_lies_on_the_grid_stays(bits):
 
 
 @pytest.mark.parametrize("bits", ALL_BITS)
-def test_codes_are_what_their_values_quantize_to(bits):
+def test_quantize_inverts_dequantize(bits):
     scale, zero_point, q_max = affine.asymmetric_grid(jnp.array([-1.0, 1.7]), _bits(bits))
     codes = jnp.arange(2.0**bits)
     values = affine.dequantize(codes, scale, zero_point)
@@ -137,7 +137,7 @@ def test_codes_are_what_their_values_quantize_to(bits):
 
 
 @pytest.mark.parametrize("bits", ALL_BITS)
-def test_snapping_is_the_value_of_the_code(bits):
+def test_snap_equals_dequantize_of_quantize(bits):
     x = jnp.asarray(_normal((500,), spread=2.0))
     scale, zero_point, q_max = affine.asymmetric_grid(jnp.array([-1.0, 1.7]), _bits(bits))
     codes = affine.quantize(x, scale, zero_point, 0.0, q_max)
@@ -147,7 +147,7 @@ def test_snapping_is_the_value_of_the_code(bits):
 
 
 def test_the_gradient_is_one_inside_the_range_and_zero_where_clipped():
-    # Scale 1, codes 0 to 15 and zero point 3: what rounds to a code is inside.
+    # Scale 1, codes 0 to 15, zero point 3; values that round to a code are inside the range.
     range_ = jnp.array([-3.0, 12.0])
     x = jnp.array([-50.0, -3.6, -3.4, -0.2, 0.0, 5.5, 12.4, 12.6, 50.0])
     inside = [0, 0, 1, 1, 1, 1, 1, 0, 0]
@@ -188,7 +188,7 @@ def test_an_empty_range_gives_zeros_for_zeros(bits):
 def test_a_constant_keeps_its_value(constant, bits):
     x = jnp.full((2, 3), constant)
     range_ = jnp.array([constant, constant])
-    # The end of the range is scale * code: a division and a product, each rounded once.
+    # The end of the range is scale * code: a division and a product, each of which rounds.
     found = affine.fake_quant(x, range_, _bits(bits))
     np.testing.assert_allclose(found, x, rtol=2 * EPSILON)
     found = affine.fake_quant_weight(x, _bits(bits))
@@ -196,7 +196,7 @@ def test_a_constant_keeps_its_value(constant, bits):
 
 
 @pytest.mark.parametrize("bits", ALL_BITS)
-def test_a_positive_factor_per_channel_leaves_the_codes_of_weights(bits):
+def test_a_positive_factor_per_channel_does_not_change_weight_codes(bits):
     w = _normal((3, 3, 4, 5))
     factor = np.float32([0.013, 0.25, 1.0, 3.3, 170.0])
 
@@ -205,7 +205,7 @@ def test_a_positive_factor_per_channel_leaves_the_codes_of_weights(bits):
     np.testing.assert_array_equal(codes_after, codes)
     folded = affine.fake_quant_weight(jnp.asarray(w * factor), _bits(bits))
     quantized = affine.fake_quant_weight(jnp.asarray(w), _bits(bits)) * factor
-    # Equal codes: what differs is how often scale and factor were rounded.
+    # The codes are equal; only scale and factor are rounded a different number of times.
     np.testing.assert_allclose(folded, quantized, rtol=4 * EPSILON)
 
 
@@ -225,13 +225,13 @@ def test_one_trace_serves_all_bitwidths():
         np.testing.assert_array_equal(weights, _weight_reference(w, bits))
 
 
-def test_vmap_over_bitwidths_is_a_loop():
+def test_vmap_over_bitwidths_equals_a_loop():
     x, w = jnp.asarray(_normal((5, 7))), jnp.asarray(_normal((3, 3, 4, 2)))
     range_, bits = jnp.array([-1.0, 0.6]), jnp.array(ALL_BITS)
     mapped = jax.vmap(affine.fake_quant, (None, None, 0))(x, range_, bits)
     mapped_w = jax.vmap(affine.fake_quant_weight, (None, 0))(w, bits)
     for i, b in enumerate(bits):
-        # The same codes; the scale is a quotient here and a product with 1 / q_max there.
+        # Equal codes, but one program divides by q_max and the other multiplies by 1 / q_max.
         alone, alone_w = affine.fake_quant(x, range_, b), affine.fake_quant_weight(w, b)
         np.testing.assert_allclose(mapped[i], alone, rtol=2 * EPSILON)
         np.testing.assert_allclose(mapped_w[i], alone_w, rtol=2 * EPSILON)

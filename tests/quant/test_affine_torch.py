@@ -1,4 +1,4 @@
-"""Fake quantization against torch's: what it gave once, and what it gives where it is installed."""
+"""Fake quantization compared with recorded results of torch, and with torch if installed."""
 
 import jax
 import jax.numpy as jnp
@@ -7,14 +7,14 @@ import pytest
 
 from qnas_jax.quant import affine
 
-# What torch 2.13.0 gives. Activations:
+# Recorded from torch 2.13.0. Activations:
 #   x = torch.tensor([-3.0, -0.77, -0.12, 0.0, 0.04, 0.33, 1.1, 2.9])
 #   torch.fake_quantize_per_tensor_affine(x, scale, zero_point, 0, 2**bits - 1)
-# weights:
+# Weights:
 #   w = torch.tensor([[0.9, -0.03], [-0.41, 0.02], [0.13, 0.007]]); q = 2**(bits - 1) - 1
 #   zeros = torch.zeros(2, dtype=torch.int32)
 #   torch.fake_quantize_per_channel_affine(w, w.abs().amax(0) / q, zeros, 1, -q, q)
-# and the gradient of x at 4 bits: of the sum, by backward().
+# Gradient of x at 4 bits: backward() of the sum.
 TORCH_X = [-3.0, -0.77, -0.12, 0.0, 0.04, 0.33, 1.1, 2.9]
 TORCH_ACTIVATIONS = {
     (2, 1.2, 1): [
@@ -48,26 +48,26 @@ TORCH_WEIGHTS = {
 
 
 @pytest.mark.parametrize("grid", TORCH_ACTIVATIONS, ids=str)
-def test_activations_equal_what_torch_gave(grid):
+def test_activations_equal_recorded_torch_results(grid):
     bits, scale, zero_point = grid
     x, q_max = jnp.array(TORCH_X), 2.0**bits - 1
     found = affine.snap(x, jnp.float32(scale), jnp.float32(zero_point), 0.0, q_max)
     np.testing.assert_array_equal(found, np.float32(TORCH_ACTIVATIONS[grid]))
 
 
-def test_the_gradient_equals_what_torch_gave():
+def test_the_gradient_equals_the_recorded_torch_result():
     gradient = jax.grad(lambda x: jnp.sum(affine.snap(x, 0.24, 5.0, 0.0, 15.0)))
     np.testing.assert_array_equal(gradient(jnp.array(TORCH_X)), TORCH_GRADIENT)
 
 
 @pytest.mark.parametrize("bits", TORCH_WEIGHTS)
-def test_weights_equal_what_torch_gave(bits):
+def test_weights_equal_recorded_torch_results(bits):
     found = affine.fake_quant_weight(jnp.array(TORCH_W), jnp.int32(bits))
     np.testing.assert_array_equal(found, np.float32(TORCH_WEIGHTS[bits]))
 
 
 def _assert_equal(bits, ours, theirs):
-    """Both round `x * (1 / scale)`, ties to even: bit for bit the same."""
+    """Checks bitwise equality; both round `x * (1 / scale)` with ties to even."""
     largest = np.abs(np.asarray(ours) - theirs).max()
     print(f"{bits} bits: largest difference over {theirs.size} values: {largest:g}")
     np.testing.assert_array_equal(ours, theirs)
@@ -99,7 +99,7 @@ def test_weights_against_torch(bits):
     torch = pytest.importorskip("torch")
     w = np.random.default_rng(bits).normal(0, 1, (3, 3, 1000, 100)).astype(np.float32)
     scale, q_max = jax.jit(affine.symmetric_grid)(jnp.max(jnp.abs(w), (0, 1, 2)), jnp.int32(bits))
-    scale = torch.tensor(np.array(scale))  # a copy: torch wants to be able to write
+    scale = torch.tensor(np.array(scale))  # a copy: torch needs a writable array
     zeros = torch.zeros(100, dtype=torch.int32)
     theirs = torch.fake_quantize_per_channel_affine(
         torch.tensor(w), scale, zeros, 3, -int(q_max), int(q_max)

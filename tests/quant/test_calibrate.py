@@ -12,7 +12,7 @@ BITS = jnp.int32(8)
 
 
 def _values(shape, seed=0):
-    """Numbers with a heavy tail, so that clipping pays."""
+    """Heavy-tailed values, for which clipping helps."""
     return np.random.default_rng(seed).standard_t(3, shape).astype(np.float32)
 
 
@@ -24,7 +24,7 @@ def test_min_max_is_the_smallest_and_the_largest_value(shape):
         np.testing.assert_array_equal(found, [x.min(), x.max()])
 
 
-def test_percentile_leaves_out_one_value_in_ten_thousand():
+def test_percentile_clips_one_value_in_ten_thousand():
     x = _values((50, 40, 30))
     found = calibrate.percentile(jnp.asarray(x), BITS)
     np.testing.assert_allclose(found, np.quantile(x, [0.00005, 0.99995]), rtol=1e-5)
@@ -42,7 +42,7 @@ def _squared_error(x, alpha, beta, bits):
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 6, 8])
 @pytest.mark.parametrize("shift", [0.0, 2.0])
-def test_mse_is_the_best_of_the_shrunk_ranges(bits, shift):
+def test_mse_finds_the_fraction_with_the_smallest_error(bits, shift):
     x = np.maximum(_values((500,)) + shift, 0 if shift else -np.inf).astype(np.float32)
     whole = np.array([x.min(), x.max()], np.float64)
     errors = [_squared_error(np.float64(x), *(whole * n / 20), bits) for n in range(1, 21)]
@@ -57,16 +57,16 @@ def test_mse_clips_more_at_fewer_bits():
 
 
 @pytest.mark.parametrize("name", calibrate.RANGES)
-def test_a_constant_and_nothing_at_all_keep_their_values(name):
+def test_constants_keep_their_values(name):
     for constant in (0.0, -2.5, 40.0):
         x = jnp.full((3, 4), constant)
         range_ = calibrate.RANGES[name](x, BITS)
-        # Of a product and a quotient, each rounded once.
+        # A product and a quotient, each of which rounds.
         np.testing.assert_allclose(affine.fake_quant(x, range_, BITS), x, rtol=3e-7)
 
 
 @pytest.mark.parametrize("name", calibrate.RANGES)
-def test_vmap_over_channels_and_bitwidths_is_a_loop(name):
+def test_vmap_over_channels_and_bitwidths_equals_a_loop(name):
     find = calibrate.RANGES[name]
     x, bits = jnp.asarray(_values((40, 3)) * np.float32([1, 10, 0.1])), jnp.array([2, 4, 8])
     mapped = jax.vmap(jax.vmap(find, (-1, None)), (None, 0))(x, bits)
@@ -75,7 +75,7 @@ def test_vmap_over_channels_and_bitwidths_is_a_loop(name):
         np.testing.assert_allclose(mapped[i, channel], alone, rtol=1e-6)
 
 
-def test_the_hull_of_batches_is_the_range_of_all_data_in_any_order():
+def test_the_hull_of_batches_is_the_range_of_all_data():
     x = jnp.asarray(_values((3, 2, 4)))
     ranges = [calibrate.min_max(batch, BITS) for batch in x]
     for order in itertools.permutations(ranges):
@@ -87,8 +87,8 @@ def test_the_hull_of_batches_is_the_range_of_all_data_in_any_order():
     ("a", "b", "both"),
     [
         ((-1.0, 2.0), (-3.0, 1.0), (-3.0, 2.0)),  # overlapping
-        ((0.0, 1.0), (4.0, 5.0), (0.0, 5.0)),  # apart
-        ((-9.0, 9.0), (-1.0, 1.0), (-9.0, 9.0)),  # one in the other
+        ((0.0, 1.0), (4.0, 5.0), (0.0, 5.0)),  # disjoint
+        ((-9.0, 9.0), (-1.0, 1.0), (-9.0, 9.0)),  # one inside the other
         ((0.5, 0.5), (0.5, 0.5), (0.5, 0.5)),  # a constant
     ],
 )

@@ -9,7 +9,7 @@ RNG = np.random.default_rng(0)
 
 
 def _loops(codes, zero_point, weights, bias, stride, dilation, groups):
-    """A convolution by its definition, in Python's own whole numbers."""
+    """A convolution by its definition, in Python integers."""
     n, height, width, _ = codes.shape
     k, _, inputs, outputs = weights.shape
     pad = dilation * (k - 1) // 2
@@ -49,7 +49,7 @@ def test_convolutions_are_exact(k, stride, dilation, groups, outputs):
     np.testing.assert_array_equal(found, expected.astype(np.int64))
 
 
-def test_a_sum_beyond_32_bits_is_told_of():
+def test_an_int32_overflow_is_refused():
     codes, weights = np.full((1, 1, 1, 1), 255, np.uint8), np.full((1, 1, 1, 1), 127, np.int8)
     bias = np.array([2**31 - 1], np.int32)
     with pytest.raises(OverflowError, match="a sum of 2147516032 does not fit into 32 bits"):
@@ -63,7 +63,7 @@ def test_floats_round_ties_to_even():
 
 
 def _gemmlowp(total, mantissa, right):
-    """The authors' two functions, in Python's own whole numbers."""
+    """The two gemmlowp functions, in Python integers."""
     product = total * mantissa
     nudged = product + (2**30 if product >= 0 else 1 - 2**30)
     high = nudged // 2**31 if nudged >= 0 else -(-nudged // 2**31)
@@ -71,7 +71,7 @@ def _gemmlowp(total, mantissa, right):
     return (high >> right) + ((high & mask) > (mask >> 1) + (high < 0))
 
 
-def test_fixed_point_is_that_of_its_authors():
+def test_fixed_point_equals_gemmlowp():
     sums = np.concatenate([RNG.integers(-(2**24), 2**24, 300), [0, 1, -1, 12345]])
     sums = sums.astype(np.int32)[:, None]
     for real in (0.5, 0.0017, 0.24999, 0.9999999999, 3e-6):
@@ -86,20 +86,20 @@ def test_fixed_point_is_that_of_its_authors():
         assert np.abs(found - sums[:, 0] * real).max() <= 1
 
 
-def test_both_rules_agree_but_at_ties():
+def test_rules_differ_only_near_ties():
     sums = RNG.integers(-(2**15), 2**15, (1000, 3)).astype(np.int32)
     multiplier = np.array([0.0031, 0.0042, 0.00077], np.float32)
     a, b = (rule(sums, multiplier) for rule in (integer.by_float, integer.by_fixed_point))
     value = sums * multiplier.astype(np.float64)
     apart = np.abs(value - np.floor(value) - 0.5)
     assert np.abs(a - b).max() <= 1
-    # The first of its two roundings is to the shift's last bit: 2**-7 for 0.0042.
+    # The first of the two roundings is to a multiple of 2**-shift: 2**-7 for 0.0042.
     np.testing.assert_array_equal(a[apart > 2**-8], b[apart > 2**-8])
     assert (a != b).any()
 
 
-def test_the_second_rounding_may_put_ties_upwards():
-    """1/32 is a half and a shift by 4: of even sums the first rounding leaves nothing over."""
+def test_the_shift_may_round_ties_up():
+    """1/32 is one half and a shift by 4, so the first rounding is exact for even sums."""
     sums = 2 * RNG.integers(-(2**12), 2**12, (2000, 1)).astype(np.int32)
     multiplier = np.array([1 / 32], np.float32)
     away, up = (
@@ -110,7 +110,7 @@ def test_the_second_rounding_may_put_ties_upwards():
     assert (up != away).any()
 
 
-def test_codes_of_sums_lie_within_their_bounds():
+def test_requantized_codes_lie_within_their_bounds():
     sums = np.array([[-1000, 1000], [0, 10]], np.int32)
     found = integer.requantize(sums, np.array([0.5, 1.0], np.float32), 3, (2, 9))
     np.testing.assert_array_equal(found, [[2, 9], [3, 9]])

@@ -21,7 +21,7 @@ def test_pixels_are_exact():
 
 
 def _cross_entropy(logits, labels):
-    """Mean over the pixels that count, in float64."""
+    """Mean over the pixels that are not ignored, in float64."""
     losses = []
     for pixel in np.ndindex(labels.shape):
         if labels[pixel] != IGNORE:
@@ -30,7 +30,7 @@ def _cross_entropy(logits, labels):
     return np.mean(losses)
 
 
-def test_cross_entropy_is_the_mean_over_the_pixels_that_count():
+def test_cross_entropy_is_the_mean_over_pixels_that_are_not_ignored():
     rng = np.random.default_rng(0)
     logits = rng.normal(0, 3, (2, 3, 4, 5)).astype(np.float32)
     labels = rng.integers(0, 5, (2, 3, 4)).astype(np.uint8)
@@ -51,7 +51,7 @@ def test_cross_entropy_by_hand():
     np.testing.assert_allclose(_loss(logits, labels)[0], expected, rtol=1e-6)
 
 
-def test_pictures_in_which_nothing_counts_teach_nothing():
+def test_images_without_labels_give_no_gradient():
     labels = jnp.full((1, 2, 2), IGNORE, jnp.uint8)
     loss, gradient = _loss(jnp.ones((1, 2, 2, 3)), labels)
     assert loss == 0
@@ -87,7 +87,7 @@ SETTINGS = [
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=["decayed", "plain"])
-def test_sgd_is_momentum_decay_and_a_polynomial_schedule_by_hand(setting):
+def test_sgd_equals_momentum_decay_and_schedule_by_hand(setting):
     rng = np.random.default_rng(0)
     weights, gradients = rng.normal(0, 1, (3, 4)), rng.normal(0, 1, (setting["steps"], 3, 4))
     expected = _sgd(weights, gradients, **setting)
@@ -99,7 +99,7 @@ def test_sgd_is_momentum_decay_and_a_polynomial_schedule_by_hand(setting):
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_sgd_decays_kernels_alone():
+def test_sgd_decays_only_kernels():
     params = {"kernel": jnp.ones(2), "norm": {"scale": jnp.ones(2), "bias": jnp.ones(2)}}
     gradients = [jax.tree.map(jnp.zeros_like, params)] * 3
     found = _optimized(params, gradients, supervised.sgd(0.1, 10, 0.9, 0.9, 0.05))
@@ -108,8 +108,8 @@ def test_sgd_decays_kernels_alone():
     np.testing.assert_array_equal(found["norm"]["bias"], 1)
 
 
-class Pictures:
-    """Five pictures that tell who they are."""
+class Images:
+    """Five images that encode their index."""
 
     def __len__(self):
         return 5
@@ -119,14 +119,14 @@ class Pictures:
 
 
 @pytest.mark.parametrize("batch", [1, 2, 5, 8])
-def test_predictions_fill_up_the_last_batch_and_give_back_what_there_is(batch):
+def test_predictions_pad_the_last_batch_and_drop_the_padding(batch):
     shapes = []
 
     def source(images):
         shapes.append(images.shape)
         return jnp.asarray(images[..., 0] + 1)
 
-    found = list(supervised.predictions(source, Pictures(), batch))
+    found = list(supervised.predictions(source, Images(), batch))
     assert set(shapes) == {(batch, 2, 3, 3)}
     assert [len(labels) for labels, _ in found] == [
         min(batch, 5 - start) for start in range(0, 5, batch)
@@ -139,7 +139,7 @@ def test_predictions_fill_up_the_last_batch_and_give_back_what_there_is(batch):
 
 @pytest.fixture(scope="module")
 def network():
-    """A small network, its fresh variables, and some pictures with labels."""
+    """A small network, its initial variables, and labelled images."""
     encoder = mobilenet.MobileNetV2(4, space.Block(4, 4, 2, 1, 1), (), ())
     model = DeepLabV3(encoder, 4, (), 3, dropout=0.5)
     variables = init.initialize(model, jax.random.key(0), (1, 8, 12, 3))
@@ -150,7 +150,7 @@ def network():
     return model, variables, images, labels
 
 
-def test_class_maps_are_the_largest_of_the_resized_logits(network):
+def test_class_maps_are_the_argmax_of_the_resized_logits(network):
     model, variables, images, _ = network
     floats = {name: variables[name] for name in ("params", "batch_stats")}
     found = supervised.predictor(model)(floats, images)
@@ -163,7 +163,7 @@ def test_class_maps_are_the_largest_of_the_resized_logits(network):
     assert clear.mean() > 0.9 and len(np.unique(found)) > 1
 
 
-def test_a_prediction_does_not_depend_on_what_the_batch_is_filled_up_with(network):
+def test_a_prediction_does_not_depend_on_the_padding(network):
     model, variables, images, _ = network
     floats = {name: variables[name] for name in ("params", "batch_stats")}
     predict = supervised.predictor(model)
@@ -173,7 +173,7 @@ def test_a_prediction_does_not_depend_on_what_the_batch_is_filled_up_with(networ
 
 @pytest.fixture(scope="module")
 def trained(network):
-    """A training step, the state to begin with, and the optimizer."""
+    """A training step, the initial state, and the optimizer."""
     model, variables, *_ = network
     optimizer = supervised.sgd(0.1, 20, 0.9, 0.9, 1e-3)
     step = supervised.train_step(model, optimizer, jax.random.key(1))
@@ -181,7 +181,7 @@ def trained(network):
 
 
 @pytest.mark.parametrize(("clip", "share"), [(10.0, 1.0), (2.5, 0.5), (0.0, 1.0)])
-def test_gradients_longer_than_the_clip_are_shortened(clip, share):
+def test_gradients_are_clipped_by_their_global_norm(clip, share):
     """A gradient of norm 5 over two leaves; one step without momentum and decay."""
     params = {"a": {"kernel": jnp.zeros(1)}, "b": {"bias": jnp.zeros(1)}}
     gradients = {"a": {"kernel": jnp.array([3.0])}, "b": {"bias": jnp.array([-4.0])}}
@@ -191,7 +191,7 @@ def test_gradients_longer_than_the_clip_are_shortened(clip, share):
     np.testing.assert_allclose(found, -0.1 * share * np.array([3.0, -4.0]), rtol=1e-6)
 
 
-def test_a_step_in_bfloat16_is_near_the_exact_one(network, trained):
+def test_a_step_in_bfloat16_is_close_to_float32(network, trained):
     model, _, images, labels = network
     step, state, optimizer = trained
     near = supervised.train_step(model, optimizer, jax.random.key(1), "bfloat16")
@@ -209,7 +209,7 @@ def test_a_step_in_bfloat16_is_near_the_exact_one(network, trained):
     assert jnp.vdot(one, other) > 0.98 * jnp.linalg.norm(one) * jnp.linalg.norm(other)
 
 
-def test_a_training_step_is_its_parts_by_hand(network, trained):
+def test_a_training_step_equals_its_parts_by_hand(network, trained):
     model, _, images, labels = network
     step, state, optimizer = trained
     new, values = step(state, images, labels, jnp.int32(3))
@@ -238,16 +238,16 @@ def test_a_training_step_is_its_parts_by_hand(network, trained):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
-def test_a_training_step_depends_on_state_pictures_and_number_alone(network, trained):
+def test_a_training_step_depends_only_on_state_batch_and_step_number(network, trained):
     _, _, images, labels = network
     step, state, _ = trained
     first, again, other = (step(state, images, labels, jnp.int32(n))[0] for n in (0, 0, 1))
     jax.tree.map(np.testing.assert_array_equal, first, again)
     kernels = [s.params["classifier"]["kernel"] for s in (first, other)]
-    assert np.any(kernels[0] != kernels[1]), "dropout is drawn anew for each step"
+    assert np.any(kernels[0] != kernels[1]), "each step draws its own dropout mask"
 
 
-def test_the_loss_decreases_on_the_same_pictures(network, trained):
+def test_the_loss_decreases_on_a_fixed_batch(network, trained):
     _, _, images, labels = network
     step, state, _ = trained
     labels, losses = np.where(labels == IGNORE, labels, np.uint8(1)), []
@@ -257,7 +257,7 @@ def test_the_loss_decreases_on_the_same_pictures(network, trained):
     assert np.mean(losses[-3:]) < 0.5 * losses[0]
 
 
-def test_features_are_those_of_the_pixels(network):
+def test_features_read_converted_pixels(network):
     model, variables, images, _ = network
     floats = supervised.fresh_state(variables, optax.sgd(1.0)).variables()
     assert set(floats) == {"params", "batch_stats"}
@@ -272,7 +272,7 @@ def _ranges(quant):
     return {jax.tree_util.keystr(p): np.asarray(leaf) for p, leaf in leaves if p[-1].key == "range"}
 
 
-def test_calibration_grows_all_ranges_with_every_batch_and_nothing_else(network):
+def test_calibration_widens_ranges_and_changes_nothing_else(network):
     model, variables, images, _ = network
     floats = {name: variables[name] for name in ("params", "batch_stats")}
     quant = jax.tree.map(lambda leaf: leaf if leaf.ndim else jnp.int32(6), variables["quant"])
