@@ -1,4 +1,4 @@
-"""The search space as plain data: ops, blocks, subnets, their text form and their size.
+"""The search space and its costs as plain data: ops, blocks, subnets and their text form.
 
 Nothing here knows a network or an array library.
 """
@@ -7,8 +7,38 @@ import dataclasses
 import re
 from typing import NamedTuple
 
-# What may be kept low beside the NSR.
-COSTS = ("size_bytes", "latency_ms", "energy_mj")
+
+class Cost(NamedTuple):
+    """A quantity that a search can minimize together with the NSR.
+
+    Attributes:
+      name: Its name in configs, tables and files; the last part is the unit.
+      unit: The unit of its values.
+      kind: The type of its values.
+      title: Its name in text and on axes.
+      lowest: How an error message names the subnet with the lowest value.
+      shown_unit: The unit in reports and figures.
+      per_shown_unit: Units in a shown unit.
+    """
+
+    name: str
+    unit: str
+    kind: type[int] | type[float]
+    title: str
+    lowest: str
+    shown_unit: str
+    per_shown_unit: float
+
+
+# All costs, by name. A new one is one more line here, and a model or a column of measurements.
+COSTS: dict[str, Cost] = {
+    cost.name: cost
+    for cost in (
+        Cost("size_bytes", "bytes", int, "size", "the smallest subnet has", "kB", 1e3),
+        Cost("latency_ms", "ms", float, "latency", "the fastest subnet takes", "ms", 1.0),
+        Cost("energy_mj", "mJ", float, "energy", "the lowest-energy subnet takes", "mJ", 1.0),
+    )
+}
 
 
 class Op(NamedTuple):
@@ -25,7 +55,7 @@ Bits = tuple[int, int]  # of weights, of activations
 
 
 class Choice(NamedTuple):
-    """What a subnet takes at one layer: an op and its bitwidths."""
+    """A subnet's choice for one layer: an op and its bitwidths."""
 
     op: Op
     w_bits: int
@@ -38,7 +68,7 @@ Path = tuple[Op, ...]  # the ops of one block
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Block:
-    """What lies between two boundaries of the teacher.
+    """The layers between two boundaries of the teacher.
 
     Only the first layer has the stride and changes the number of channels.
     """
@@ -56,7 +86,7 @@ class Block:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Space:
-    """Everything a search may choose from."""
+    """The blocks of a network and the ops that each of their layers chooses from."""
 
     blocks: tuple[Block, ...]
     ops: tuple[Op, ...]
@@ -67,9 +97,9 @@ class Space:
 
 
 class Conv(NamedTuple):
-    """One quantizable convolution: all that its cost depends on."""
+    """A quantizable convolution: everything that its cost depends on."""
 
-    name: str  # its place in the network, e.g. "block1/layer0/expand"
+    name: str  # in the network, e.g. "block1/layer0/expand"
     kernel: int
     stride: int
     dilation: int
@@ -98,7 +128,7 @@ class Conv(NamedTuple):
 def scaled_channels(channels: int, width: float) -> int:
     """Channels at a width multiplier: the multiple of 8 nearest to the product.
 
-    Never less than 8 nor less than 90 % of the product.
+    Never less than 8 and never less than 90 % of the product.
 
     References:
       Sandler et al., 2018, https://arxiv.org/abs/1801.04381, the authors' code.
@@ -172,7 +202,7 @@ def block_convs(block: Block, ops: tuple[Op, ...], shape: tuple[int, int]) -> li
 def format_subnet(subnet: Subnet) -> str:
     """The text form: `k3e6-k5e3.w8a8_k7e6w4a8-k3e3w8a8`, blocks joined by `_`.
 
-    Bitwidths stand once behind a block whose layers share them, else behind each op.
+    A block whose layers share their bitwidths has them once, after its ops; else each op has them.
     """
     texts = []
     for block in subnet:

@@ -3,7 +3,13 @@
 import pathlib
 import runpy
 
-from qnas_jax.hardware import target
+import numpy as np
+
+from qnas_jax import space
+from qnas_jax.bwnas import search_front
+from qnas_jax.bwnas.lut import table
+from qnas_jax.hardware import measured, target
+from qnas_jax.run import artefacts
 from qnas_jax.stages import experiment
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -22,7 +28,7 @@ CHIP = target.Target(
     kernels=(3, 7),
     bits=((8, 8), (4, 4)),
     granularity="block",
-    costs=target.of_model(1e6, macs_ms, bits_mj),
+    costs=target.of_model(1e6, {"latency_ms": macs_ms, "energy_mj": bits_mj}),
 )
 
 
@@ -43,3 +49,43 @@ def chosen(config, monkeypatch):
 def prepared(config, tmp_path):
     config.check()
     return experiment.prepare(config, tmp_path)
+
+
+def write_table(path, laid_out, ops, factor=1.0):
+    """A table of measurements with latencies in proportion to the MACs."""
+
+    def add(subject, convs):
+        ms = factor * sum(conv.macs for conv in convs) / 1e6
+        measured.append(
+            path, measured.Row(subject, ms, *[None] * 4, 9, None, "runtime", "1", "board", 2)
+        )  # fmt: skip
+
+    for part, convs in laid_out.fixed_convs.items():
+        height, width = max((c.in_height, c.in_width) for c in convs)
+        add(measured.Subject(part, "", height, width, 3, 8, 1, 1, 8, 8), convs)
+    for place in laid_out.places():
+        for op in ops:
+            shape, rest = place[2:5], place[5:]
+            add(measured.subject(place, op, 8, 8), space.mbconv_convs(op, "", shape, *rest))
+
+
+def populated(laid_out):
+    """A finished table with random NSRs."""
+    stage = artefacts.Stage(laid_out.workdir / "lut", {"seed": 0})
+    parts = table.parts_of(laid_out.searched, laid_out.bits, per_layer=False)
+    nsr = np.random.default_rng(0).uniform(1, 2, sum(part.rows for part in parts))
+    rows = table.build(nsr.astype(np.float32), laid_out.searched, parts)
+    table.save(stage.folder / "lut.npz", rows)
+    described = {"fixed_size_bytes": laid_out.fixed_bytes()}
+    artefacts.write_json(stage.folder / "lut.json", described)
+    artefacts.write_json(laid_out.workdir / "config.json", laid_out.config)
+    stage.finish()
+    return stage, rows
+
+
+def searched(laid_out, stage=None, rows=None):
+    """The search of a run, by default over a table of random NSRs."""
+    if stage is None:
+        stage, rows = populated(laid_out)
+    how, deployed = laid_out.config.search, laid_out.deployment()
+    return search_front.search_front(laid_out.workdir, how, deployed, stage, rows)

@@ -13,10 +13,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from qnas_jax import space
+from qnas_jax import hardware, space
 from qnas_jax.bwnas.lut import table
 from qnas_jax.errors import InputError
-from qnas_jax.hardware import target
 from qnas_jax.search import pareto
 
 COSTS = (
@@ -101,9 +100,10 @@ def _made_up(case: Case, noise: float, seed: int) -> table.Table:
     parts = table.parts_of(searched, case.bits, per_layer=False)
     rows = table.build(np.zeros(sum(part.rows for part in parts)), searched, parts)
     rows = dataclasses.replace(rows, nsr=_nsr(rows, noise, seed))
-    costs = target.of_model(Roofline(), _latency_ms, _energy_mj)
-    where = target.places(blocks, case.shape)
-    return table.with_costs(rows, where, {name: cost.of_layer for name, cost in costs.items()})
+    models = {"latency_ms": _latency_ms, "energy_mj": _energy_mj}
+    made_up = hardware.Target("made up", costs=hardware.of_model(Roofline(), models))
+    layers = hardware.layers(hardware.places(blocks, case.shape), ops)
+    return table.with_costs(rows, hardware.cost_matrix(made_up, layers, rows.bits))
 
 
 def _nsr(rows: table.Table, noise: float, seed: int) -> np.ndarray:

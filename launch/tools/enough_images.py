@@ -16,11 +16,11 @@ import dataclasses
 import numpy as np
 from absl import flags
 
+from qnas_jax.bwnas import search_front
 from qnas_jax.bwnas.lut import populate, table
 from qnas_jax.errors import InputError
 from qnas_jax.report import figures
 from qnas_jax.run import artefacts, cli, paths
-from qnas_jax.search import front
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
 DRAWS = 5  # of which images they are
@@ -59,7 +59,7 @@ def main() -> None:
 
 
 def _subnets(rows: table.Table, nsr: np.ndarray) -> set[str]:
-    found = front.search(dataclasses.replace(rows, nsr=nsr.astype(np.float32)), 0, 0)
+    found = search_front.search(dataclasses.replace(rows, nsr=nsr.astype(np.float32)))
     return {point.subnet for point in found}
 
 

@@ -1,95 +1,63 @@
-"""The best subnets of a finished run within budgets, from its table, in a moment.
+"""The best subnets of a finished run within budgets, in a moment.
 
-    python launch/tools/pick.py --workdir runs/streets --budget_bytes=700000
-    python launch/tools/pick.py --workdir runs/streets --table pixel.csv --budget_ms=4.5
+    python launch/tools/pick.py --workdir runs/streets --budgets="(('size_bytes', 700_000),)"
+    python launch/tools/pick.py --workdir runs/streets --table cpu.csv \\
+        --budgets="(('latency_ms', 4.5), ('size_bytes', 700_000))"
 
-Reads `lut/` and, for a target or a table of measured latencies, `search/deployed.json`.
-Trains nothing: --config.search.budget_... of launch/main.py trains the best one.
+Reads `config.json`, `lut/` and `search/deployed.json` of the run. Trains nothing; to train the best
+subnet, give the same budgets to launch/main.py as --config.search.budgets.
 """
 
-import argparse
-import math
-import pathlib
-import sys
+from collections.abc import Sequence
 
-from qnas_jax import space
+from absl import flags
+from ml_collections.config_flags.tuple_parser import TupleParser
+
+from qnas_jax.bwnas import search_front
 from qnas_jax.bwnas.lut import table
-from qnas_jax.errors import InputError
-from qnas_jax.hardware import measured
+from qnas_jax.hardware import deployment
 from qnas_jax.hardware import target as targets
-from qnas_jax.run import artefacts, paths
+from qnas_jax.run import artefacts, cli, config, paths
 from qnas_jax.search import front
+from qnas_jax.search.front import Point
+from qnas_jax.space import COSTS
 
-BUDGETS = {"size_bytes": "budget_bytes", "latency_ms": "budget_ms", "energy_mj": "budget_mj"}
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
+_BUDGETS = flags.DEFINE(TupleParser(), "budgets", (), "As --config.search.budgets.")
+_EPSILON = flags.DEFINE_float("epsilon", 0.0, "As --config.search.epsilon.")
+_TARGET = flags.DEFINE_string("target", None, "As --config.hardware.target; default: the run's.")
+_TABLE = flags.DEFINE_string("table", None, "As --config.hardware.table; default: the run's.")
+_COUNT = flags.DEFINE_integer("count", 5, "How many subnets to print.", lower_bound=1)
 
 
 def main() -> None:
-    """Prints the subnets; what the user can mend is told in one line."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--workdir", required=True, help="folder of the run")
-    parser.add_argument("--target", help="a device; by default the run's")
-    parser.add_argument("--table", help="CSV of measured latencies; by default the run's")
-    parser.add_argument("--budget_bytes", type=int, default=0, help="of the whole network")
-    parser.add_argument("--budget_ms", type=float, default=0.0)
-    parser.add_argument("--budget_mj", type=float, default=0.0)
-    parser.add_argument("--count", type=int, default=5, help="subnets to print")
-    parser.add_argument("--epsilon", type=float, default=0.0, help="as config.search.epsilon")
-    try:
-        _pick(parser.parse_args())
-    except (InputError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-
-
-def _pick(arguments: argparse.Namespace) -> None:
-    for name in (*BUDGETS.values(), "epsilon"):
-        if not 0 <= getattr(arguments, name) < math.inf:
-            raise InputError(f"--{name}={getattr(arguments, name)}: must be a number from 0")
-    if arguments.count < 1:
-        raise InputError(f"--count={arguments.count}: must be at least 1")
-    workdir, budgets = paths.folder("--workdir", arguments.workdir), {}
-    for cost, name in BUDGETS.items():
-        if getattr(arguments, name):
-            budgets[cost] = getattr(arguments, name)
+    """Prints the subnets, the lowest NSR first."""
+    workdir = paths.folder("--workdir", _WORKDIR.value)
+    how = config.Search(tuple(COSTS), _EPSILON.value, _BUDGETS.value)
+    how.check()
+    budgets = dict(how.budgets)
+    how.costs = tuple(budgets) or ("size_bytes",)
     rows = table.load(workdir / "lut" / "lut.npz")
-    made = artefacts.read_json(workdir / "lut" / "lut.json", "fixed_size_bytes")
-    fixed_bytes = made["fixed_size_bytes"]
-    hardware = artefacts.read_json(workdir / "config.json").get("hardware", {})
-    name = hardware.get("target", "none") if arguments.target is None else arguments.target
-    path = hardware.get("table", "") if arguments.table is None else arguments.table
-    fixed = {}
-    if path or name != targets.NONE.name:
-        rows, fixed = _on_target(rows, name, path, workdir / "search" / "deployed.json")
-    unknown = [cost for cost in budgets if cost not in rows.costs]
-    if unknown:
-        raise InputError(f"--{BUDGETS[unknown[0]]}: set --target or --table, which tell it")
-    costs = tuple(budgets) or ("size_bytes",)
-    stem, head = fixed_bytes["stem"], fixed_bytes["head"]
-    points = front.search(rows, stem, head, costs, fixed, arguments.epsilon)
-    _print(front.within(points, budgets)[: arguments.count])
+    run = artefacts.read_json(workdir / "config.json", "hardware")["hardware"]
+    name = run["target"] if _TARGET.value is None else _TARGET.value
+    measured = run["table"] if _TABLE.value is None else _TABLE.value
+    measured = measured and paths.expanded("--table", measured)
+    deployed = deployment.read(workdir / "search" / "deployed.json", name, measured)
+    targets.check_knows(deployed.target, how.costs)
+    rows = search_front.with_costs(rows, deployed)
+    points = search_front.search(rows, deployed.fixed(), how.costs, how.epsilon)
+    _print(front.within(points, budgets)[: _COUNT.value])
 
 
-def _on_target(rows: table.Table, name: str, path: str, deployed_file: pathlib.Path):
-    """The table with the target's costs, and those of the fixed parts."""
-    deployed, device = artefacts.read_json(deployed_file), targets.named(name)
-    where = tuple(targets.Place(*place) for place in deployed["places"])
-    if path:
-        device = measured.with_table(device, paths.named("--table", path), where)
-    convs = {
-        part: [space.Conv(*conv) for conv in convs]
-        for part, convs in deployed["fixed_convs"].items()
-    }
-    costs = {cost: functions.of_layer for cost, functions in device.costs.items()}
-    return table.with_costs(rows, where, costs), targets.fixed_costs(device, convs)
-
-
-def _print(points: list[front.Point]) -> None:
-    extra = [name for name in front.EXTRA if getattr(points[0], name) is not None]
-    print("     NSR   size kB" + "".join(f"  {name:>10}" for name in extra) + "  subnet")
+def _print(points: Sequence[Point]) -> None:
+    names = [name for name in COSTS if name in points[0].costs]
+    titles = (f"{COSTS[name].title} {COSTS[name].shown_unit}" for name in names)
+    print("".join(f"{title:>12}" for title in ("NSR", *titles)) + "  subnet")
     for point in points:
-        costs = "".join(f"  {getattr(point, name):10.4g}" for name in extra)
-        print(f"{point.nsr:8.4f} {point.size_bytes / 1e3:9.1f}{costs}  {point.subnet}")
+        cells = [f"{point.nsr:.4f}"]
+        cells += [f"{point.costs[name] / COSTS[name].per_shown_unit:.5g}" for name in names]
+        print("".join(f"{cell:>12}" for cell in cells) + f"  {point.subnet}")
 
 
 if __name__ == "__main__":
-    main()
+    cli.start(main)

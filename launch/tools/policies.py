@@ -55,7 +55,8 @@ def _compare(config: Config, workdir: pathlib.Path) -> None:
     fronts, seconds = {}, {}
     for name, one in settings.items():
         populated, rows = populate_table.populate_table(one, distilled, variables, params)
-        _, fronts[name] = search_front.search_front(one, populated, rows)
+        how, deployed = one.config.search, one.deployment()
+        _, fronts[name] = search_front.search_front(one.workdir, how, deployed, populated, rows)
         seconds[name] = populated.seconds
     _report(workdir / "policies", fronts, seconds)
 
@@ -72,7 +73,7 @@ def _laid_out(setting: Setting) -> dict[str, Setting]:
         try:
             changed = for_target(changed, setting.target)
             found[name] = dataclasses.replace(setting, config=changed, workdir=folder)
-            found[name].check_target()
+            inspection.check_target(found[name])
         except InputError as error:
             print(f"{name}: left out; {error}")
             found.pop(name, None)
@@ -95,12 +96,13 @@ def _report(
     print("policy                     table s  front   best NSR  size kB  encoder kB")
     for name, points in fronts.items():
         within = [point for point in points if point.nsr <= limit]
-        least = min(within, key=lambda point: point.size_bytes) if within else None
-        sizes = f"{least.size_bytes},{least.encoder_size_bytes}" if least else ","
-        lines.append(f'"{name}",{seconds[name]:.1f},{len(points)},{points[0].nsr:.6f},{sizes}')
+        least = min(within, key=lambda point: point.costs["size_bytes"]) if within else None
+        sizes = [least.costs[name] for name in front.SIZES] if least else []
+        cells = ",".join(map(str, sizes)) or ","
+        lines.append(f'"{name}",{seconds[name]:.1f},{len(points)},{points[0].nsr:.6f},{cells}')
         shown = "    none"
         if least:
-            shown = f"{least.size_bytes / 1e3:8.1f} {least.encoder_size_bytes / 1e3:11.1f}"
+            shown = f"{sizes[0] / 1e3:8.1f} {sizes[1] / 1e3:11.1f}"
         print(f"{name:26s} {seconds[name]:7.1f} {len(points):6d} {points[0].nsr:10.4f} {shown}")
     artefacts.write(folder / "fronts.csv", "\n".join(lines) + "\n")
     artefacts.write(folder / "fronts.svg", figures.fronts(fronts))

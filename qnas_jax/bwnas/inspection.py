@@ -5,6 +5,8 @@ import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from qnas_jax.bwnas import search_front
+from qnas_jax.bwnas.lut import table
 from qnas_jax.bwnas.train_supernet import images_per_pass
 from qnas_jax.data.cityscapes import Cityscapes
 from qnas_jax.errors import InputError
@@ -41,7 +43,7 @@ def inspect(setting: Setting) -> None:
     Raises:
       InputError: A stage would refuse it, or learn nothing from it.
     """
-    setting.check_target()
+    check_target(setting)
     check_norms(setting)
     begin = time.monotonic()
     splits = [s for s in (setting.train_data, setting.val_data) if isinstance(s, Cityscapes)]
@@ -50,6 +52,17 @@ def inspect(setting: Setting) -> None:
     if splits:
         pairs, seconds = sum(map(len, splits)), time.monotonic() - begin
         logger.info("data: looked at %d images and their labels in %.1f s", pairs, seconds)
+
+
+def check_target(setting: Setting) -> None:
+    """Refuses a target or budgets that no subnet can meet.
+
+    Raises:
+      InputError: See `search_front.check_budgets`.
+    """
+    per_layer, budgets = setting.config.space.bits_per == "layer", setting.config.search.budgets
+    parts = table.parts_of(setting.searched, setting.bits, per_layer)
+    search_front.check_budgets(setting.searched, parts, setting.deployment(), dict(budgets))
 
 
 def check_norms(setting: Setting) -> None:

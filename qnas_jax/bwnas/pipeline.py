@@ -39,8 +39,9 @@ def run(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
     setting, teacher, variables = begin(config, workdir)
     distilled, params = train_supernet.train_supernet(setting, teacher, variables)
     populated, rows = populate_table.populate_table(setting, distilled, variables, params)
-    searched, points = search_front.search_front(setting, populated, rows)
-    picked = search_front.chosen(setting.config, points)
+    how, deployed = setting.config.search, setting.deployment()
+    searched, points = search_front.search_front(workdir, how, deployed, populated, rows)
+    picked = search_front.chosen(points, how, setting.config.retrain.subnets)
     retrained = [
         train_stage.retrain(
             setting, distilled, variables, params, point, f"retrain {i}/{len(picked)}"

@@ -36,9 +36,10 @@ import numpy as np
 
 from qnas_jax.errors import InputError
 from qnas_jax.hardware import cells
-from qnas_jax.hardware.target import FIXED_BITS, Choices, Cost, Place, Target, runnable
+from qnas_jax.hardware.candidates import Place
+from qnas_jax.hardware.target import CandidateCost, Choices, Target, runnable
 from qnas_jax.run import disk, sheet
-from qnas_jax.space import Bits, Op
+from qnas_jax.space import COSTS, Bits, Op
 
 FLOAT_BITS = 32  # stands for a layer that was not quantized
 
@@ -230,25 +231,27 @@ def missing(
 
 
 def with_table(target: Target, path: pathlib.Path, where: Sequence[Place]) -> Target:
-    """The target with costs that are looked up, and which runs what was measured alone.
+    """The target with costs from a table of measurements; it runs only what was measured.
 
     Args:
-      target: What else is known of the device; its latency model gives way to the table.
+      target: What else is known of the device; measured costs replace those of its model.
       path: The table.
       where: The places of the search space.
 
     Raises:
-      InputError: The table breaks its schema, or has nothing for one of the places.
+      InputError: The table breaks its schema, or has no line for one of the places.
     """
     rows = [row for row in read(path) if row.subject.w_bits != FLOAT_BITS]
     needed = {str(place) for place in where}
     layers = [row.subject for row in rows if row.subject.place in needed]
     _check_places(path, layers, where)
     ops = [tuple(map(int, re.findall(r"\d+", layer.path))) for layer in layers]
-    latency = {row.subject: row.latency_ms for row in rows}
-    energy = {row.subject: row.energy_mj for row in rows if row.energy_mj is not None}
-    costs = {"latency_ms": _looked_up(path, latency)}
-    costs |= {"energy_mj": _looked_up(path, energy)} if len(energy) == len(rows) else {}
+    costs = {}
+    for name in COSTS:
+        values = {row.subject: getattr(row, name, None) for row in rows}
+        known = {subject: value for subject, value in values.items() if value is not None}
+        if len(known) == len(values):
+            costs[name] = _looked_up(known)
     seen = Choices(
         tuple(sorted({kernel for kernel, _ in ops})),
         tuple(sorted({expansion for _, expansion in ops})),
@@ -278,18 +281,18 @@ def _check_places(path: pathlib.Path, layers: Sequence[Subject], where: Sequence
             )
 
 
-def _looked_up(path: pathlib.Path, by_subject: Mapping[Subject, float]) -> Cost:
-    def of_layer(place, op, w_bits, a_bits):
+def _looked_up(by_subject: Mapping[Subject, float]) -> CandidateCost:
+    known: dict[tuple, float] = {}
+    for subject, value in by_subject.items():
+        place, path, *shape, w_bits, a_bits = subject
+        if not path:  # the stem and the head are known by the size of their input
+            shape = shape[:2]
+        known.setdefault((place, path, *shape, w_bits, a_bits), value)
+
+    def cost(candidate, w_bits, a_bits):
+        path = "" if candidate.op is None else str(candidate.op)
+        key = (candidate.place, path, *candidate.shape)
         pairs = zip(w_bits.tolist(), a_bits.tolist(), strict=True)
-        return np.array([by_subject.get(subject(place, op, *pair), np.nan) for pair in pairs])
+        return np.array([known.get((*key, *pair), np.nan) for pair in pairs])
 
-    def of_part(part, convs):
-        shape = max((conv.in_height, conv.in_width) for conv in convs)
-        for row, value in by_subject.items():
-            bits = (row.w_bits, row.a_bits)
-            if row.place == part and row[2:4] == shape and bits == (FIXED_BITS, FIXED_BITS):
-                return value
-        height, width = shape
-        raise InputError(f"{path}: nothing was measured for {part}, {height} x {width}, w8a8")
-
-    return Cost(of_layer, of_part)
+    return cost

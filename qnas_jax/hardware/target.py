@@ -1,74 +1,47 @@
-"""What a device runs, and what a layer costs on it.
+"""What a device runs, and what a piece of a network costs on it.
 
-A `Target` is a description: the ops and bitwidths that the device runs, and a `Cost` for each
-thing it takes, latency or energy. A new device is one more entry of `TARGETS`:
+A `Target` is a description: the ops and bitwidths that the device runs, and a function for each
+cost that is known. A new device is one more entry of `TARGETS`:
 
-    "my_device": Target("my_device", kernels=(3, 5), bits=((8, 8),), costs=of_model(...))
+    Target("my_device", kernels=(3, 5), bits=((8, 8),), costs=of_model(MY, {"latency_ms": model}))
 
-What a device is not said to run never enters the search space.
+Ops and bitwidths that the target does not run never enter the search space.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from qnas_jax import space
 from qnas_jax.errors import InputError
-from qnas_jax.hardware import cost as models
-from qnas_jax.hardware import devices
-from qnas_jax.space import Bits, Block, Conv, Op
+from qnas_jax.hardware import cost, devices
+from qnas_jax.hardware.candidates import Candidate
+from qnas_jax.space import Bits, Conv
 
 FIXED_BITS = 8  # of all that is not searched: the stem, the first group, the head
 GRANULARITIES = ("network", "block", "layer")  # what may have bitwidths of its own
 
-
-class Place(NamedTuple):
-    """A layer of the search space in a picture of the deployed size."""
-
-    block: int  # from 0
-    layer: int  # from 0
-    in_height: int
-    in_width: int
-    in_channels: int
-    channels: int
-    stride: int
-    dilation: int
-
-    def __str__(self) -> str:
-        return f"block{self.block + 1}/layer{self.layer}"  # as in the network
-
-
-# Of an op in a place at some bitwidths of weights and of activations, int64[n] each: float64[n].
-# Not finite where the device does not run it.
-LayerCost = Callable[[Place, Op, np.ndarray, np.ndarray], np.ndarray]
-# Of a part of the network that is in no block, "stem" (with the first group) or "head", with
-# its convolutions at `FIXED_BITS`.
-PartCost = Callable[[str, Sequence[Conv]], float]
-# Of a convolution on a device, at some bitwidths of weights and of activations.
-ConvCost = Callable[[Any, Conv, np.ndarray, np.ndarray], Any]
-
-
-class Cost(NamedTuple):
-    """One thing that a network takes: the sum over its layers and its fixed parts."""
-
-    of_layer: LayerCost
-    of_part: PartCost
+# The cost of a candidate at some bitwidths of weights and of activations, int64[n] each:
+# float64[n], or one number for all. NaN where the device does not run it.
+CandidateCost: TypeAlias = Callable[[Candidate, np.ndarray, np.ndarray], Any]
+# The cost of a convolution on a device, at some bitwidths of weights and of activations.
+ConvCost: TypeAlias = Callable[[Any, Conv, np.ndarray, np.ndarray], Any]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Target:
-    """A device. What is left empty is not restricted.
+    """A device. An empty field restricts nothing.
 
     Attributes:
-      name: What it is called.
+      name: Its name.
       kernels: Kernels of depthwise convolutions that it runs.
       expansions: Expansions of inverted residuals that it runs.
       bits: Pairs of weights' and activations' bitwidths that it runs.
       granularity: The smallest part with bitwidths of its own, one of `GRANULARITIES`.
       per_channel: Whether weights may have a scale for each output channel.
-      costs: By column of the table, "latency_ms" and "energy_mj", those that are known.
+      costs: The known ones of `space.COSTS`, by name; the size needs no target.
     """
 
     name: str
@@ -77,11 +50,11 @@ class Target:
     bits: tuple[Bits, ...] = ()
     granularity: str = "layer"
     per_channel: bool = True
-    costs: Mapping[str, Cost] = dataclasses.field(default_factory=dict)
+    costs: Mapping[str, CandidateCost] = dataclasses.field(default_factory=dict)
 
 
 class Choices(NamedTuple):
-    """What a search may choose from, before and after a target was asked."""
+    """What a search chooses from, before and after what a target does not run is left out."""
 
     kernels: tuple[int, ...]
     expansions: tuple[int, ...]
@@ -89,10 +62,10 @@ class Choices(NamedTuple):
 
 
 def runnable(target: Target, wanted: Choices) -> Choices:
-    """What a target runs of the choices, in their order.
+    """The choices that a target runs, in their order.
 
     Raises:
-      InputError: It runs no kernel, no expansion or no bitwidths among them.
+      InputError: It runs none of the kernels, of the expansions or of the bitwidths.
     """
     return Choices(
         _kept(target, "kernels", wanted.kernels),
@@ -112,15 +85,15 @@ def _kept(target: Target, name: str, choices: tuple) -> tuple:
 
 
 def check_granularity(target: Target, bits: Sequence[Bits], bits_per: str) -> None:
-    """Refuses bitwidths chosen more finely than the target runs them.
+    """Refuses bitwidths for smaller parts than the target runs them for.
 
     Args:
       target: The device.
       bits: The pairs to choose from.
-      bits_per: What chooses, "block" or "layer".
+      bits_per: What has bitwidths of its own, "block" or "layer".
 
     Raises:
-      InputError: It does not run that.
+      InputError: The target does not run that.
     """
     if not target.per_channel:
         raise InputError(
@@ -132,85 +105,51 @@ def check_granularity(target: Target, bits: Sequence[Bits], bits_per: str) -> No
         if target.granularity == "block":
             way_out = "set space.bits_per=block"
         else:
-            way_out = "let space.w_bits and space.a_bits have one number each"
+            way_out = "give space.w_bits and space.a_bits one number each"
         raise InputError(
             f"target {target.name!r} has one pair of bitwidths for a {target.granularity}, "
             f"not for a {bits_per}: {way_out}"
         )
 
 
-def places(blocks: Sequence[Block], shape: tuple[int, int]) -> tuple[Place, ...]:
-    """All layers of the blocks.
+def check_knows(target: Target, costs: Sequence[str]) -> None:
+    """Refuses costs that are not known for the target.
+
+    Raises:
+      InputError: One is not.
+    """
+    for name in costs:
+        if name not in ("size_bytes", *target.costs):
+            raise InputError(
+                f"search.costs={tuple(costs)}: target {target.name!r} does not know {name!r}; "
+                "set hardware.target or hardware.table"
+            )
+
+
+def of_model(device: Any, models: Mapping[str, ConvCost]) -> dict[str, CandidateCost]:
+    """Costs of a device on which a candidate costs the sum over its convolutions.
 
     Args:
-      blocks: One behind the other.
-      shape: Height and width of the features ahead of the first.
+      device: The parameters of the models.
+      models: The model of each known cost, by the cost's name in `space.COSTS`.
     """
-    height, width = shape
-    found = []
-    for number, block in enumerate(blocks):
-        for layer in range(block.depth):
-            channels, stride = block.layer_shape(layer)
-            shapes = (height, width, channels, block.channels, stride, block.dilation)
-            found.append(Place(number, layer, *shapes))
-            height, width = -(-height // stride), -(-width // stride)
-    return tuple(found)
+    return {name: functools.partial(_summed, device, model) for name, model in models.items()}
 
 
-def subnet_cost(cost: Cost, where: Sequence[Place], subnet: space.Subnet) -> float:
-    """What the blocks of a subnet take, without the fixed parts; where: its places."""
-    choices = (choice for block in subnet for choice in block)
-    return sum(
-        float(cost.of_layer(place, op, np.array([w_bits]), np.array([a_bits]))[0])
-        for place, (op, w_bits, a_bits) in zip(where, choices, strict=True)
-    )
-
-
-def fixed_costs(target: Target, parts: Mapping[str, Sequence[Conv]]) -> dict[str, float]:
-    """What a target takes for the parts that are in no block, by its costs' names."""
-    return {
-        name: sum(cost.of_part(part, convs) for part, convs in parts.items())
-        for name, cost in target.costs.items()
-    }
-
-
-def of_model(
-    device: Any, latency_ms: ConvCost | None = None, energy_mj: ConvCost | None = None
-) -> dict[str, Cost]:
-    """Costs of a device whose layers take the sum of what their convolutions take.
-
-    Args:
-      device: The parameters that the models work with.
-      latency_ms: Model of a convolution's latency, if there is one.
-      energy_mj: Model of its energy, if there is one.
-    """
-    models = {"latency_ms": latency_ms, "energy_mj": energy_mj}
-    return {name: _summed(device, model) for name, model in models.items() if model}
-
-
-def _summed(device: Any, model: ConvCost) -> Cost:
-    def of_layer(place, op, w_bits, a_bits):
-        shape = (place.in_height, place.in_width, place.in_channels)
-        convs = space.mbconv_convs(
-            op, str(place), shape, place.channels, place.stride, place.dilation
-        )
-        found = sum(model(device, conv, w_bits, a_bits) for conv in convs)
-        return np.broadcast_to(np.asarray(found, np.float64), np.shape(w_bits))
-
-    def of_part(part, convs):
-        del part
-        bits = np.array([FIXED_BITS])
-        return float(sum(np.sum(model(device, conv, bits, bits)) for conv in convs))
-
-    return Cost(of_layer, of_part)
+def _summed(device: Any, model: ConvCost, candidate: Candidate, w_bits, a_bits):
+    return sum(model(device, conv, w_bits, a_bits) for conv in candidate.convs)
 
 
 NONE = Target("none")  # no device in mind: all is run, and only the size is known
+_LATENCY = {"latency_ms": cost.latency_ms}
 _MODELS = (
-    Target("bismo_edge", costs=of_model(devices.BISMO_EDGE, models.latency_ms)),
+    Target("bismo_edge", costs=of_model(devices.BISMO_EDGE, _LATENCY)),
     # Of a batch of 16 images, as it was published.
-    Target("bismo_cloud", costs=of_model(devices.BISMO_CLOUD, models.latency_ms)),
-    Target("bitfusion", costs=of_model(devices.BITFUSION, models.latency_ms, models.energy_mj)),
+    Target("bismo_cloud", costs=of_model(devices.BISMO_CLOUD, _LATENCY)),
+    Target(
+        "bitfusion",
+        costs=of_model(devices.BITFUSION, {**_LATENCY, "energy_mj": cost.energy_mj}),
+    ),
 )
 TARGETS: dict[str, Target] = {target.name: target for target in (NONE, *_MODELS)}
 

@@ -1,6 +1,6 @@
 """The report's table of exported files: their size, their speed, what they compute."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import NamedTuple
 
 _HEAD = """<h2>Files</h2>
@@ -9,22 +9,21 @@ _HEAD = """<h2>Files</h2>
 <th>pixels as simulated</th><th>float, ms</th><th>quantized, ms</th><th>times as fast</th></tr>
 """
 _NOTE = """</table>
-<p class="note">The quantized file on ONNX Runtime: its bytes, and how many it has beyond the
-weights, scales and biases that the size table counts for this format; the mIoU that it reaches;
-the share of pixels to which it gives the class that the simulation of integers in JAX gives;
-milliseconds for a picture on one thread, in float and quantized, on this machine as busy as it
-was.</p>
+<p class="note">The quantized file on ONNX Runtime: its size, and how much larger it is than the
+weights, scales and biases that the size table counts for this format; its mIoU; the share of
+pixels with the same class as in the integer simulation in JAX; the latency of one image on one
+thread, in float and quantized, on this machine under its load at that time.</p>
 """
 
 
 class File(NamedTuple):
-    """What is told of a network's exported file.
+    """The figures of a network's exported file.
 
     Attributes:
-      file_bytes: Of the quantized file.
-      stored_bytes: What the size table says of a file of its format: weights, scales, biases.
-      miou: Of the file, in percent.
-      agreement: Share of pixels that have the simulation's class, in percent.
+      file_bytes: Size of the quantized file.
+      stored_bytes: Weights, scales and biases in a file of its format, by the size table.
+      miou: mIoU of the file, in percent.
+      agreement: Share of pixels with the simulation's class, in percent.
       float_ms: Latency of the float file.
       quantized_ms: Latency of the quantized file.
     """
@@ -42,12 +41,12 @@ class File(NamedTuple):
         return self.float_ms / self.quantized_ms
 
 
-def as_html(names: Sequence[str], files: Sequence[File]) -> str:
-    """The section of the report; nothing where there are no files."""
+def as_html(files: Mapping[str, File]) -> str:
+    """The section of the report, from the files by network; empty if there are no files."""
     if not files:
         return ""
     rows = []
-    for name, file in zip(names, files, strict=True):
+    for name, file in files.items():
         over = 100 * (file.file_bytes / file.stored_bytes - 1)
         cells = [name, f"{file.file_bytes / 1e3:.1f}", f"{over:+.1f} %", f"{file.miou:.2f}"]
         cells += [f"{file.agreement:.3f} %", f"{file.float_ms:.3g}", f"{file.quantized_ms:.3g}"]

@@ -16,17 +16,12 @@ from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 from qnas_jax import space
 from qnas_jax.data import labels
 from qnas_jax.search.front import Point
+from qnas_jax.space import COSTS
 
 INK, FAINT, GRID = "#222222", "#8a8a8a", "#e3e3e3"
 TEACHER, SUBNET = "#b4432b", "#1f6f8b"
 BLOCKS = ("#1f6f8b", "#7fb8d4", "#5a9a5a", "#e0a030", "#d0663a", "#7a4a86")
-# Title of a cost's axis, and what its unit is in the table's.
-COSTS = {
-    "size_bytes": ("size of the quantized network (kB)", 1e3),
-    "latency_ms": ("latency of the quantized network (ms)", 1.0),
-    "energy_mj": ("energy of the quantized network (mJ)", 1.0),
-}
-KERNELS = ("#bcd9e6", "#5fa3c3", "#1f6f8b", "#12465a")  # ever darker with the kernel
+KERNELS = ("#bcd9e6", "#5fa3c3", "#1f6f8b", "#12465a")  # darker for larger kernels
 
 
 def _axes(figure: Figure, *place):
@@ -51,11 +46,18 @@ def front(
     subnets: Sequence[dict],
     cost: str = "size_bytes",
 ) -> str:
-    """The predicted front (NSR over a cost), and what training gave (mIoU over it)."""
-    title, unit = COSTS[cost]
+    """The predicted front (NSR over a cost), and the mIoU after training over the same cost.
+
+    Args:
+      points: The front.
+      teacher: The teacher's figures; it is drawn over the cost if it has it.
+      subnets: The figures of the retrained subnets, numbered in this order.
+      cost: The name of the cost.
+    """
+    title, unit = _axis(cost)
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     predicted = _axes(figure, 1, 2, 1)
-    x = [getattr(p, cost) / unit for p in points]
+    x = [p.costs[cost] / unit for p in points]
     predicted.step(x, [p.nsr for p in points], where="pre", color=SUBNET, alpha=0.35)
     predicted.plot(x, [p.nsr for p in points], ".", color=SUBNET, label="front")
     picked = [s[cost] / unit for s in subnets]
@@ -64,7 +66,7 @@ def front(
     )
     for number, subnet in enumerate(subnets, 1):
         _label(predicted, number, subnet[cost] / unit, subnet["nsr"])
-    predicted.set_ylabel("NSR summed over blocks (low is good)")
+    predicted.set_ylabel("NSR summed over blocks (lower is better)")
     predicted.set_title("Predicted", loc="left", fontsize=11)
 
     measured = _axes(figure, 1, 2, 2)
@@ -90,6 +92,12 @@ def front(
     return _svg(figure)
 
 
+def _axis(cost: str) -> tuple[str, float]:
+    """The title of a cost's axis, and its unit in the cost's."""
+    shown = COSTS[cost]
+    return f"{shown.title} of the quantized network ({shown.shown_unit})", shown.per_shown_unit
+
+
 def _label(axes, number, x, y):
     axes.annotate(
         str(number), (x, y), xytext=(6, 5), textcoords="offset points", fontsize=9, color=INK
@@ -98,8 +106,10 @@ def _label(axes, number, x, y):
 
 @style.plain
 def architectures(teacher: space.Subnet, subnets: Sequence[space.Subnet]) -> str:
-    """A row for each network: a bar for each layer, tall with its expansion, dark with its
-    kernel, its bitwidths below."""
+    """A row for each network, a bar for each layer, its bitwidths below the bar.
+
+    A taller bar is a larger expansion, a darker one a larger kernel.
+    """
     rows = [("teacher", teacher), *((str(i), s) for i, s in enumerate(subnets, 1))]
     deepest = [max(len(s[b]) for _, s in rows) for b in range(len(teacher))]
     kernels = sorted({c.op.kernel for _, s in rows for block in s for c in block})
@@ -145,15 +155,16 @@ def supernet(curves: Mapping[int, Mapping[str, float]]) -> str:
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 6, 8)))
     axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.yaxis.set_minor_locator(NullLocator())
-    axes.set(xlabel="training step", ylabel="NSR of the block (low is good)")
+    axes.set(xlabel="training step", ylabel="NSR of the block (lower is better)")
     if names:
         figure.legend(loc="outside right center", fontsize=9, frameon=False)
     return _svg(figure)
 
 
 @style.plain
-def class_iou(names: Sequence[str], values: np.ndarray) -> str:
-    """IoU by class (columns) and network (rows), percent; NaN where a class never occurs."""
+def class_iou(by_network: Mapping[str, Sequence[int | float | None]]) -> str:
+    """IoU by class (columns) and network (rows), percent; None where a class never occurs."""
+    names, values = list(by_network), np.array(list(by_network.values()), float)
     figure = Figure(figsize=(11, 1.3 + 0.32 * len(names)), layout="constrained")
     axes = figure.add_subplot()
     axes.imshow(values, cmap="Blues", vmin=0, vmax=100, aspect="auto")
@@ -169,17 +180,17 @@ def class_iou(names: Sequence[str], values: np.ndarray) -> str:
 
 
 @style.plain
-def samples(pictures: np.ndarray, maps: Sequence[tuple[str, np.ndarray]]) -> bytes:
-    """Pictures (columns) and class maps of them (rows, each with its name) as a PNG."""
-    count, (height, width) = len(pictures), pictures.shape[1:3]
-    rows = [("picture", pictures), *((name, labels.PALETTE[m]) for name, m in maps)]
+def samples(images: np.ndarray, maps: Mapping[str, np.ndarray]) -> bytes:
+    """Images (columns) and class maps of them (rows, by name) as a PNG."""
+    count, (height, width) = len(images), images.shape[1:3]
+    rows = {"image": images, **{name: labels.PALETTE[m] for name, m in maps.items()}}
     figure = Figure(figsize=(11, 11 / count * height / width * len(rows)))
     figure.set_layout_engine("constrained", w_pad=0.02, h_pad=0.02)
     grid = figure.subplots(len(rows), count, squeeze=False)
-    for row, (name, images) in enumerate(rows):
+    for row, (name, drawn) in enumerate(rows.items()):
         for column in range(count):
             axes = grid[row][column]
-            axes.imshow(images[column], interpolation="nearest")
+            axes.imshow(drawn[column], interpolation="nearest")
             axes.set(xticks=[], yticks=[])
             axes.spines[:].set_visible(False)
         grid[row][0].set_ylabel(name, fontsize=9)
@@ -193,17 +204,18 @@ def fronts(by_policy: Mapping[str, Sequence[Point]]) -> str:
     """The front of each quantization policy, NSR over size."""
     figure = Figure(figsize=(7.5, 4.6), layout="constrained")
     axes = _axes(figure, 1, 1, 1)
+    title, unit = _axis("size_bytes")
     for name, points in by_policy.items():
-        kilobytes = [point.size_bytes / 1e3 for point in points]
-        axes.step(kilobytes, [point.nsr for point in points], where="pre", label=name)
-    axes.set(xlabel="size of the quantized network (kB)", ylabel="NSR summed over blocks")
+        sizes = [point.costs["size_bytes"] / unit for point in points]
+        axes.step(sizes, [point.nsr for point in points], where="pre", label=name)
+    axes.set(xlabel=title, ylabel="NSR summed over blocks")
     axes.legend(fontsize=8, frameon=False)
     return _svg(figure)
 
 
 @style.plain
 def enough_images(curve: Sequence[tuple[int, float, float, float]], all_images: int) -> str:
-    """Agreement of tables from few images with the one from all, over their number."""
+    """Agreement of tables from few images with the table from all, over the number of images."""
     figure = Figure(figsize=(6.5, 3.8), layout="constrained")
     axes = _axes(figure, 1, 1, 1)
     images, mean, least, share = zip(*curve, strict=True)
@@ -219,16 +231,16 @@ def enough_images(curve: Sequence[tuple[int, float, float, float]], all_images: 
 
 @style.plain
 def audit(latency: Sequence[tuple[float, float]], size: Sequence[tuple[float, float]]) -> str:
-    """What tables say of subnets over what was measured: latency (ms) and size (kB)."""
+    """Figures of subnets by the tables over measured ones: latency (ms) and size (kB)."""
     figure = Figure(figsize=(9, 4.2), layout="constrained")
     parts = (("Latency", "ms", latency), ("Size of the file", "kB", size))
     for column, (title, unit, pairs) in enumerate(parts, 1):
         axes = _axes(figure, 1, 2, column)
         table, measured = np.array(pairs).T
         ends = [min(table.min(), measured.min()), max(table.max(), measured.max())]
-        axes.plot(ends, ends, color=FAINT, lw=1, label="the same")
+        axes.plot(ends, ends, color=FAINT, lw=1, label="equal")
         axes.plot(measured, table, "o", color=SUBNET, ms=4, label="a subnet")
-        axes.set(xlabel=f"measured ({unit})", ylabel=f"added up from the table ({unit})")
+        axes.set(xlabel=f"measured ({unit})", ylabel=f"sum of the table ({unit})")
         axes.set_title(title, loc="left", fontsize=11)
         axes.set_aspect("equal")
         axes.legend(fontsize=8, frameon=False)

@@ -1,4 +1,4 @@
-"""What came of a run: the networks' figures, as data, as JSON and as lines of text."""
+"""The figures of a run's networks: as data, as JSON and as lines of text."""
 
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -7,65 +7,79 @@ from typing import Any, NamedTuple
 from qnas_jax.report.exports import File
 from qnas_jax.run import artefacts
 from qnas_jax.search import front
+from qnas_jax.space import COSTS
 
 Network = dict[str, Any]  # a network's figures by name
 
-COSTS = {"latency_ms": "latency, ms", "energy_mj": "energy, mJ"}  # where a target tells them
-_FIGURES = ("miou_fp32", "miou_quantized", "size_bytes", "encoder_size_bytes")
+TEACHER = "teacher"  # its name in the report; subnets are "subnet 1", "subnet 2", ... by size
+_FIGURES = ("miou_fp32", "miou_quantized", *front.SIZES)
 
 
 class Outcome(NamedTuple):
-    """What the stages of a run left behind.
+    """What the stages of a run left in its folder.
 
     Attributes:
       config: The run's settings.
-      blocks: NSR of single paths of the supernet's blocks, as `supernet/nsr.json` has them.
+      blocks: NSR of single paths of the supernet's blocks, as in `supernet/nsr.json`.
       points: The front.
-      teacher: The teacher's figures; a cost only where the target tells it.
-      subnets: Those of the retrained subnets, by size.
-      folders: Where these were retrained, in the same order.
-      costs: Which of `COSTS` the target tells.
+      networks: The figures of the teacher and of the retrained subnets, by their names in the
+        report. A cost of the teacher is missing where the target does not know it.
+      folders: Where each was trained and measured, by the same names.
+      files: The exported file of each, by the same names; empty if there is none.
+      costs: The costs that the run's target knows, by name; without the size.
     """
 
     config: dict[str, Any]
     blocks: list[dict[str, Any]]
     points: list[front.Point]
-    teacher: Network
-    subnets: list[Network]
-    folders: list[pathlib.Path]
+    networks: dict[str, Network]
+    folders: dict[str, pathlib.Path]
+    files: dict[str, File]
     costs: list[str]
 
     @property
-    def networks(self) -> dict[str, Network]:
-        """The teacher and the subnets, by the names that they have in the report."""
-        numbered = {f"subnet {i}": subnet for i, subnet in enumerate(self.subnets, 1)}
-        return {"teacher": self.teacher, **numbered}
+    def teacher(self) -> Network:
+        """The teacher's figures."""
+        return self.networks[TEACHER]
+
+    @property
+    def subnets(self) -> dict[str, Network]:
+        """The figures of the retrained subnets, by their names in the report."""
+        return {name: network for name, network in self.networks.items() if name != TEACHER}
 
 
 def gather(
-    workdir: pathlib.Path, retrained: Sequence[pathlib.Path], teacher_costs: Mapping[str, float]
+    workdir: pathlib.Path,
+    retrained: Sequence[pathlib.Path],
+    teacher_costs: Mapping[str, float],
+    files: Mapping[str, File],
 ) -> Outcome:
-    """Reads what the stages of a run left behind; see `page.write`.
+    """Reads what the stages of a run left in its folder; see `page.write`.
 
     Raises:
       InputError: A file is missing or damaged.
     """
     points = front.read(workdir / "search" / "front.csv")
-    costs = [name for name in COSTS if getattr(points[0], name) is not None]
+    costs = [name for name in COSTS if name in points[0].costs and name not in front.SIZES]
     by_subnet = {point.subnet: point for point in points}
-    measured = {folder: _metrics(folder) for folder in retrained}
-    folders = sorted(measured, key=lambda folder: measured[folder]["size_bytes"])
-    subnets = []
-    for figures in (measured[folder] for folder in folders):
-        point = by_subnet[figures["subnet"]]
-        subnets.append({**figures, **{name: getattr(point, name) for name in ("nsr", *costs)}})
+    folders = {TEACHER: workdir / "teacher"}
+    networks = {TEACHER: {**_metrics(folders[TEACHER]), **teacher_costs}}
+    by_size = sorted(((_metrics(f), f) for f in retrained), key=lambda one: one[0]["size_bytes"])
+    for number, (figures, folder) in enumerate(by_size, 1):
+        point, name = by_subnet[figures["subnet"]], f"subnet {number}"
+        known = {cost: point.costs[cost] for cost in costs}
+        networks[name], folders[name] = {**figures, "nsr": point.nsr, **known}, folder
     return Outcome(
         config=artefacts.read_json(workdir / "config.json"),
         blocks=artefacts.read_json(workdir / "supernet" / "nsr.json", "blocks")["blocks"],
         points=points,
-        teacher={**_metrics(workdir / "teacher"), **teacher_costs},
-        subnets=subnets,
+        networks=networks,
         folders=folders,
+        files={
+            name: files[TEACHER if name == TEACHER else network["subnet"]]
+            for name, network in networks.items()
+            if files
+        },
         costs=costs,
     )
 
@@ -74,33 +88,39 @@ def _metrics(folder: pathlib.Path) -> Network:
     return artefacts.read_json(folder / "metrics.json", "subnet", *_FIGURES)
 
 
-def as_json(found: Outcome, seconds: Mapping[str, float], files: Sequence[File]) -> dict[str, Any]:
-    """What `results.json` holds.
+def as_json(found: Outcome, seconds: Mapping[str, float]) -> dict[str, Any]:
+    """The content of `results.json`.
 
     Args:
-      found: What came of the run.
+      found: What the stages left.
       seconds: How long each stage took.
-      files: Of the exported networks, the teacher first; or none.
     """
-    teacher, names = found.teacher, (*_FIGURES, *found.costs)
-    results = {
-        "teacher": {name: teacher[name] for name in names if name in teacher},
-        "subnets": [{name: s[name] for name in ("subnet", "nsr", *names)} for s in found.subnets],
-        "dominating": [s["subnet"] for s in found.subnets if dominates(s, teacher)],
+    figures = (*_FIGURES, *found.costs)
+    shown = {
+        name: {
+            figure: network[figure]
+            for figure in (figures if name == TEACHER else ("subnet", "nsr", *figures))
+            if figure in network
+        }
+        for name, network in found.networks.items()
+    }
+    for name, file in found.files.items():
+        shown[name]["file"] = {**file._asdict(), "ratio": round(file.ratio, 4)}
+    subnets = found.subnets
+    return {
+        "teacher": shown[TEACHER],
+        "subnets": [shown[name] for name in subnets],
+        "dominating": [s["subnet"] for s in subnets.values() if dominates(s, found.teacher)],
         "seconds": seconds,
         "seed": found.config["seed"],
     }
-    if files:
-        for network, file in zip((results["teacher"], *results["subnets"]), files, strict=True):
-            network["file"] = {**file._asdict(), "ratio": round(file.ratio, 4)}
-    return results
 
 
 def as_text(results: dict[str, Any]) -> str:
     """The networks of a run, a line each, for a terminal."""
-    networks = [{"subnet": "teacher", **results["teacher"]}, *results["subnets"]]
-    costs = [name for name in COSTS if name in networks[-1]]
-    titles = "".join(f"  {COSTS[name].replace(',', ''):>11}" for name in costs)
+    networks = [{"subnet": TEACHER, **results["teacher"]}, *results["subnets"]]
+    costs = [name for name in COSTS if name in networks[-1] and name not in front.SIZES]
+    titles = "".join(f"  {title(name, ' '):>11}" for name in costs)
     lines = [f"    size kB  encoder kB{titles}   mIoU float  quantized  network"]
     for network in networks:
         better = "*" if network["subnet"] in results["dominating"] else " "
@@ -112,12 +132,17 @@ def as_text(results: dict[str, Any]) -> str:
 
 
 def cost(network: Network, name: str) -> str:
-    """A network's cost as it is shown; a dash where the target does not tell it."""
-    return f"{network[name]:.4g}" if name in network else "-"
+    """A network's cost as text; a dash where the target does not know it."""
+    return f"{network[name] / COSTS[name].per_shown_unit:.4g}" if name in network else "-"
+
+
+def title(name: str, between: str = ", ") -> str:
+    """The head of a cost's column: its title and the unit in which it is shown."""
+    return f"{COSTS[name].title}{between}{COSTS[name].shown_unit}"
 
 
 def dominates(subnet: Network, teacher: Network) -> bool:
-    """Whether a subnet is no larger and no less accurate, quantized, and better in one."""
+    """Whether a subnet is no larger and no less accurate, quantized, and better in one of them."""
     smaller = teacher["size_bytes"] - subnet["size_bytes"]
     better = subnet["miou_quantized"] - teacher["miou_quantized"]
     return min(smaller, better) >= 0 and max(smaller, better) > 0

@@ -1,4 +1,4 @@
-"""The report of a run: one page for people, the same figures as JSON for programs."""
+"""The report of a run: a page for people, and the same figures as JSON for programs."""
 
 import base64
 import html
@@ -14,10 +14,11 @@ from qnas_jax import space
 from qnas_jax.data.batching import Batch
 from qnas_jax.report import exports as files_table
 from qnas_jax.report import figures, outcome
-from qnas_jax.report.outcome import COSTS, Network, Outcome
+from qnas_jax.report.outcome import TEACHER, Network, Outcome
 from qnas_jax.run import artefacts
 from qnas_jax.run.log import duration, read_metrics
 from qnas_jax.search import front
+from qnas_jax.space import COSTS
 
 _PAGE = string.Template("""<!doctype html>
 <html lang="en"><meta charset="utf-8">
@@ -42,8 +43,8 @@ $verdict
 <th class="text">subnet</th></tr>
 $rows
 </table>
-<p class="note">Sizes are those of the quantized networks: weights at their bitwidth, a scale and a
-bias for each output channel. The encoder is the network without its head; only its six blocks are
+<p class="note">Sizes are of the quantized networks: weights at their bitwidth, a scale and a bias
+for each output channel. The encoder is the network without its head; only its six blocks are
 searched. The NSR is summed over the blocks. $about_costs Green rows dominate the quantized
 teacher: no larger, no less accurate, and better in one of the two.</p>
 $files
@@ -51,8 +52,8 @@ $files
 $fronts
 <h2>Architectures</h2>
 $architectures
-<p class="note">A bar is a layer: tall with its expansion, dark with its kernel (the number in it);
-below it the bitwidths of weights/activations (one number: both).</p>
+<p class="note">A bar is a layer. A taller bar is a larger expansion, a darker one a larger kernel
+(the number in it). Below it are the bitwidths of weights/activations (one number: both).</p>
 <h2>Supernet</h2>
 $supernet
 <table>
@@ -60,14 +61,14 @@ $supernet
 <th>standard deviation</th></tr>
 $paths
 </table>
-<p class="note">The NSR of a block's output against the teacher's, unquantized; 1 is that of
-predicting each channel's mean. The curves are of the paths and pictures of single training steps,
-the first column is their end. The others are of single paths on validation pictures: that of the
-largest kernels and expansions, that of the smallest, and up to ten drawn at random.</p>
+<p class="note">The NSR of a block's output against the teacher's, unquantized; predicting each
+channel's mean gives 1. The curves show single training steps, with their paths and images; the
+first column is the last step. The other columns are single paths on validation images: the largest
+kernels and expansions, the smallest, and up to ten random paths.</p>
 <h2>IoU by class, quantized (%)</h2>
 $classes
-<h2>Validation pictures, quantized networks</h2>
-<img alt="pictures, labels and predictions" src="data:image/png;base64,$samples">
+<h2>Validation images, quantized networks</h2>
+<img alt="images, labels and predictions" src="data:image/png;base64,$samples">
 <h2>Time</h2>
 <table><tr><th>stage</th><th>time</th></tr>$times</table>
 </html>
@@ -79,8 +80,8 @@ class _Drawn(NamedTuple):
 
     Attributes:
       fronts: SVG of the front over each cost, by the file's name.
-      others: SVG of the others, by the file's name, which is also their place in the page.
-      samples: Pictures and predictions, PNG.
+      others: SVG of the others, by the file's name, which is also the template's field.
+      samples: Images and predictions, PNG.
     """
 
     fronts: dict[str, str]
@@ -99,21 +100,20 @@ def write(
     """Writes `report/index.html`, its figures and `report/results.json`.
 
     Args:
-      workdir: The run's folder, every stage of it finished.
+      workdir: The run's folder; every stage of it is finished.
       seconds: How long each stage took.
       retrained: The folder of each retrained subnet.
-      samples: The pictures whose predictions the networks' folders hold.
-      teacher_costs: What the target takes for the teacher, where it is known.
-      files: Of exported networks, by their subnet, or "teacher".
+      samples: The images whose predictions are in the networks' folders.
+      teacher_costs: The known costs of the target for the teacher, by name.
+      files: The exported files, by subnet, or "teacher".
 
     Returns:
-      What `results.json` holds.
+      The content of `results.json`.
     """
-    found = outcome.gather(workdir, retrained, teacher_costs)
-    told = [files[name] for name in ("teacher", *(s["subnet"] for s in found.subnets)) if files]
-    results = outcome.as_json(found, seconds, told)
+    found = outcome.gather(workdir, retrained, teacher_costs, files)
+    results = outcome.as_json(found, seconds)
     drawn = _draw(workdir, found, samples)
-    page = _fill(workdir.name, found, results, drawn, told)
+    page = _fill(workdir.name, found, results, drawn)
     for name, text in {**drawn.fronts, **drawn.others}.items():
         artefacts.write(workdir / "report" / f"{name}.svg", text)
     artefacts.write(workdir / "report" / "samples.png", drawn.samples)
@@ -123,49 +123,40 @@ def write(
 
 
 def _draw(workdir: pathlib.Path, found: Outcome, samples: Batch) -> _Drawn:
-    teacher, subnets = found.teacher, found.subnets
-    best = max(range(len(subnets)), key=lambda i: subnets[i]["miou_quantized"])
-    maps = [
-        ("labels", samples.labels),
-        ("teacher", _prediction(workdir / "teacher")),
-        (f"subnet {best + 1}", _prediction(found.folders[best])),
-    ]
+    subnets = found.subnets
+    best = max(subnets, key=lambda name: subnets[name]["miou_quantized"])
+    maps = {"labels": samples.labels}
+    maps |= {name: _prediction(found.folders[name]) for name in (TEACHER, best)}
     fronts = {
-        "front" if name == "size_bytes" else f"front_{name}": figures.front(
-            front.pair(found.points, name), teacher, subnets, name
+        "front" if cost == "size_bytes" else f"front_{cost}": figures.front(
+            front.pair(found.points, cost), found.teacher, [*subnets.values()], cost
         )
-        for name in ("size_bytes", *found.costs)
+        for cost in ("size_bytes", *found.costs)
     }
-    class_iou = [s["class_iou_quantized"] for s in (teacher, *subnets)]
+    networks = found.networks.items()
     others = {
         "architectures": figures.architectures(
-            space.parse_subnet(teacher["subnet"]),
-            [space.parse_subnet(s["subnet"]) for s in subnets],
+            space.parse_subnet(found.teacher["subnet"]),
+            [space.parse_subnet(subnet["subnet"]) for subnet in subnets.values()],
         ),
-        "classes": figures.class_iou(list(found.networks), np.array(class_iou, float)),
+        "classes": figures.class_iou({name: one["class_iou_quantized"] for name, one in networks}),
         "supernet": figures.supernet(read_metrics(workdir, "supernet")),
     }
     return _Drawn(fronts, others, figures.samples(samples.images, maps))
 
 
-def _fill(
-    name: str,
-    found: Outcome,
-    results: dict[str, Any],
-    drawn: _Drawn,
-    told: Sequence[files_table.File],
-) -> str:
-    """The page: the template's places, filled."""
-    networks, times = found.networks, results["seconds"].items()
+def _fill(name: str, found: Outcome, results: dict[str, Any], drawn: _Drawn) -> str:
+    """The page: the template with all its fields filled."""
+    times = results["seconds"].items()
     return _PAGE.substitute(
         drawn.others,
         name=html.escape(name),
         summary=_summary(found),
         verdict=_verdict(results),
-        costs="".join(f"<th>{COSTS[cost]}</th>" for cost in found.costs),
-        rows="\n".join(_row(title, s, found) for title, s in networks.items()),
+        costs="".join(f"<th>{outcome.title(cost)}</th>" for cost in found.costs),
+        rows="\n".join(_row(title, one, found) for title, one in found.networks.items()),
         about_costs=_about_costs(found),
-        files=files_table.as_html(list(networks), told),
+        files=files_table.as_html(found.files),
         fronts="\n".join(drawn.fronts.values()),
         paths="\n".join(_block_row(*block) for block in enumerate(found.blocks, 1)),
         samples=base64.b64encode(drawn.samples).decode(),
@@ -190,9 +181,9 @@ def _summary(found: Outcome) -> str:
 def _about_costs(found: Outcome) -> str:
     if not found.costs:
         return ""
-    names = " and ".join(COSTS[name].partition(",")[0] for name in found.costs).capitalize()
+    names = " and ".join(COSTS[name].title for name in found.costs).capitalize()
     source = found.config["hardware"]["table"] or found.config["hardware"]["target"]
-    return html.escape(f"{names}: sums over the layers by {source}, for one picture.")
+    return html.escape(f"{names}: sums over the layers by {source}, for one image.")
 
 
 def _verdict(results: dict[str, Any]) -> str:

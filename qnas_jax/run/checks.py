@@ -17,9 +17,11 @@ def same_types(prefix: str, given: Any, default: Any) -> None:
             same_types(f"{name}.", value, like)
             continue
         many = isinstance(like, tuple)
-        kind = type(like[0] if many else like)
         if many and not isinstance(value, (tuple, list)):
             raise InputError(f"{name}={value!r}: must be a tuple, like {like}")
+        if like == ():  # its section checks what it may hold
+            continue
+        kind = type(like[0] if many else like)
         for one in value if many else (value,):
             if not _is(one, kind):
                 raise InputError(f"{name}={value!r}: must be {_NAMES[kind]}")
@@ -79,6 +81,20 @@ def distinct(name: str, values: tuple) -> None:
     """No value comes twice."""
     if len(set(values)) < len(values):
         raise InputError(f"{name}={values}: each only once")
+
+
+def bounds(name: str, pairs: tuple, keys: tuple[str, ...]) -> None:
+    """The value is pairs of a key and a number above 0, no key twice; there may be none."""
+    for pair in pairs:
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+            raise InputError(f"{name}={pairs}: must be pairs, like (({keys[0]!r}, 1.5),)")
+        key, bound = pair
+        if key not in keys:
+            raise InputError(f"{name}={pairs}: {key!r} must be among {keys}")
+        if not (_is(bound, float) and bound > 0):
+            raise InputError(f"{name}={pairs}: {key!r} must have a number above 0")
+    if len({key for key, _ in pairs}) < len(pairs):
+        raise InputError(f"{name}={pairs}: each cost only once")
 
 
 def training(name: str, section: Any) -> None:

@@ -216,33 +216,27 @@ class Hardware:
 
 @dataclasses.dataclass(slots=True)
 class Search:
-    """What is asked of the tables."""
+    """What is minimized, and the bounds that a network must keep."""
 
-    costs: tuple[str, ...] = ("size_bytes",)  # low beside the NSR; or "latency_ms", "energy_mj"
-    epsilon: float = 0.0  # how far off a front of several costs may be, 0.01: 1 %; 0: exact
-    # Of the whole network; 0: none. The best subnet that meets all of them is retrained too.
-    budget_bytes: int = 0
-    budget_ms: float = 0.0
-    budget_mj: float = 0.0
+    costs: tuple[str, ...] = ("size_bytes",)  # with the NSR; also "latency_ms", "energy_mj"
+    epsilon: float = 0.0  # allowed relative error of a front of several costs; 0: exact
+    # Bounds of costs of the whole network: (("latency_ms", 1.2), ("size_bytes", 700_000)). The
+    # best subnet that meets all of them is retrained too.
+    budgets: tuple[tuple[str, float], ...] = ()
 
     def check(self) -> None:
         """Raises InputError for the first value that cannot be used."""
-        rule = f"must be among {COSTS}"
+        rule = f"must be among {tuple(COSTS)}"
         checks.all_of("search.costs", self.costs, lambda cost: cost in COSTS, rule)
         checks.distinct("search.costs", self.costs)
         checks.within("search.epsilon", self.epsilon, 0.0, 1.0)
-        for name in ("budget_bytes", "budget_ms", "budget_mj"):
-            checks.at_least(f"search.{name}", getattr(self, name), 0)
-        for cost, most in self.budgets().items():
+        checks.bounds("search.budgets", self.budgets, tuple(COSTS))
+        for cost, most in self.budgets:
             if cost not in self.costs:
                 raise InputError(
-                    f"search.costs={self.costs}: a budget of {most:g} needs {cost!r} there"
+                    f"search.costs={self.costs}: must have {cost!r}, "
+                    f"which search.budgets bounds by {most:g}"
                 )
-
-    def budgets(self) -> dict[str, int | float]:
-        """The budgets that are set, by the cost that they bound."""
-        bounds = (self.budget_bytes, self.budget_ms, self.budget_mj)
-        return {cost: most for cost, most in zip(COSTS, bounds, strict=True) if most}
 
 
 @dataclasses.dataclass(slots=True)

@@ -12,8 +12,7 @@ from qnas_jax.errors import InputError
 from qnas_jax.export import describe, runtimes
 from qnas_jax.export.graph import Graph
 from qnas_jax.export.runtimes import Runtime
-from qnas_jax.hardware import size
-from qnas_jax.hardware import target as targets
+from qnas_jax.hardware import matrix, size
 from qnas_jax.profiling import audit as audits
 from qnas_jax.profiling import probes, profile
 from qnas_jax.profiling.audit import Audited, Conditions
@@ -58,7 +57,7 @@ def audit(
     device = (runtime.name, runtime.version, runtimes.device(), threads)
     shared = (*setting.picture()[:2], setting.config.seed, setting.config.hardware.table)
     conditions = Conditions(*device, *shared)
-    table_ms = {text: _table_ms(setting, subnet) for text, subnet in drawn.items()}
+    table_ms = _table_ms(setting, drawn)
     done = {one.subnet: one for one in audits.read(file, conditions)}
     _check_kept(file, done, table_ms)
     left = {
@@ -77,19 +76,23 @@ def audit(
     return [done[text] for text in drawn]
 
 
-def _table_ms(setting: Setting, subnet: space.Subnet) -> float:
-    """What the latency table says of a whole network.
+def _table_ms(setting: Setting, subnets: Mapping[str, space.Subnet]) -> dict[str, float]:
+    """The latencies of whole networks by the table, by their text forms.
 
     Raises:
-      InputError: It has not all of its layers.
+      InputError: The table lacks layers of one.
     """
-    cost, fixed = setting.target.costs["latency_ms"], setting.fixed_costs()["latency_ms"]
-    found = fixed + targets.subnet_cost(cost, setting.places(), subnet)
-    if not math.isfinite(found):
-        raise InputError(
-            f"{setting.config.hardware.table}: has not all layers of "
-            f"{space.format_subnet(subnet)}; launch/tools/profile_latency.py adds them"
-        )
+    deployed, ops, bits = setting.deployment(), setting.searched.ops, setting.bits
+    fixed_ms, costs = sum(deployed.fixed()["latency_ms"].values()), deployed.matrix(ops, bits)
+    found = {}
+    for text, subnet in subnets.items():
+        blocks = matrix.subnet_costs(costs, ops, bits, subnet)
+        found[text] = fixed_ms + blocks["latency_ms"]
+        if not math.isfinite(found[text]):
+            raise InputError(
+                f"{setting.config.hardware.table}: lacks layers of {text}; "
+                "launch/tools/profile_latency.py adds them"
+            )
     return found
 
 

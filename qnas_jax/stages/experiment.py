@@ -13,19 +13,17 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from qnas_jax import space
-from qnas_jax.bwnas.lut import table
 from qnas_jax.data import labels
 from qnas_jax.data.batching import Augmentation, Batch, Dataset, Resized, stacked, training_batch
 from qnas_jax.data.cityscapes import Cityscapes
 from qnas_jax.data.streets import Streets
-from qnas_jax.errors import InputError
-from qnas_jax.hardware import measured, size
+from qnas_jax.hardware import candidates, deployment, matrix, measured, size
 from qnas_jax.hardware import target as targets
+from qnas_jax.hardware.deployment import Deployment
 from qnas_jax.nn import mobilenet, trace
 from qnas_jax.nn.deeplab import DeepLabV3
 from qnas_jax.run import artefacts, parallel, paths
 from qnas_jax.run.config import Config
-from qnas_jax.search import front, pareto
 
 logger = logging.getLogger(__name__)
 
@@ -149,54 +147,23 @@ class Setting:
         bits = targets.FIXED_BITS
         return {part: size.network_bytes(c, bits, column) for part, c in self.fixed_convs.items()}
 
-    def fixed_costs(self) -> dict[str, float]:
-        """What the target takes for what is in no searched block."""
-        return targets.fixed_costs(self.target, self.fixed_convs)
+    def places(self) -> tuple[candidates.Place, ...]:
+        """Every layer of the search space in an image of the deployed size."""
+        return candidates.places(self.searched.blocks, _features(self.config, self.first))
 
-    def places(self) -> tuple[targets.Place, ...]:
-        """Every layer of the search space in a picture of the deployed size."""
-        return targets.places(self.searched.blocks, _features(self.config, self.first))
-
-    def with_costs(self, rows: table.Table) -> table.Table:
-        """A table with what the target takes for each row."""
-        costs = {name: cost.of_layer for name, cost in self.target.costs.items()}
-        return table.with_costs(rows, self.places(), costs)
+    def deployment(self) -> Deployment:
+        """The search space on the target, in an image of the deployed size."""
+        return Deployment(self.target, self.places(), self.fixed_convs)
 
     def teacher_costs(self) -> dict[str, float]:
-        """What the target takes for the teacher at 8 bits, where it is known."""
-        where = targets.places(self.teacher_blocks, _features(self.config, self.first))
-        fixed, subnet = self.fixed_costs(), self.teacher_subnet()
-        found = {
-            name: fixed[name] + targets.subnet_cost(cost, where, subnet)
-            for name, cost in self.target.costs.items()
-        }
+        """The known costs of the target for the teacher at 8 bits."""
+        where = candidates.places(self.teacher_blocks, _features(self.config, self.first))
+        deployed, subnet = self.deployment()._replace(places=where), self.teacher_subnet()
+        ops, bits = tuple({choice.op for block in subnet for choice in block}), ((8, 8),)
+        fixed = deployed.fixed()
+        blocks = matrix.subnet_costs(deployed.matrix(ops, bits), ops, bits, subnet)
+        found = {name: sum(fixed[name].values()) + blocks[name] for name in self.target.costs}
         return {name: value for name, value in found.items() if np.isfinite(value)}
-
-    def check_target(self) -> None:
-        """Refuses what no subnet can meet, ahead of all work.
-
-        Raises:
-          InputError: The target runs no path of some block, its costs of a fixed part are not
-            known, or no subnet meets all budgets.
-        """
-        budgets, costs = self.config.search.budgets(), self.fixed_costs()
-        if not (budgets or self.target.costs):
-            return
-        per_layer = self.config.space.bits_per == "layer"
-        parts = table.parts_of(self.searched, self.bits, per_layer)
-        rows = table.build(np.zeros(sum(part.rows for part in parts)), self.searched, parts)
-        rows = self.with_costs(rows)
-        for block in range(rows.blocks):
-            if not np.isfinite(rows.nsr[rows.rows_of(block)]).any():
-                message = f"runs no path of block {block + 1} as a whole"
-                raise InputError(f"target {self.target.name!r} {message}")
-        if budgets:
-            fixed = {"size_bytes": sum(self.fixed_bytes().values()), **costs}
-            names = tuple(budgets)
-            tables = [rows.objectives(block, names) for block in range(rows.blocks)]
-            least = pareto.pareto_front(tables).objectives[:, 1:] + [fixed[name] for name in names]
-            if not (least <= list(budgets.values())).all(axis=1).any():
-                raise front.refusal(budgets, least)
 
     def data_mark(self) -> dict[str, Any]:
         """What the pictures are, for the hash of what is made from them.
@@ -228,8 +195,9 @@ def prepare(config: Config, workdir: pathlib.Path) -> Setting:
         dataclasses.replace(block, depth=depth)
         for block, depth in zip(groups[1:], config.space.depths, strict=True)
     )
-    where = targets.places(blocks, _features(config, groups[0]))
-    device = _target(config, where)
+    where = candidates.places(blocks, _features(config, groups[0]))
+    device = deployment.device(config.hardware.target, config.hardware.table, where)
+    targets.check_knows(device, config.search.costs)
     config = for_target(config, device)
     chosen = config.space
     ops = tuple(space.Op(k, e) for k in chosen.kernels for e in chosen.expansions)
@@ -266,21 +234,6 @@ def for_target(config: Config, device: targets.Target) -> Config:
     chosen.kernels, chosen.expansions = found.kernels, found.expansions
     chosen.w_bits, chosen.a_bits = zip(*found.bits, strict=True)
     return dataclasses.replace(config, space=chosen)
-
-
-def _target(config: Config, where: tuple[targets.Place, ...]) -> targets.Target:
-    """The target that the config names, with its table of measured latencies."""
-    device = targets.named(config.hardware.target)
-    if config.hardware.table:
-        path = pathlib.Path(config.hardware.table)
-        device = measured.with_table(device, path, where)
-    for name in config.search.costs:
-        if name not in ("size_bytes", *device.costs):
-            raise InputError(
-                f"search.costs={config.search.costs}: target {device.name!r} does not tell "
-                f"{name!r}; set hardware.target or hardware.table"
-            )
-    return device
 
 
 def _tell_what_is_missing(config: Config, where, ops) -> None:

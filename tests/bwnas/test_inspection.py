@@ -121,9 +121,9 @@ def test_a_table_without_a_fixed_part_is_refused_at_once(smoke, tmp_path, no_tra
         subject = measured.Subject(name, "", *shape, 3, 8, 1, 1, 8, 8)
         measured.append(table, measured.Row(subject, 1.0, *[None] * 4, 9, None, *conditions))
     smoke.hardware.table, smoke.search.costs = str(table), costs
-    chip.prepared(smoke, tmp_path).check_target()
+    inspection.check_target(chip.prepared(smoke, tmp_path))
     without(table, part)
-    expected = f"{table}: nothing was measured for {part}, "
+    expected = f"target 'none with {table}': nothing was measured for {part}, "
     assert refusal(lambda: begun(smoke, tmp_path)).startswith(expected)
 
 

@@ -5,13 +5,13 @@ import pytest
 
 from qnas_jax import space
 from qnas_jax.errors import InputError
-from qnas_jax.hardware import measured, target
+from qnas_jax.hardware import candidates, matrix, measured, target
 
 BLOCKS = (
     space.Block(in_channels=8, channels=16, stride=2, dilation=1, depth=2),
     space.Block(in_channels=16, channels=24, stride=1, dilation=2, depth=1),
 )
-PLACES = target.places(BLOCKS, (16, 32))
+PLACES = candidates.places(BLOCKS, (16, 32))
 OPS = (space.Op(3, 2), space.Op(5, 3))
 BITS = ((8, 8), (4, 8))
 CONDITIONS = ("a runtime, with a comma", "1.2", 'my "b"', 4)
@@ -269,40 +269,55 @@ def test_what_is_missing_is_listed(file):
     assert len(more) == 2 + len(PLACES) * len(BITS)
 
 
+def costs_of(device, ops, bits):
+    return matrix.cost_matrix(device, candidates.layers(PLACES, ops), bits)
+
+
 def test_costs_are_those_of_the_table_and_what_is_not_in_it_is_not_run(file):
     device = measured.with_table(target.NONE, file, PLACES)
     assert (device.kernels, device.expansions) == ((3, 5), (2, 3))
     assert device.bits == ((4, 8), (8, 8))
     assert set(device.costs) == {"latency_ms"}, "not all lines have an energy"
-    cost = device.costs["latency_ms"]
+    found = costs_of(device, OPS, BITS)["latency_ms"]
     by_subject = {one.subject: one.latency_ms for one in layer_rows()}
-    for place, op in itertools.product(PLACES, OPS):
+    for (p, place), (o, op) in itertools.product(enumerate(PLACES), enumerate(OPS)):
         expected = [by_subject[measured.subject(place, op, *pair)] for pair in BITS]
-        assert cost.of_layer(place, op, *np.array(BITS).T).tolist() == expected
-    alien = cost.of_layer(PLACES[0], space.Op(3, 3), *np.array([(8, 8), (4, 4)]).T)
-    assert np.isnan(alien).all()
-    assert target.fixed_costs(device, {"stem": STEM, "head": HEAD}) == {"latency_ms": 0.75}
+        assert found[p, o].tolist() == expected
+    for ops, bits in (([space.Op(3, 3)], BITS), (OPS, [(4, 4)])):
+        assert np.isnan(costs_of(device, ops, bits)["latency_ms"]).all()
+    fixed = matrix.fixed_costs(device, {"stem": STEM, "head": HEAD})
+    assert sum(fixed["latency_ms"].values()) == 0.75
+
+
+def test_a_line_that_is_missing_in_one_place_is_nan_there_alone(tmp_path):
+    rows = layer_rows()
+    gone = rows.pop(3).subject
+    device = measured.with_table(target.NONE, written(tmp_path / "t.csv", rows), PLACES)
+    found = costs_of(device, OPS, BITS)["latency_ms"]
+    (missing,) = np.argwhere(np.isnan(found)).tolist()
+    place, op, pair = (axis[i] for axis, i in zip((PLACES, OPS, BITS), missing, strict=True))
+    assert measured.subject(place, op, *pair) == gone
 
 
 def test_a_table_restricts_a_target_and_replaces_its_latency_alone(tmp_path):
     rows = [one._replace(energy_mj=one.latency_ms * 2) for one in fixed_rows() + layer_rows()]
     path = written(tmp_path / "t.csv", rows)
-    model = target.of_model(None, lambda *_: 100.0, lambda *_: 100.0)
+    model = target.of_model(None, dict.fromkeys(("latency_ms", "energy_mj"), lambda *_: 100.0))
     both = measured.with_table(target.Target("chip", kernels=(3,), costs=model), path, PLACES)
     assert both.kernels == (3,)
     for name, factor in (("latency_ms", 1), ("energy_mj", 2)):
-        found = both.costs[name].of_layer(PLACES[0], OPS[0], np.array([8]), np.array([8]))
-        assert found == [factor * layer_rows()[0].latency_ms]
+        found = costs_of(both, OPS, BITS[:1])[name]
+        assert found[0, 0] == [factor * layer_rows()[0].latency_ms]
     path = written(tmp_path / "u.csv", fixed_rows() + layer_rows())
     latency = measured.with_table(target.Target("chip", costs=model), path, PLACES)
-    energy = latency.costs["energy_mj"].of_layer(PLACES[0], OPS[0], np.array([8]), np.array([8]))
-    assert energy == [300.0], "of the model: three convolutions"
+    energy = costs_of(latency, OPS, BITS[:1])["energy_mj"]
+    assert energy[0, 0] == [300.0], "of the model: three convolutions"
     with pytest.raises(InputError, match=r"'odd' runs none of the space's kernels \(3, 5\)"):
         measured.with_table(target.Target("odd", kernels=(9,)), path, PLACES)
 
 
 def test_a_table_of_another_picture_or_with_a_hole_is_refused(file, tmp_path):
-    other = target.places(BLOCKS, (24, 48))
+    other = candidates.places(BLOCKS, (24, 48))
     with pytest.raises(InputError) as error:
         measured.with_table(target.NONE, file, other)
     message = str(error.value)
@@ -315,4 +330,4 @@ def test_a_table_of_another_picture_or_with_a_hole_is_refused(file, tmp_path):
         measured.with_table(target.NONE, path, PLACES)
     device = measured.with_table(target.NONE, written(tmp_path / "u.csv", layer_rows()), PLACES)
     with pytest.raises(InputError, match="nothing was measured for stem, 32 x 64, w8a8"):
-        target.fixed_costs(device, {"stem": STEM})
+        matrix.fixed_costs(device, {"stem": STEM})

@@ -142,7 +142,7 @@ def _told(*arguments, program="main"):
 def test_programs_fill_in_homes_and_refuse_in_one_line(home):
     """A budget that nothing meets ends each before any work."""
     (home / "c.py").write_text((ROOT / "configs" / "smoke.py").read_text())
-    given = ["--config=~/c.py", "--config.search.budget_bytes=1000"]
+    given = ["--config=~/c.py", "--config.search.budgets=(('size_bytes', 1000),)"]
     assert "the smallest subnet has" in _told(*given, "--workdir=~/runs")
     assert (home / "runs" / ".lock").exists() and not (ROOT / "~").exists()
     table = ["--config.hardware.table=~/none.csv", "--workdir=~/runs"]

@@ -208,12 +208,13 @@ def test_a_teacher_whose_run_did_not_finish_it_is_refused(finished, cache, tmp_p
         ([SMOKE, "--config.train.steps=many"], "many"),
         ([SMOKE, "--config.space.w_bits=(1,)"], "space.w_bits=(1,): bitwidths lie in [2, 8]"),
         ([SMOKE, "--config.data.source=cityscapes", "--config.data.root=/no/data"], "/no/data"),
-        ([SMOKE, "--config.search.budget_bytes=1000"], "the smallest subnet has"),
+        ([SMOKE, "--config.search.budgets=(('size_bytes', 1000),)"], "the smallest subnet has"),
+        ([SMOKE, "--config.search.budgets=('size_bytes', 1000)"], "must be pairs, like (("),
         ([SMOKE, "--config.network.rates=(2,2)"], "network.rates=(2, 2): each only once"),
         ([SMOKE, "train.steps=3"], "settings are given as --NAME=VALUE"),
         ([SMOKE, "--config.teacher.checkpoint=/no/teacher"], "/no/teacher: no such folder"),
     ],
-    ids=["file", "key", "type", "range", "data", "budget", "rates", "positional", "checkpoint"],
+    ids="file key type range data budget pairs rates positional checkpoint".split(),
 )  # fmt: skip
 def test_wrong_input_gets_one_line_and_leaves_nothing_behind(tmp_path, arguments, message):
     code, output = run(*arguments, f"--workdir={tmp_path / 'run'}", cache=tmp_path / "cache")

@@ -9,7 +9,7 @@ from qnas_jax import space
 from qnas_jax.errors import InputError
 from qnas_jax.export import runtimes
 from qnas_jax.export.runtimes import Runtime
-from qnas_jax.hardware import board, measured, size
+from qnas_jax.hardware import board, candidates, matrix, measured, size
 from qnas_jax.hardware import target as targets
 from qnas_jax.nn import mobilenet
 from qnas_jax.nn.deeplab import DeepLabV3
@@ -55,7 +55,7 @@ def fake(written=None, fails_at=None):
 
 
 def test_the_subjects_are_all_that_a_search_asks_for(wanted):
-    where = targets.places(BLOCKS, (20, 24))
+    where = candidates.places(BLOCKS, (20, 24))
     rows = [row_of(subject) for subject in wanted]
     assert measured.missing(rows, where, SPACE.ops, BITS) == []
     layers = sum(block.depth for block in BLOCKS)
@@ -110,14 +110,16 @@ def test_a_table_can_be_searched_once_it_is_filled(wanted, tmp_path):
     rows = measured.read(table)
     assert {row.subject for row in rows} == wanted.keys()
     assert {row.count for row in rows} == {4}
-    where = targets.places(BLOCKS, (20, 24))
+    where = candidates.places(BLOCKS, (20, 24))
     target = measured.with_table(targets.NONE, table, where)
     assert target.bits == ((4, 6), (8, 8))
     (op, other), by_subject = SPACE.ops, {row.subject: row.latency_ms for row in rows}
     subnet = ((space.Choice(op, 8, 8), space.Choice(other, 8, 8)), (space.Choice(op, 4, 6),))
     pairs = zip(where, ((op, 8, 8), (other, 8, 8), (op, 4, 6)), strict=True)
     total = sum(by_subject[measured.subject(place, *choice)] for place, choice in pairs)
-    assert targets.subnet_cost(target.costs["latency_ms"], where, subnet) == pytest.approx(total)
+    costs = matrix.cost_matrix(target, candidates.layers(where, SPACE.ops), BITS)
+    found = matrix.subnet_costs(costs, SPACE.ops, BITS, subnet)
+    assert found["latency_ms"] == pytest.approx(total)
 
 
 def test_an_interrupted_profiling_measures_what_is_missing_and_nothing_else(

@@ -83,7 +83,8 @@ def run(tmp_path_factory):
         found |= {"size_bytes": size, "encoder_size_bytes": size - 80_000}
         networks.append(workdir / "retrain" / subnet)
         write_network(networks[-1], number, found)
-        points.append(front.Point(number - 1, nsr, size, size - 80_000, subnet))
+        sizes = {name: found[name] for name in SIZES}
+        points.append(front.Point(number - 1, nsr, subnet, sizes))
     front.write(workdir / "search" / "front.csv", points)
     pictures = np.random.default_rng(0).integers(0, 256, (PICTURES, HEIGHT, WIDTH, 3))
     samples = Batch(
@@ -194,9 +195,10 @@ def priced(run, tmp_path_factory):
     told.hardware.table = "my <board>.csv"
     artefacts.write_json(workdir / "config.json", told)
     points = front.read(workdir / "search" / "front.csv")
-    slow = front.Point(3, 9.0, 90_000, 10_000, "k3e3.w8a8", 30.0)  # not on that of the latency
-    points = [p._replace(latency_ms=10.0 / p.nsr) for p in points]
-    front.write(workdir / "search" / "front.csv", [*sorted(points), slow])
+    points = [p._replace(costs={**p.costs, "latency_ms": 10.0 / p.nsr}) for p in points]
+    slow = {"size_bytes": 90_000, "encoder_size_bytes": 10_000, "latency_ms": 30.0}
+    points.append(front.Point(3, 9.0, "k3e3.w8a8", slow))  # not on the front of the latency
+    front.write(workdir / "search" / "front.csv", points)
     networks = [workdir / "retrain" / subnet for subnet, *_ in SUBNETS]
     shape = (PICTURES, HEIGHT, WIDTH)
     samples = Batch(np.zeros((*shape, 3), np.uint8), np.zeros(shape, np.uint8))
@@ -212,7 +214,7 @@ def test_a_target_adds_a_column_and_a_figure_for_each_of_its_costs(priced):
     rows = Page(text).rows
     assert rows[0][6] == "latency, ms"
     assert [row[6 if i else 5] for i, row in enumerate(rows[1:5])] == ["-", "4", "6.667", "8"]
-    assert "Latency: sums over the layers by my &lt;board&gt;.csv, for one picture." in text
+    assert "Latency: sums over the layers by my &lt;board&gt;.csv, for one image." in text
     for name in ("front", "front_latency_ms"):
         assert (workdir / "report" / f"{name}.svg").read_text() in text
     lines = outcome.as_text(results).splitlines()
@@ -229,8 +231,11 @@ def test_a_target_adds_a_column_and_a_figure_for_each_of_its_costs(priced):
 def test_fronts_are_drawn_over_each_cost(monkeypatch, known):
     drawn = []
     monkeypatch.setattr(figures, "_svg", lambda figure: drawn.append(figure) or "<svg")
-    points = [front.Point(i, 1.0 + i, 9000 - i, 1, "k3e3.w8a8", 7.0 - i) for i in range(3)]
-    subnets = [{**p._asdict(), "miou_fp32": 50.0, "miou_quantized": 49.0 + p.rank} for p in points]
+    points = [front.Point(i, 1.0 + i, "k3e3.w8a8", {"latency_ms": 7.0 - i}) for i in range(3)]
+    subnets = [
+        {"nsr": p.nsr, **p.costs, "miou_fp32": 50.0, "miou_quantized": 49.0 + p.rank}
+        for p in points
+    ]
     teacher = {"size_bytes": 9500, "miou_fp32": 40.0, "miou_quantized": 39.0}
     teacher |= {"latency_ms": 8.0} if known else {}
     figures.front(points, teacher, subnets, "latency_ms")
@@ -254,7 +259,10 @@ def test_the_staircase_of_a_front_promises_nothing_that_no_subnet_has(monkeypatc
     """Between two sizes the best is the smaller one's NSR."""
     drawn = []
     monkeypatch.setattr(figures, "_svg", lambda figure: drawn.append(figure) or "<svg")
-    points = [front.Point(i, nsr, kb * 1000, 1, "k3e3.w8a8") for i, (kb, nsr) in enumerate(STEPS)]
+    points = [
+        front.Point(i, nsr, "k3e3.w8a8", {"size_bytes": kb * 1000})
+        for i, (kb, nsr) in enumerate(STEPS)
+    ]
     teacher = {"size_bytes": 9500, "miou_fp32": 40.0, "miou_quantized": 39.0}
     figures.front(points, teacher, [])
     figures.fronts({"INT8": points})
@@ -337,7 +345,7 @@ def test_predictions_are_those_of_the_teacher_and_of_the_most_accurate_subnet(ru
     pictures, maps = run[2]
     assert pictures.shape == (PICTURES, HEIGHT, WIDTH, 3)
     # The most accurate subnet was written first, and is the third by size.
-    assert [(name, np.unique(values).tolist()) for name, values in maps] == [
+    assert [(name, np.unique(values).tolist()) for name, values in maps.items()] == [
         ("labels", [18]),
         ("teacher", [0]),
         ("subnet 3", [1]),

@@ -49,7 +49,8 @@ def workdir(tmp_path):
     path = {"nsr": 1.0}
     block = {"training": 1.0, "largest": path, "smallest": path, "random": [path]}
     artefacts.write_json(tmp_path / "supernet" / "nsr.json", {"blocks": [block]})
-    front.write(tmp_path / "search" / "front.csv", [front.Point(0, 1.0, 9, 8, SUBNET)])
+    sizes = {"size_bytes": 9, "encoder_size_bytes": 8}
+    front.write(tmp_path / "search" / "front.csv", [front.Point(0, 1.0, SUBNET, sizes)])
     artefacts.write_json(tmp_path / "latency" / "latency.json", {"networks": {}})
     for name, parts in (
         ("parity", ("miou", "agreement")),

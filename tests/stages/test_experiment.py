@@ -1,4 +1,4 @@
-"""A run laid out for a target: space, costs, budgets. Nothing is trained."""
+"""A run laid out for a target: its space and its costs. Nothing is trained."""
 
 import logging
 
@@ -7,9 +7,8 @@ import pytest
 
 import chip
 from qnas_jax import space
-from qnas_jax.bwnas.lut import table
 from qnas_jax.errors import InputError
-from qnas_jax.hardware import size, target
+from qnas_jax.hardware import matrix, size
 from qnas_jax.nn import trace
 from qnas_jax.run import artefacts
 
@@ -46,13 +45,15 @@ def test_places_and_fixed_parts_make_up_the_whole_network(on_chip, tmp_path, pic
         assert place[2:5] == (
             first[str(place)].in_height, first[str(place)].in_width, first[str(place)].in_channels
         )  # fmt: skip
-    fixed = laid_out.fixed_costs()
+    deployed, fixed = laid_out.deployment(), laid_out.deployment().fixed()
+    ops, bits = laid_out.searched.ops, laid_out.bits
+    blocks = matrix.subnet_costs(deployed.matrix(ops, bits), ops, bits, subnet)
     for name, whole in (
         ("latency_ms", sum(conv.macs for conv in convs) / 1e6),
         ("energy_mj", sum(64 * conv.weights for conv in convs) / 1e6),
     ):
-        blocks = target.subnet_cost(chip.CHIP.costs[name], laid_out.places(), subnet)
-        assert fixed[name] + blocks == pytest.approx(whole)
+        assert sum(fixed[name].values()) + blocks[name] == pytest.approx(whole)
+    assert fixed["size_bytes"] == laid_out.fixed_bytes()
     assert sum(laid_out.fixed_bytes().values()) == size.network_bytes(
         [c for c in convs if not any(f"block{b}/" in c.name for b in range(1, 7))], 8
     )
@@ -77,7 +78,8 @@ def test_what_the_target_does_not_run_never_enters_the_space(on_chip, tmp_path, 
 def test_without_a_target_the_config_stays_as_it_is(smoke, tmp_path):
     laid_out = chip.prepared(smoke, tmp_path)
     assert artefacts.digest(laid_out.config) == artefacts.digest(smoke)
-    assert (laid_out.fixed_costs(), laid_out.teacher_costs()) == ({}, {})
+    assert laid_out.deployment().fixed() == {"size_bytes": laid_out.fixed_bytes()}
+    assert laid_out.teacher_costs() == {}
 
 
 @pytest.mark.parametrize(
@@ -90,7 +92,7 @@ def test_without_a_target_the_config_stays_as_it_is(smoke, tmp_path):
             "target 'chip' runs none of the space's kernels (5,); it runs (3",
         ),
         ({"space.bits_per": "layer"}, "has one pair of bitwidths for a block, not for a layer"),
-        ({"hardware.target": "none"}, "target 'none' does not tell 'latency_ms'"),
+        ({"hardware.target": "none"}, "target 'none' does not know 'latency_ms'"),
     ],
 )
 def test_a_target_that_cannot_be_used_is_told(on_chip, tmp_path, change, message):
@@ -100,47 +102,6 @@ def test_a_target_that_cannot_be_used_is_told(on_chip, tmp_path, change, message
     with pytest.raises(InputError) as error:
         chip.prepared(on_chip, tmp_path)
     assert message in str(error.value)
-
-
-def test_budgets_that_no_subnet_meets_are_refused_ahead_of_all_work(on_chip, tmp_path):
-    laid_out = chip.prepared(on_chip, tmp_path)
-    laid_out.check_target()
-    smallest = tuple(
-        (space.Choice(space.Op(3, 2), 4, 4),) * block.depth for block in laid_out.searched.blocks
-    )
-    fixed = laid_out.fixed_costs()["latency_ms"]
-    least = fixed + target.subnet_cost(chip.CHIP.costs["latency_ms"], laid_out.places(), smallest)
-    on_chip.search.budget_ms = least * 1.001
-    chip.prepared(on_chip, tmp_path).check_target()
-    on_chip.search.budget_ms = least * 0.999
-    with pytest.raises(InputError) as error:
-        chip.prepared(on_chip, tmp_path).check_target()
-    expected = f"a budget of {least * 0.999:.6g} ms: the fastest subnet takes {least:.6g}"
-    assert str(error.value) == expected
-
-
-def test_budgets_that_only_different_subnets_meet_are_refused_too(on_chip, tmp_path, monkeypatch):
-    def slow_if_small(device, conv, w_bits, a_bits):
-        return 1.0 / np.asarray(w_bits)
-
-    slow = target.Target("chip", costs=target.of_model(None, slow_if_small))
-    monkeypatch.setitem(target.TARGETS, "chip", slow)
-    on_chip.search.costs = ("size_bytes", "latency_ms")
-    laid_out = chip.prepared(on_chip, tmp_path)
-    parts = table.parts_of(laid_out.searched, laid_out.bits, per_layer=False)
-    rows = table.build(np.zeros(sum(p.rows for p in parts)), laid_out.searched, parts)
-    rows = laid_out.with_costs(rows)
-    least = {
-        name: sum(float(rows.costs[name][rows.rows_of(b)].min()) for b in range(rows.blocks))
-        for name in on_chip.search.costs
-    }
-    size_bytes = int(least["size_bytes"]) + sum(laid_out.fixed_bytes().values())
-    on_chip.search.budget_bytes = size_bytes
-    on_chip.search.budget_ms = 1.001 * (least["latency_ms"] + laid_out.fixed_costs()["latency_ms"])
-    with pytest.raises(InputError, match="no subnet meets all; the nearest has"):
-        chip.prepared(on_chip, tmp_path).check_target()
-    on_chip.search.budget_ms *= 3
-    chip.prepared(on_chip, tmp_path).check_target()
 
 
 def test_pictures_as_deployed_are_those_of_the_validation_unless_their_size_is_another(

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 
 from qnas_jax import space
-from qnas_jax.hardware import size
-from qnas_jax.hardware.target import LayerCost, Place
+from qnas_jax.hardware import candidates, matrix
+from qnas_jax.hardware import target as targets
 from qnas_jax.run import artefacts
 
 logger = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ class Table:
       w_bits: int8[R, depth].
       a_bits: int8[R, depth].
       nsr: float32[R]; not finite for a path that failed.
-      costs: A column for each cost that is known, by its name in `space.COSTS`.
+      costs: A column for each known cost, by its name in `space.COSTS`: int64[R] or float64[R].
     """
 
     ops: tuple[space.Op, ...]
@@ -52,6 +52,13 @@ class Table:
     def blocks(self) -> int:
         """Number of blocks."""
         return int(self.block.max()) + 1
+
+    @property
+    def bits(self) -> tuple[space.Bits, ...]:
+        """All pairs of bitwidths in the table."""
+        used = self.path >= 0
+        codes = np.unique(self.w_bits[used].astype(np.int64) * 256 + self.a_bits[used])
+        return tuple(divmod(code, 256) for code in codes.tolist())
 
     def choices(self, row: int | np.integer) -> tuple[space.Choice, ...]:
         """A row as the choices of a subnet's block."""
@@ -88,12 +95,12 @@ class Part(NamedTuple):
 
 
 def parts_of(searched: space.Space, bits: Sequence[space.Bits], per_layer: bool) -> list[Part]:
-    """All there is to fill.
+    """All parts of a table.
 
     Args:
       searched: Blocks and ops.
       bits: The bitwidths to choose from.
-      per_layer: Whether every layer chooses for itself, or a block for all its layers.
+      per_layer: Whether each layer has bitwidths of its own, or each block.
     """
     parts = []
     for i, block in enumerate(searched.blocks):
@@ -115,8 +122,10 @@ def build(nsr: np.ndarray, searched: space.Space, parts: Sequence[Part]) -> Tabl
     width = max(block.depth for block in searched.blocks)
     columns = [_part_columns(part, searched, width) for part in parts]
     joined = {name: np.concatenate([c[name] for c in columns]) for name in columns[0]}
-    costs = {"size_bytes": joined.pop("size_bytes")}
-    table = Table(ops=searched.ops, nsr=nsr, costs=costs, **joined)
+    table = Table(ops=searched.ops, nsr=nsr, costs={}, **joined)
+    places = candidates.places(searched.blocks, (1, 1))  # the size does not depend on the pixels
+    layers = candidates.layers(places, searched.ops)
+    table.costs.update(_columns(table, matrix.cost_matrix(targets.NONE, layers, table.bits)))
     bad = np.flatnonzero(~np.isfinite(nsr))
     for row in bad[:LOGGED_ROWS]:
         text = space.format_subnet((table.choices(row),))
@@ -127,40 +136,29 @@ def build(nsr: np.ndarray, searched: space.Space, parts: Sequence[Part]) -> Tabl
 
 
 def _part_columns(part: Part, searched: space.Space, width: int) -> dict[str, np.ndarray]:
-    """What tells which path a row is, and its size."""
+    """The path of every row, and its bitwidths."""
     block, ops = searched.blocks[part.block], searched.ops
     rest = np.arange(part.rows)
     columns = {name: np.full((part.rows, width), -1, np.int8) for name in _PATH_COLUMNS}
-    size_bytes = np.zeros(part.rows, np.int64)
     for layer in reversed(range(block.depth)):
         bits = np.array(part.bits[layer])
         rest, branch = np.divmod(rest, len(bits) * len(ops))
-        choice, op = np.divmod(branch, len(ops))
-        columns["path"][:, layer] = op
+        choice, columns["path"][:, layer] = np.divmod(branch, len(ops))
         columns["w_bits"][:, layer], columns["a_bits"][:, layer] = bits[choice].T
-        size_bytes += _op_bytes(block, ops, layer, bits[:, 0])[choice, op]
-    return {"block": np.full(part.rows, part.block, np.int32), **columns, "size_bytes": size_bytes}
+    return {"block": np.full(part.rows, part.block, np.int32), **columns}
 
 
-def _op_bytes(block: space.Block, ops, layer: int, w_bits: np.ndarray) -> np.ndarray:
-    """Bytes of each op at a layer, int64[bitwidths, ops]."""
-    in_channels, stride = block.layer_shape(layer)
-    shape = (1, 1, in_channels)  # the size does not depend on the pixels
-    convs = [space.mbconv_convs(op, "", shape, block.channels, stride, 1) for op in ops]
-    return np.array([[size.network_bytes(c, int(w)) for c in convs] for w in w_bits])
+def with_costs(rows: Table, costs: Mapping[str, np.ndarray]) -> Table:
+    """The table with a column for each cost, summed over the layers of a path.
 
-
-def with_costs(rows: Table, where: Sequence[Place], costs: Mapping[str, LayerCost]) -> Table:
-    """The table with a column for each cost, summed over a path's layers.
-
-    Paths with a layer that a device does not run, which has no finite cost, lose their NSR.
+    Paths with a layer that the target does not run, which has no finite cost, lose their NSR.
 
     Args:
       rows: The table.
-      where: Every layer's place.
-      costs: What a layer costs, by the column's name.
+      costs: float64[layers, ops, bits] by the column's name, see `cost_matrix`: of all layers of
+        all blocks, of the table's ops, and of the bitwidths in `rows.bits`.
     """
-    columns = {name: _layer_sums(rows, where, cost) for name, cost in costs.items()}
+    columns = _columns(rows, costs)
     runs = np.isfinite(sum(columns.values(), np.zeros(len(rows.nsr))))
     if not runs.all():
         left_out = np.count_nonzero(~runs)
@@ -169,16 +167,23 @@ def with_costs(rows: Table, where: Sequence[Place], costs: Mapping[str, LayerCos
     return dataclasses.replace(rows, nsr=nsr, costs={**rows.costs, **columns})
 
 
-def _layer_sums(rows: Table, where: Sequence[Place], cost: LayerCost) -> np.ndarray:
-    total = np.zeros(len(rows.nsr))
-    for place in where:
-        in_block = rows.rows_of(place.block)
-        for number, op in enumerate(rows.ops):
-            picked = in_block[rows.path[in_block, place.layer] == number]
-            pairs = np.stack([rows.w_bits[picked, place.layer], rows.a_bits[picked, place.layer]])
-            pairs, inverse = np.unique(pairs.astype(np.int64), axis=1, return_inverse=True)
-            total[picked] += cost(place, op, *pairs)[inverse]
-    return total
+def _columns(rows: Table, costs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """A column for each cost, summed over the layers of a path."""
+    of_bits = np.zeros((256, 256), np.int64)
+    for number, pair in enumerate(rows.bits):
+        of_bits[pair] = number
+    pairs = of_bits[rows.w_bits, rows.a_bits]
+    sums = {name: np.zeros(len(rows.nsr)) for name in costs}
+    before = 0  # layers of the blocks before this one
+    for block in range(rows.blocks):
+        own = rows.rows_of(block)
+        depth = np.count_nonzero(rows.path[own[0]] >= 0)
+        for layer in range(depth):
+            chosen = (before + layer, rows.path[own, layer], pairs[own, layer])
+            for name, values in costs.items():
+                sums[name][own] += values[chosen]
+        before += depth
+    return {name: column.astype(space.COSTS[name].kind) for name, column in sums.items()}
 
 
 def save(path: pathlib.Path, table: Table) -> None:

@@ -12,9 +12,9 @@ from scipy.stats import kendalltau
 
 import reference
 from qnas_jax import metrics, space
+from qnas_jax.bwnas import search_front
 from qnas_jax.bwnas.lut import populate, table
 from qnas_jax.quant import calibrate
-from qnas_jax.search import front
 
 OPS = (space.Op(3, 2), space.Op(5, 3))
 SEARCHED = space.Space(
@@ -145,7 +145,7 @@ def test_a_path_that_gives_no_finite_output_is_named_and_left_out(tmp_path, capl
     with caplog.at_level(logging.WARNING, "qnas_jax.bwnas.lut.table"):
         rows = table.build(nsr, SEARCHED, work.parts)
     assert "block 1, k3e2-k5e3.w8a8: NSR is not finite; left out" in caplog.text
-    points = front.search(rows, stem_bytes=0, head_bytes=0)
+    points = search_front.search(rows)
     assert points
     assert not any(point.subnet.split("_")[0].split(".")[0].endswith("k5e3") for point in points)
 

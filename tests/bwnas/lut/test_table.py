@@ -5,10 +5,10 @@ import logging
 import numpy as np
 import pytest
 
-from qnas_jax import space
+from qnas_jax import hardware, space
 from qnas_jax.bwnas.lut import table
 from qnas_jax.errors import InputError
-from qnas_jax.hardware import size, target
+from qnas_jax.hardware import size
 
 SEARCHED = space.Space(
     blocks=(
@@ -94,38 +94,53 @@ def test_objectives_are_the_nsr_and_the_costs_of_a_block_in_the_order_asked_for(
         np.testing.assert_array_equal(found[place], expected)
 
 
-def layer_ms(place, op, w_bits, a_bits):
+def layer_ms(candidate, w_bits, a_bits):
     """Some cost that differs in all that it may depend on."""
-    assert w_bits.dtype == a_bits.dtype == np.int64
-    return place.in_height * op.kernel + 100.0 * place.layer + op.expansion * w_bits / a_bits
+    height, kernel = candidate.shape[0], candidate.op.kernel
+    return height * kernel + len(candidate.place) / 7 + candidate.op.expansion * w_bits / a_bits
+
+
+def matrix_of(rows, costs, **runs):
+    """What layers cost on a device that only tests have."""
+    layers = hardware.layers(hardware.places(SEARCHED.blocks, (32, 64)), rows.ops)
+    return hardware.cost_matrix(hardware.Target("test", costs=costs, **runs), layers, rows.bits)
+
+
+def test_the_bitwidths_of_a_table_are_all_its_pairs():
+    assert built().bits == ((4, 6), (8, 8))
+    assert built(per_layer=True, bits=((8, 4), (8, 8), (2, 8))).bits == ((2, 8), (8, 4), (8, 8))
 
 
 @pytest.mark.parametrize("per_layer", [False, True])
 def test_costs_are_summed_over_the_layers_of_each_path(per_layer):
     rows = built(per_layer)
-    where = target.places(SEARCHED.blocks, (32, 64))
-    found = table.with_costs(rows, where, {"latency_ms": layer_ms})
+    found = table.with_costs(rows, matrix_of(rows, {"latency_ms": layer_ms}))
     assert set(found.costs) == {"size_bytes", "latency_ms"}
+    assert (found.costs["size_bytes"].dtype, found.costs["latency_ms"].dtype) == (
+        np.int64,
+        np.float64,
+    )
+    np.testing.assert_array_equal(found.costs["size_bytes"], rows.costs["size_bytes"])
+    places = hardware.places(SEARCHED.blocks, (32, 64))
     for row in range(len(rows.nsr)):
-        places = [place for place in where if place.block == rows.block[row]]
-        expected = sum(
-            layer_ms(place, op, np.int64(w_bits), np.int64(a_bits))
-            for place, (op, w_bits, a_bits) in zip(places, rows.choices(row), strict=True)
-        )
-        assert found.costs["latency_ms"][row] == pytest.approx(expected, rel=1e-12)
+        total = 0.0
+        of_block = [place for place in places if place.block == rows.block[row]]
+        for place, choice in zip(of_block, rows.choices(row), strict=True):
+            ((candidate,),) = hardware.layers([place], [choice.op])
+            total += layer_ms(candidate, np.int64(choice.w_bits), np.int64(choice.a_bits))
+        assert found.costs["latency_ms"][row] == total, "the same sum in the same order"
     np.testing.assert_array_equal(found.nsr, np.where(np.isfinite(rows.nsr), rows.nsr, np.nan))
     assert set(rows.costs) == {"size_bytes"}, "the table that was given stays as it is"
 
 
 def test_paths_that_the_target_does_not_run_lose_their_nsr(caplog):
-    def some(place, op, w_bits, a_bits):
-        runs = (op.kernel != 5 or place.layer == 0) & (w_bits == 8)
+    def some(candidate, w_bits, a_bits):
+        runs = (candidate.op.kernel != 5 or candidate.place.endswith("layer0")) & (w_bits == 8)
         return np.where(runs, 1.0, np.nan)
 
     rows = built(bits=((8, 8), (4, 8)))
-    where = target.places(SEARCHED.blocks, (32, 64))
     with caplog.at_level(logging.INFO, "qnas_jax.bwnas.lut.table"):
-        found = table.with_costs(rows, where, {"energy_mj": some})
+        found = table.with_costs(rows, matrix_of(rows, {"energy_mj": some}))
     for row, nsr in enumerate(found.nsr):
         choices = rows.choices(row)
         runs = choices[0].w_bits == 8 and all(c.op.kernel != 5 for c in choices[1:])
@@ -137,11 +152,12 @@ def test_paths_that_the_target_does_not_run_lose_their_nsr(caplog):
     assert found.nsr.dtype == np.float32
 
 
-def test_without_costs_a_table_stays_as_it_is():
+def test_without_a_target_a_table_stays_as_it_is():
     rows = built()
-    found = table.with_costs(rows, target.places(SEARCHED.blocks, (32, 64)), {})
+    found = table.with_costs(rows, matrix_of(rows, {}))
     np.testing.assert_array_equal(found.nsr, rows.nsr)
-    assert found.costs == rows.costs
+    assert found.costs.keys() == {"size_bytes"}
+    np.testing.assert_array_equal(found.costs["size_bytes"], rows.costs["size_bytes"])
 
 
 def test_paths_without_a_finite_nsr_are_named_but_not_all_of_very_many(caplog):
