@@ -1,10 +1,10 @@
 """BISMO: bit-serial matrix products on an FPGA, as in HAQ's simulator.
 
 A matrix product takes one pass for each pair of a weight's and an activation's bit, on an array
-of `rows` x `columns` dot products of `dot_bits` single bits; its operands come through ports of
-`axi_bits`, and the slowest of the three decides. Of HAQ's simulator only one table was
-published, of MobileNetV2 on the cloud device; these formulas were read off that table, then
-carried over to other arrays and ports. It is in cycles of a whole batch, and so is this.
+of `rows` x `columns` dot products of `dot_bits` single bits. Its operands come through ports of
+`axi_bits`. The slowest of the three decides. HAQ's simulator was not published, only one table of
+it: MobileNetV2 on the cloud device, in cycles of a whole batch. These formulas were read off that
+table and carried over to other arrays and ports.
 
 References:
   Umuroglu et al., 2018, https://arxiv.org/abs/1806.08862.
@@ -19,9 +19,9 @@ from qnas_jax.hardware.counts import Values
 from qnas_jax.hardware.devices import Bismo
 from qnas_jax.space import Conv
 
-# Both as the table has them; no paper says why.
+# Both from that table; no paper explains them.
 WEIGHT_FETCHES = 16  # times that the weights of a layer pass their port
-CHANNEL_BITS = 16  # what a bit of a depthwise channel's window is padded to
+CHANNEL_BITS = 16  # to which a bit of a depthwise channel's window is padded
 
 
 def latency_ms(device: Bismo, conv: Conv, w_bits, a_bits) -> Values:
@@ -37,13 +37,13 @@ def latency_ms(device: Bismo, conv: Conv, w_bits, a_bits) -> Values:
 
 
 def cycles(device: Bismo, conv: Conv, w_bits, a_bits) -> Values:
-    """Cycles of a convolution for one batch, float64; arguments as of `latency_ms`."""
+    """Cycles of a convolution for one batch, float64; arguments as for `latency_ms`."""
     w_bits, a_bits = counts.checked_bits(w_bits, a_bits)
     pixels, taps = device.batch * conv.out_pixels, conv.kernel**2
-    if counts.is_depthwise(conv):  # its windows are fetched, all else hides behind that
+    if counts.is_depthwise(conv):  # fetching its windows takes longest
         window_bits = -(-taps // CHANNEL_BITS) * CHANNEL_BITS
         return a_bits * pixels * conv.out_channels * window_bits / device.axi_bits
-    if conv.in_height == conv.in_width == 1:  # weights pass once, all else hides behind that
+    if conv.in_height == conv.in_width == 1:  # loading its weights takes longest
         return w_bits * conv.weights / device.axi_bits
     dots = -(-taps * conv.in_channels // device.dot_bits)
     fetch = device.dot_bits / device.axi_bits  # of one operand's bits of a dot product

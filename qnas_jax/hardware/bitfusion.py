@@ -1,14 +1,14 @@
 """BitFusion: a systolic array of multipliers that split into narrower ones.
 
-A unit multiplies two 8-bit numbers in a cycle, or several pairs of narrower ones. Pairs are
-whole, so 6 bits compute no faster than 8, nor 3 faster than 4: they only move fewer bytes.
-Rows take input channels and taps, columns take output channels. In a depthwise convolution a
-column takes one channel, its taps along the rows; with one channel at a time, all other columns
-being idle, MobileNetV1 would take 1.8 times the latency that was published.
+A unit multiplies two 8-bit numbers in a cycle, or several pairs of narrower ones. The number of
+pairs is whole, so 6 bits compute no faster than 8, and 3 no faster than 4: they only move fewer
+bytes. Rows take input channels and taps, columns take output channels. In a depthwise convolution a
+column takes one channel, with its taps along the rows. With one channel at a time and all other
+columns idle, MobileNetV1 would take 1.8 times the published latency.
 
 References:
   Sharma et al., 2018, https://arxiv.org/abs/1712.01507, and the authors' simulator,
-  https://github.com/hsharma35/bitfusion, whose cycles and energies these formulas follow.
+  https://github.com/hsharma35/bitfusion; these formulas follow its cycles and energies.
 """
 
 import itertools
@@ -24,7 +24,7 @@ from qnas_jax.space import Conv
 
 UNIT_BITS = 8
 LEAST_BITS = 2  # narrower numbers take as much of a unit
-SUM_BITS = 32  # outputs leave the array as they were summed
+SUM_BITS = 32  # of an output, as it leaves the array
 LOOPS = "pic"  # over tiles of output pixels, of input channels, of output channels
 _NEVER = np.iinfo(np.int64).max
 
@@ -33,12 +33,12 @@ class Schedule(NamedTuple):
     """How a convolution runs under its fastest tiling, for one image; int64 over bitwidths.
 
     Attributes:
-      cycles: All of them.
-      compute_cycles: Those in which the array computes.
+      cycles: All cycles.
+      compute_cycles: Cycles in which the array computes.
       weight_bits: Bits of weights loaded from DRAM.
       input_bits: Bits of activations loaded from DRAM.
       sum_bits: Bits of sums loaded from DRAM; as many are stored.
-      passes: How often a sum is taken up, as input channels come in tiles.
+      passes: How often a sum is continued, because input channels come in tiles.
     """
 
     cycles: Values
@@ -81,12 +81,12 @@ def latency_ms(device: BitFusion, conv: Conv, w_bits, a_bits) -> Values:
 
 
 def energy_mj(device: BitFusion, conv: Conv, w_bits, a_bits) -> Values:
-    """Millijoules of a convolution for one image; arguments as of `latency_ms`."""
+    """Millijoules of a convolution for one image; arguments as for `latency_ms`."""
     return np.sum(energy(device, conv, w_bits, a_bits), axis=0)
 
 
 def energy(device: BitFusion, conv: Conv, w_bits, a_bits) -> Energy:
-    """Where the energy goes; arguments as of `latency_ms`.
+    """Where the energy goes; arguments as for `latency_ms`.
 
     Buffers are read for every product; sums stay in the array over the input channels of a tile.
     """
@@ -116,13 +116,13 @@ def pairs(w_bits, a_bits) -> Values:
 
 
 def schedule(device: BitFusion, conv: Conv, w_bits, a_bits) -> Schedule:
-    """The fastest of all tilings and orders of loops; of several, what moves fewest bits.
+    """The fastest of all tilings and orders of loops; among equals, the one that moves least.
 
-    Sides of tiles are powers of two, outputs come in squares, and half of each buffer is filled
-    while the other half is in use. Arguments as of `latency_ms`.
+    Sides of tiles are powers of two, tiles of outputs are square, and half of each buffer is filled
+    while the other half is in use. Arguments as for `latency_ms`.
 
     Raises:
-      InputError: Not even the smallest tile fits the buffers.
+      InputError: The smallest tile does not fit the buffers.
     """
     w_bits, a_bits = (bits[..., None] for bits in counts.checked_bits(w_bits, a_bits))
     tiles = _tiles(conv)
@@ -194,13 +194,13 @@ def _tile_costs(device: BitFusion, conv: Conv, tiles: _Tiles, w_bits, a_bits):
 def _ordered(
     device: BitFusion, conv: Conv, tiles: _Tiles, order, tile_bits, room, compute
 ) -> Schedule:
-    """All tilings under one order of loops, the outermost first."""
+    """All tilings under one order of loops, the outermost loop first."""
     over = {"weights": "ic", "inputs": "pc" if conv.groups > 1 else "pi", "outputs": "pc"}
     moved, held = {}, {}
     for name, its_loops in over.items():
         loops = [(tiles.number[loop], loop in its_loops) for loop in reversed(order)]
         moved[name], held[name] = _moved(tile_bits[name], loops, room[name])
-    # What is held at first is waited for, as is the last that is stored.
+    # The first load and the last store do not overlap with computing.
     first, last = sum(held.values()), held["outputs"]
     between = moved["weights"] + moved["inputs"] + 2 * moved["outputs"] - first - last
     first, between, last = (-(-bits // device.bus_bits) for bits in (first, between, last))
@@ -217,12 +217,13 @@ def _ordered(
 def _moved(bits: np.ndarray, loops, room: int) -> tuple[np.ndarray, np.ndarray]:
     """Bits of an operand that cross the bus, and how many of them are held at once.
 
-    Outwards from one tile: what a loop does not change stays, as long as all of it fits.
+    Goes through the loops from the innermost to the outermost. An operand that a loop does not
+    change stays in its buffer if all of it fits.
 
     Args:
-      bits: Of one tile.
-      loops: Number of tiles, and whether they differ in this operand; the innermost first.
-      room: Bits that fit.
+      bits: Bits of one tile.
+      loops: Number of tiles, and whether they differ in this operand; the innermost loop first.
+      room: Bits that fit the buffer.
     """
     held, fits = bits, np.ones(bits.shape, bool)
     for number, differs in loops:

@@ -1,4 +1,4 @@
-"""What a convolution costs on any of the devices: picks the model by the kind of device."""
+"""What a convolution costs on a device: picks the model by the kind of device."""
 
 from qnas_jax.errors import InputError
 from qnas_jax.hardware import bismo, bitfusion, roofline
@@ -10,7 +10,7 @@ Device = Roofline | Bismo | BitFusion
 
 
 def latency_ms(device: Device, conv: Conv, w_bits, a_bits) -> Values:
-    """Milliseconds of a convolution for one image; on BISMO for one batch of the device.
+    """Milliseconds of a convolution for one image; on BISMO for one batch.
 
     Args:
       device: An instance of `devices`.
@@ -28,13 +28,13 @@ def latency_ms(device: Device, conv: Conv, w_bits, a_bits) -> Values:
 
 
 def energy_mj(device: Device, conv: Conv, w_bits, a_bits) -> Values:
-    """Millijoules of a convolution for one image; arguments as of `latency_ms`.
+    """Millijoules of a convolution for one image; arguments as for `latency_ms`.
 
     Raises:
-      InputError: Nothing was published about this device's energy.
+      InputError: This device's energy was not published.
     """
     if isinstance(device, BitFusion):
         return bitfusion.energy_mj(device, conv, w_bits, a_bits)
     raise InputError(
-        f"{type(device).__name__}: its energy is not known; BitFusion's is, or measure one"
+        f"{type(device).__name__}: its energy is not known; take BitFusion, or measure it"
     )

@@ -1,6 +1,6 @@
-"""What a convolution computes, whatever computes it. MACs are `Conv.macs`.
+"""Counts of what a convolution computes, on any device; and checks for all cost models.
 
-The checks that all cost models share stand here too.
+MACs are `Conv.macs`.
 """
 
 import numpy as np
@@ -9,11 +9,11 @@ from qnas_jax.errors import InputError
 from qnas_jax.space import Conv
 
 MOST_BITS = 8
-Values = np.ndarray | np.integer | np.floating  # one for each of the bitwidths given, or one
+Values = np.ndarray | np.integer | np.floating  # one for each given bitwidth, or one
 
 
 def bitops(conv: Conv, w_bits, a_bits) -> Values:
-    """Products of single bits for one image: the MACs times both bitwidths.
+    """Products of single bits for one image: MACs x w_bits x a_bits.
 
     Args:
       conv: The convolution.
@@ -28,7 +28,7 @@ def checked_bits(w_bits, a_bits, most: int = MOST_BITS) -> tuple[np.ndarray, np.
     """Both bitwidths as int64 of one shape.
 
     Raises:
-      InputError: One is less than 1 or more than `most`.
+      InputError: A bitwidth is below 1 or above `most`.
     """
     w_bits, a_bits = np.asarray(w_bits, np.int64), np.asarray(a_bits, np.int64)
     for name, bits in (("w_bits", w_bits), ("a_bits", a_bits)):
@@ -39,7 +39,7 @@ def checked_bits(w_bits, a_bits, most: int = MOST_BITS) -> tuple[np.ndarray, np.
 
 
 def is_depthwise(conv: Conv) -> bool:
-    """Whether each output channel sees one input channel only; refuses what is in between.
+    """Whether each output channel reads only one input channel.
 
     Raises:
       InputError: The convolution is neither dense nor depthwise.

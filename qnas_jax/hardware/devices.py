@@ -1,11 +1,11 @@
-"""Devices as data: parameters with their units, and where each comes from.
+"""Devices as data: parameters with their units and their sources.
 
-Models read these (`roofline.py`, `bismo.py`, `bitfusion.py`); to add a device, add an instance.
-What no paper gives is fitted to published figures (`published.py`) by
+Models read them (`roofline.py`, `bismo.py`, `bitfusion.py`); to add a device, add an instance.
+Parameters that no paper gives are fitted to published figures (`published.py`) by
 
     python launch/tools/fit_devices.py
 
-and marked so below.
+and marked "fitted" below.
 """
 
 import dataclasses
@@ -16,13 +16,13 @@ BITFUSION_CODE = "https://github.com/hsharma35/bitfusion"
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Roofline:
-    """A device that is bound by its peak or by its memory.
+    """A device whose layers are bound by its peak or by its memory.
 
     Attributes:
       bits: The bitwidths that it computes and stores, ascending; narrower ones are widened.
       peak_ops_per_s: Peak at each of them; a multiply-accumulate is two operations.
-      bandwidth_bytes_per_s: Of the memory outside of the chip.
-      on_chip_bytes: What is kept near the arithmetic from one layer to the next.
+      bandwidth_bytes_per_s: Bandwidth of the memory outside the chip.
+      on_chip_bytes: Memory on the chip, which keeps features from one layer to the next.
       source: Where the figures come from.
     """
 
@@ -61,7 +61,7 @@ class Sram:
     """A buffer on the chip.
 
     Attributes:
-      size_bytes: Of both halves; one is filled while the other is in use.
+      size_bytes: Size of both halves; one is filled while the other is in use.
       read_pj: Energy to read a bit.
       write_pj: Energy to write a bit.
     """
@@ -80,12 +80,12 @@ class BitFusion:
       columns: Units that take different output channels.
       clock_hz: Clock.
       bus_bits: Bits between DRAM and chip in a cycle.
-      weights: Their buffer.
-      inputs: The activations' buffer.
-      outputs: The sums' buffer.
+      weights: The buffer of weights.
+      inputs: The buffer of activations.
+      outputs: The buffer of sums.
       core_pj: Energy of a cycle in which the array computes.
       dram_pj: Energy to move a bit to or from DRAM.
-      static_w: Power that is drawn all the time.
+      static_w: Power that is always drawn.
       source: Where the figures come from.
     """
 
@@ -102,8 +102,8 @@ class BitFusion:
     source: str
 
 
-# Round figures of no particular CPU, to be replaced by those of one's own: VPDPBUSD takes 64
-# products at once, a fused multiply-add of floats 16.
+# Round figures, not those of a real CPU; replace them by your own. VPDPBUSD computes 64 products
+# at once, a fused multiply-add of floats 16.
 CPU_VNNI = Roofline(
     bits=(8, 32),
     peak_ops_per_s=(2 * 64 * 2.5e9, 2 * 16 * 2.5e9),
@@ -131,9 +131,9 @@ BISMO_CLOUD = Bismo(  # VU9P
     source=f"{HAQ}, table 2 and section 4.1",
 )
 
-# Energies of a bit and leakage: the simulator's table of CACTI runs at 45 nm, for the size of
-# one bank; where that size is missing, interpolated between its neighbours (marked ~). Energy
-# of the array: its synthesis of 4 x 4 units, scaled by their number.
+# Energies of a bit and leakage: from the simulator's table of CACTI runs at 45 nm, for the size of
+# one bank; sizes that it lacks are interpolated between their neighbours (marked ~). Energy of
+# the array: from its synthesis of 4 x 4 units, scaled by the number of units.
 BITFUSION = BitFusion(
     rows=8,
     columns=8,

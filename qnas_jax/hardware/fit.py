@@ -1,7 +1,7 @@
-"""Fits a device's one open constant to one published figure, and predicts others.
+"""Fits a device's one open constant to one published figure, and predicts the others.
 
-Latencies are proportional to the inverse of a clock, energies linear in static power, so each
-fit is a division.
+A latency is proportional to the inverse of the clock and an energy is linear in the static power,
+so each fit is a division.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ from qnas_jax.hardware.devices import Bismo, BitFusion
 from qnas_jax.hardware.published import Figure
 
 Accelerator = Bismo | BitFusion
-# By the name of a device: what is fitted, and to what.
+# By the name of a device: the constant that is fitted, and the quantity that it is fitted to.
 OPEN = {
     "BISMO_EDGE": ("clock_hz", "latency_ms"),
     "BISMO_CLOUD": ("clock_hz", "latency_ms"),
@@ -22,7 +22,7 @@ OPEN = {
 
 
 class Prediction(NamedTuple):
-    """A published figure beside what the device's model says."""
+    """A published figure, and the same figure by the device's model."""
 
     figure: Figure
     value: float
@@ -30,12 +30,12 @@ class Prediction(NamedTuple):
 
     @property
     def error(self) -> float:
-        """Over the published value, signed."""
+        """The signed error, relative to the published value."""
         return self.value / self.figure.value - 1
 
 
 def fitted(bits: int) -> tuple[dict[str, Accelerator], list[Figure]]:
-    """All devices, each fitted to MobileNetV1 at one bitwidth; and the figures that took.
+    """All devices, each fitted to MobileNetV1 at one bitwidth, and the figures that were used.
 
     Raises:
       InputError: A device has no figure at this bitwidth.
@@ -45,14 +45,14 @@ def fitted(bits: int) -> tuple[dict[str, Accelerator], list[Figure]]:
         start = (name, quantity, "mobilenet_v1", bits, bits)
         figure = next((f for f in published.FIGURES if f[: len(start)] == start), None)
         if figure is None:
-            raise InputError(f"bits={bits}: of {name} 4, 6 and 8 bits were published")
+            raise InputError(f"bits={bits}: must be 4, 6 or 8, which were published for {name}")
         found[name] = fit(getattr(devices, name), constant, figure)
         used.append(figure)
     return found, used
 
 
 def predictions(bits: int) -> list[Prediction]:
-    """All published figures, from devices that were fitted at one bitwidth."""
+    """All published figures, predicted by devices that were fitted at one bitwidth."""
     accelerators, used = fitted(bits)
     return [
         Prediction(figure, total(accelerators[figure.device], figure), figure in used)
@@ -61,14 +61,14 @@ def predictions(bits: int) -> list[Prediction]:
 
 
 def total(device: Accelerator, figure: Figure) -> float:
-    """What the model of a device says of a published figure."""
+    """A published figure by the model of the device."""
     of_conv = {"latency_ms": cost.latency_ms, "energy_mj": cost.energy_mj}[figure.quantity]
     convs = published.NETWORKS[figure.network]()
     return float(sum(of_conv(device, conv, figure.w_bits, figure.a_bits) for conv in convs))
 
 
 def fit(device: Accelerator, constant: str, figure: Figure) -> Accelerator:
-    """The device with its open constant such that the model meets the figure."""
+    """The device with its open constant set so that the model gives the published figure."""
     if constant == "clock_hz":
         clock_hz = device.clock_hz * total(device, figure) / figure.value
         return dataclasses.replace(device, clock_hz=clock_hz)

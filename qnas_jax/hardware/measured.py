@@ -277,7 +277,7 @@ def _check_places(path: pathlib.Path, layers: Sequence[Subject], where: Sequence
             found = min(shapes[str(place)])
             raise InputError(
                 f"{path}: {place} was measured as {found}, must be {place[2:]} {names}; "
-                "hardware.picture says the size of pictures"
+                "hardware.picture sets the image size"
             )
 
 

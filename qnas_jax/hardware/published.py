@@ -1,8 +1,8 @@
-"""Published latencies and energies of accelerators, and the networks they are of.
+"""Published latencies and energies of networks on accelerators, and these networks.
 
-All bitwidths are uniform. The source says that the first layer keeps 8 bits, yet over bitwidth b
-its latencies follow p b^2 + q b within 1 % with nothing left over, so no layer keeps 8 bits in
-these figures; a network here has one bitwidth throughout.
+All layers of a network have the same bitwidths. The source says that the first layer keeps 8 bits,
+but its latencies over bitwidth b are p b^2 + q b within 1 %, without a constant. So no layer keeps
+8 bits in these figures.
 
 References:
   Wang et al., 2019, https://arxiv.org/abs/1811.08886v3, tables 3, 4 and 5 (their PACT and
@@ -20,12 +20,12 @@ class Figure(NamedTuple):
 
     Attributes:
       device: Name of an instance in `devices`.
-      quantity: "latency_ms", of a batch of the device; or "energy_mj", of an image.
-      network: Of `NETWORKS`.
-      w_bits: Of all weights.
-      a_bits: Of all activations.
-      value: What was published.
-      table: Of the source.
+      quantity: "latency_ms" of a batch of the device, or "energy_mj" of an image.
+      network: Name in `NETWORKS`.
+      w_bits: Bitwidth of all weights.
+      a_bits: Bitwidth of all activations.
+      value: The published value.
+      table: Number of the table in the source.
     """
 
     device: str

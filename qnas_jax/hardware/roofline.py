@@ -1,4 +1,6 @@
-"""The roofline: a layer takes as long as its arithmetic or its memory traffic, whichever is longer.
+"""The roofline model: a layer takes as long as its arithmetic or its memory traffic.
+
+The longer of the two decides.
 
 References:
   Williams et al., 2009, https://doi.org/10.1145/1498765.1498785.
@@ -15,8 +17,8 @@ from qnas_jax.space import Conv
 def latency_ms(device: Roofline, conv: Conv, w_bits, a_bits) -> Values:
     """Milliseconds of a convolution for one image.
 
-    Both operands are multiplied at the width of the wider one, and nothing runs at a
-    bitwidth that the device does not have: where 8 is its least, 4 bits save no time.
+    Both operands are widened to the wider one, and to a bitwidth that the device has: if its
+    smallest is 8, then 4 bits save no time.
 
     Args:
       device: The device.
@@ -31,10 +33,10 @@ def latency_ms(device: Roofline, conv: Conv, w_bits, a_bits) -> Values:
 
 
 def traffic_bytes(device: Roofline, conv: Conv, w_bits, a_bits) -> Values:
-    """Bytes that cross the memory bus for one image; arguments as of `latency_ms`.
+    """Bytes that cross the memory bus for one image; arguments as for `latency_ms`.
 
-    Weights always do. The input and the output (taken to have as many bits as the input) stay
-    on the chip as far as they fit beside the weights; the rest is stored and loaded.
+    Weights always do. The input and the output stay on the chip as far as they fit there together
+    with the weights; the rest is stored and loaded. The output counts with the input's bitwidth.
     """
     w_width, a_width = _widths(device, w_bits, a_bits)
     weights = -(-conv.weights * w_width // 8)
@@ -45,7 +47,7 @@ def traffic_bytes(device: Roofline, conv: Conv, w_bits, a_bits) -> Values:
 
 
 def _widths(device: Roofline, w_bits, a_bits) -> tuple[Values, Values]:
-    """The device's bitwidths that hold those asked for."""
+    """The smallest bitwidths of the device that hold the given ones."""
     known = np.array(device.bits)
     w_bits, a_bits = counts.checked_bits(w_bits, a_bits, most=device.bits[-1])
     return known[np.searchsorted(known, w_bits)], known[np.searchsorted(known, a_bits)]

@@ -1,16 +1,16 @@
-"""Bytes of a network: three columns that are never mixed up.
+"""The size of a network in bytes, in three senses.
 
-- Logical bytes (`conv_bytes`, `network_bytes`): weights at their bitwidth, each tensor rounded
-  up to whole bytes, and for each output channel a 4-byte scale and a 4-byte bias. What a
-  search compares.
-- File bytes (`file_bytes`, and `shared_bytes` once for a network): what a file format stores.
-  It has 4-bit and 8-bit numbers only, or 8-bit ones alone, so 5 to 7 bits take as much as 8,
-  and 2 and 3 as much as 4.
-- Runtime bytes (`runtime_bytes`): what stays in memory while the network runs, weights being
-  unpacked to one byte each, whatever their bitwidth.
+- Logical bytes (`conv_bytes`, `network_bytes`), which a search compares: weights at their
+  bitwidth, each tensor rounded up to whole bytes, and for each output channel a 4-byte scale and a
+  4-byte bias.
+- File bytes (`file_bytes`, and `shared_bytes` once for a network): the bytes in a file. File
+  formats have 4-bit and 8-bit numbers, or only 8-bit ones, so 5 to 7 bits take as much as 8, and 2
+  and 3 as much as 4.
+- Runtime bytes (`runtime_bytes`): the bytes in memory while the network runs. Weights are unpacked
+  to one byte each at every bitwidth.
 
-A float network carries 4 bytes for each weight and each bias (`float_bytes`). Scales of
-activations (a few bytes a tensor) and the description of the graph are not counted.
+A float network has 4 bytes for each weight and each bias (`float_bytes`). Scales of activations (a
+few bytes a tensor) and the description of the graph are not counted.
 """
 
 import dataclasses
@@ -28,20 +28,20 @@ SCALE_BYTES = 4
 BIAS_BYTES = 4
 FLOAT_BYTES = 4
 COLUMN_SUM_BYTES = 4  # of the weights of an output channel, for the input's zero point
-PACKED_BITS, CONTAINER_BITS = 4, 8  # what files have to store weights in
+PACKED_BITS, CONTAINER_BITS = 4, 8  # in which files store weights
 
 Column: TypeAlias = Callable[[Conv, int], Values]  # bytes of a convolution at a bitwidth
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class FileFormat:
-    """What a file that is exported carries beyond the logical bytes.
+    """What an exported file stores in addition to the logical bytes.
 
     Attributes:
-      channel_bytes: For each output channel.
-      packs: Whether weights of 4 bits and fewer are stored in pairs.
-      zero_point_bytes: For each output channel too, but equal ones stand in a file once: for
-        all convolutions that have as many channels.
+      channel_bytes: Bytes for each output channel.
+      packs: Whether weights of at most 4 bits are stored in pairs.
+      zero_point_bytes: Bytes for each output channel that convolutions with the same number of
+        channels share.
     """
 
     channel_bytes: int
@@ -49,7 +49,7 @@ class FileFormat:
     zero_point_bytes: int = 0
 
 
-# The scale of a bias is a product of what is there; or it is stored.
+# In ONNX the scale of a bias is the product of stored scales; TFLite stores it.
 ONNX_QDQ = FileFormat(channel_bytes=0, packs=True)
 TFLITE = FileFormat(channel_bytes=SCALE_BYTES, packs=False, zero_point_bytes=8)
 
@@ -61,7 +61,7 @@ def conv_bytes(conv: Conv, w_bits) -> Values:
 
 
 def file_bytes(conv: Conv, w_bits, file_format: FileFormat) -> Values:
-    """Bytes that one convolution takes in a file; a column once the format is given.
+    """Bytes of one convolution in a file; with the format given, a `Column`.
 
     Args:
       conv: The convolution.
@@ -73,22 +73,22 @@ def file_bytes(conv: Conv, w_bits, file_format: FileFormat) -> Values:
 
 
 def shared_bytes(out_channels: Iterable[int], file_format: FileFormat) -> int:
-    """Bytes that a file holds of all its convolutions together, beside those of each."""
+    """Bytes in a file that its convolutions share, from the output channels of each."""
     return file_format.zero_point_bytes * sum(set(out_channels))
 
 
 def container_bits(w_bits, file_format: FileFormat) -> Values:
-    """Bits in which a file stores a weight of so many."""
+    """Bits in which a file stores a weight of a bitwidth."""
     w_bits, _ = counts.checked_bits(w_bits, CONTAINER_BITS)
     packed = file_format.packs & (w_bits <= PACKED_BITS)
     return np.where(packed, PACKED_BITS, CONTAINER_BITS)
 
 
 def runtime_bytes(conv: Conv) -> int:
-    """Bytes that a runtime holds of one convolution, the same at all bitwidths.
+    """Bytes of one convolution in a runtime's memory, the same at all bitwidths.
 
     Weights as int8; for each output channel the scale, the bias as int32 and the sum of its
-    weights, which takes the input's zero point out of the products.
+    weights, which corrects the products for the input's zero point.
     """
     return conv.weights + conv.out_channels * (SCALE_BYTES + BIAS_BYTES + COLUMN_SUM_BYTES)
 
@@ -106,7 +106,7 @@ def float_bytes(convs: Iterable[Conv]) -> int:
 def layer_bytes(
     block: space.Block, layer: int, choice: space.Choice, column: Column = conv_bytes
 ) -> int:
-    """Bytes of what a subnet takes at one layer of a block; logical ones by default."""
+    """Bytes of a subnet's choice for one layer of a block; logical ones by default."""
     in_channels, stride = block.layer_shape(layer)
     shape = (1, 1, in_channels)  # the size does not depend on the pixels
     convs = space.mbconv_convs(choice.op, "", shape, block.channels, stride, block.dilation)

@@ -1,4 +1,4 @@
-"""A front of subnets: what a search found, one subnet a line of a CSV file."""
+"""A front of subnets: the result of a search, as a CSV file with a line for each subnet."""
 
 import csv
 import io

@@ -1,14 +1,14 @@
-"""Pareto search over tables whose objectives add up over the blocks; all are to be low.
+"""Pareto search over tables whose objectives add up over the blocks; all are minimized.
 
-Replacing a block's row by one that is no worse in every objective makes no sum worse, so
-every point of the whole front is made of rows of the blocks' own fronts, and blocks can be
-folded in one after another, pruning after each. That is exact.
+If a block's row is replaced by one that is no worse in every objective, no sum gets worse. So every
+point of the whole front consists of rows of the blocks' own fronts, and blocks can be folded in
+one after another, with a pruning after each. That is exact.
 
-With an `epsilon` above 0 a fold keeps, of the points in one cell of a grid, only one. The
-grid is logarithmic, its cells a factor of ``1 + delta = (1 + epsilon)**(1 / folds)`` wide,
-and a cell behind another is left out as a whole. So for each point that is left out one stays
-which is at most ``1 + delta`` times as high in every objective, and as sums of what is not
-negative keep that factor, the last front is within ``1 + epsilon`` of the exact one.
+With an `epsilon` above 0 a fold keeps only one of the points in one cell of a grid. The grid is
+logarithmic, its cells are a factor of ``1 + delta = (1 + epsilon)**(1 / folds)`` wide, and a cell
+that another cell dominates is left out as a whole. So for each point that is left out, one is kept
+that is at most ``1 + delta`` times as high in every objective. Sums of non-negative values keep
+that factor, so the last front is within ``1 + epsilon`` of the exact one.
 
 References:
   Lu et al., 2023, https://arxiv.org/abs/2401.12350 (pruning each block to its front).
@@ -35,7 +35,7 @@ class Front:
     Attributes:
       objectives: float64[points, objectives], sums over the blocks, in ascending order of
         the first objective.
-      rows: int64[points, blocks], the row that each point takes in each block's table.
+      rows: int64[points, blocks], the row of each point in each block's table.
     """
 
     objectives: np.ndarray
@@ -54,7 +54,7 @@ def non_dominated(objectives: np.ndarray) -> np.ndarray:
     Of equal points only the first is kept. Points that are not finite are left out.
 
     Args:
-      objectives: [points, objectives], each to be low; at least two objectives.
+      objectives: [points, objectives], all minimized; at least two objectives.
     """
     finite = np.flatnonzero(np.isfinite(objectives).all(axis=1))
     order = finite[np.lexsort(objectives[finite].T[::-1])]
@@ -68,8 +68,8 @@ def non_dominated(objectives: np.ndarray) -> np.ndarray:
 def _front_of_sorted(points: np.ndarray) -> np.ndarray:
     """Places of the non-dominated points, which are in lexicographic order.
 
-    In that order a point can only be dominated by an earlier one, and an earlier one is no
-    worse in the first objective: that leaves one objective less to compare.
+    In that order only an earlier point can dominate a point, and an earlier one is no worse in
+    the first objective, which need not be compared.
     """
     if len(points) ** 2 <= _PAIRS:
         return np.flatnonzero(~np.tril(_no_worse(points, points), -1).any(axis=1))
@@ -96,7 +96,7 @@ def covered(by: np.ndarray, points: np.ndarray) -> np.ndarray:
     cut = values[(len(values) - 1) // 2]
     low, late = by[:, 0] <= cut, points[:, 0] >= cut
     found = np.zeros(len(points), bool)
-    # Whatever is low is no worse than what is late in the first objective: one less to compare.
+    # Low rows are no worse than late points in the first objective, which need not be compared.
     found[late] = covered(by[low, 1:], points[late, 1:])
     if len(values) > 1:
         found[~late] = covered(by[low], points[~late])
@@ -120,17 +120,16 @@ def pareto_front(
 
     Args:
       tables: One array [rows, objectives] for each block.
-      epsilon: 0 for the whole front, exactly. Else to each possible sum there is one on the
-        front that is at most ``1 + epsilon`` times as high in every objective; the least of each
-        objective is there, and nothing on the front dominates anything on it. Objectives must
-        not be negative.
-      most_points: The largest front that is handled.
+      epsilon: 0 for the exact front. Else for each possible sum the front has one that is at most
+        ``1 + epsilon`` times as high in every objective; it has the lowest value of each objective,
+        and no point on it dominates another. Objectives must not be negative.
+      most_points: The largest front that is allowed.
 
     Returns:
       The front; empty where some block has no finite row.
 
     Raises:
-      InputError: The front is larger; the message says what to set.
+      InputError: The front is larger; the message gives the setting to change.
     """
     step = np.log1p(epsilon) / len(tables)
     front = Front(np.zeros((1, tables[0].shape[1])), np.zeros((1, 0), dtype=np.int64))
@@ -147,7 +146,7 @@ def pareto_front(
 
 
 def _foldings(front: Front, table: np.ndarray, step: float) -> Iterator[Front]:
-    """The pruned sums of ever more of a front and the rows of a table; the last is of all."""
+    """The pruned sums of growing parts of a front and the rows of a table; the last has all."""
     rows = non_dominated(table)
     at_once = max(SUMS_AT_ONCE // max(len(rows), 1), 1)
     found = Front(np.zeros((0, table.shape[1])), np.zeros((0, front.rows.shape[1] + 1), np.int64))

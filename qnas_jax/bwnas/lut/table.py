@@ -15,6 +15,7 @@ from qnas_jax import space
 from qnas_jax.hardware import candidates, matrix
 from qnas_jax.hardware import target as targets
 from qnas_jax.run import artefacts
+from qnas_jax.space import COSTS
 
 logger = logging.getLogger(__name__)
 
@@ -125,7 +126,8 @@ def build(nsr: np.ndarray, searched: space.Space, parts: Sequence[Part]) -> Tabl
     table = Table(ops=searched.ops, nsr=nsr, costs={}, **joined)
     places = candidates.places(searched.blocks, (1, 1))  # the size does not depend on the pixels
     layers = candidates.layers(places, searched.ops)
-    table.costs.update(_columns(table, matrix.cost_matrix(targets.NONE, layers, table.bits)))
+    sizes = matrix.cost_matrix(targets.NONE, layers, table.bits)
+    table.costs.update(_columns(_sums(table, sizes)))
     bad = np.flatnonzero(~np.isfinite(nsr))
     for row in bad[:LOGGED_ROWS]:
         text = space.format_subnet((table.choices(row),))
@@ -158,17 +160,25 @@ def with_costs(rows: Table, costs: Mapping[str, np.ndarray]) -> Table:
       costs: float64[layers, ops, bits] by the column's name, see `cost_matrix`: of all layers of
         all blocks, of the table's ops, and of the bitwidths in `rows.bits`.
     """
-    columns = _columns(rows, costs)
-    runs = np.isfinite(sum(columns.values(), np.zeros(len(rows.nsr))))
+    sums = _sums(rows, costs)
+    runs = np.isfinite(sum(sums.values(), np.zeros(len(rows.nsr))))
     if not runs.all():
         left_out = np.count_nonzero(~runs)
         logger.info("%d of %d rows are not run by the target; left out", left_out, len(rows.nsr))
     nsr = np.where(runs, rows.nsr, np.inf).astype(rows.nsr.dtype)
-    return dataclasses.replace(rows, nsr=nsr, costs={**rows.costs, **columns})
+    return dataclasses.replace(rows, nsr=nsr, costs={**rows.costs, **_columns(sums)})
 
 
-def _columns(rows: Table, costs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """A column for each cost, summed over the layers of a path."""
+def _columns(sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Columns in the type of their cost. Integers have no NaN; such a row has no NSR anyway."""
+    return {
+        name: np.nan_to_num(values).astype(np.int64) if COSTS[name].kind is int else values
+        for name, values in sums.items()
+    }
+
+
+def _sums(rows: Table, costs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The sum of each cost over the layers of a path: float64[R]."""
     of_bits = np.zeros((256, 256), np.int64)
     for number, pair in enumerate(rows.bits):
         of_bits[pair] = number
@@ -183,7 +193,7 @@ def _columns(rows: Table, costs: Mapping[str, np.ndarray]) -> dict[str, np.ndarr
             for name, values in costs.items():
                 sums[name][own] += values[chosen]
         before += depth
-    return {name: column.astype(space.COSTS[name].kind) for name, column in sums.items()}
+    return sums
 
 
 def save(path: pathlib.Path, table: Table) -> None:
@@ -204,5 +214,5 @@ def load(path: pathlib.Path) -> Table:
     with artefacts.reading(path) as content, np.load(content) as file:
         columns = dict(file)
         ops = tuple(space.Op(*map(int, op)) for op in columns.pop("ops"))
-        costs = {name: columns.pop(name) for name in space.COSTS if name in columns}
+        costs = {name: columns.pop(name) for name in COSTS if name in columns}
         return Table(ops=ops, costs=costs, **columns)
