@@ -4,7 +4,7 @@ One line for each subject that was measured, below a header with these columns i
 
     place              "block3/layer1" (blocks from 1, layers from 0, as in the network), a whole
                        block "block3", or one of the parts that are in no block: "stem" (from the
-                       picture to the first block) and "head" (behind the encoder)
+                       image to the first block) and "head" (after the encoder)
     path               the op of a layer, "k3e6" (kernel 3, expansion 6), those of a block,
                        "k3e6-k5e3"; empty for stem and head
     in_height, in_width, in_channels    of the input
@@ -169,7 +169,7 @@ def _check_beside(path, line: int, row: Row, rows: Sequence[Row], seen: dict[Sub
 def check_conditions(
     path: pathlib.Path, rows: Sequence[Row], conditions: tuple[str, str, str, int]
 ) -> None:
-    """Refuses to go on with a table that was measured otherwise.
+    """Refuses to add to a table that was measured under other conditions.
 
     Args:
       path: The table.
