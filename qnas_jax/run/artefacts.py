@@ -157,6 +157,16 @@ def is_begun(folder: pathlib.Path) -> bool:
     return (folder / _MARK).exists()
 
 
+def begun_with(folder: pathlib.Path, name: str) -> Any:
+    """What a stage that was begun was made from under that name; None if there is nothing.
+
+    Raises:
+      InputError: Its mark is damaged, or the system does not give it.
+    """
+    found = _read_mark(folder)
+    return found["made_from"].get(name) if found else None
+
+
 def is_finished(folder: pathlib.Path) -> bool:
     """Whether a folder holds a stage that is finished, whatever it was made from.
 

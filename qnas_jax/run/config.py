@@ -1,9 +1,7 @@
-"""What a run is told: one slotted dataclass for each stage; each checks itself.
+"""The settings of a run: a slotted dataclass for each section, which checks itself.
 
-A config file holds `get_config()`, which returns a `Config`; every field can be set on
-the command line, `--config.train.steps=300`. The defaults are the published setup of
-Lu et al., 2023 (https://arxiv.org/abs/2401.12350), or where it says nothing, as
-`configs/cityscapes.py` states.
+A config file holds `get_config()`, which returns a `Config`. The defaults are those of Lu et
+al., 2023 (https://arxiv.org/abs/2401.12350); `configs/cityscapes.py` says where it is silent.
 """
 
 import dataclasses
@@ -94,9 +92,6 @@ class Teacher:
 
     checkpoint: str = ""  # a teacher/checkpoint folder of another run; "": train one
 
-    def check(self) -> None:
-        """All values can be used."""
-
 
 @dataclasses.dataclass(slots=True)
 class Space:
@@ -123,14 +118,11 @@ class Space:
             bits = getattr(self, name)
             checks.all_of(f"space.{name}", bits, lambda b: 2 <= b <= 8, "bitwidths lie in [2, 8]")
         if len(self.w_bits) != len(self.a_bits):
-            raise InputError(
-                f"space.w_bits={self.w_bits}, space.a_bits={self.a_bits}: as many of the "
-                "one as of the other; the first of both is the first choice, and so on"
-            )
+            both = f"space.w_bits={self.w_bits}, space.a_bits={self.a_bits}"
+            raise InputError(f"{both}: must be as many; the first of both are one choice")
         checks.one_of("space.bits_per", self.bits_per, ("block", "layer"))
-        checks.distinct(
-            "space.w_bits with space.a_bits", tuple(zip(self.w_bits, self.a_bits, strict=True))
-        )
+        pairs = tuple(zip(self.w_bits, self.a_bits, strict=True))
+        checks.distinct("space.w_bits with space.a_bits", pairs)
 
 
 @dataclasses.dataclass(slots=True)
@@ -163,26 +155,34 @@ class Supernet:
 
 @dataclasses.dataclass(slots=True)
 class Lut:
-    """How every path is scored. Images are those of the training split, from the first."""
+    """How every path is scored, on the first images of the training split."""
 
     calibration_images: int = 32  # for batch-norm statistics and ranges; run at once
     images: int = 500  # for the NSR
     images_per_pass: int = 8
-    nodes_per_pass: int = 0  # prefixes of the tree that are run at once; 0: as memory allows
+    nodes_per_pass: int = 0  # prefixes that are run at once; 0: as many as memory allows
     ranges: str = "min_max"  # or "percentile" or "mse"
-    a_ranges_per: str = "tensor"  # or "channel": no integer hardware runs that; to compare
-    compute: str = "fastest"  # bytes where they are; or "float32": each row is its path to 1e-6
-    time_budget_s: float = 0.0  # no further images are begun after it; 0: no limit
+    a_ranges_per: str = "tensor"  # or "channel", which no integer hardware runs; to compare
+    compute: str = "auto"  # the faster here; or "int8"; or "float32": each row to 1e-6 its path
+    time_budget_s: float = 0.0  # no chunk of images is begun after it; 0: no limit
 
     def check(self) -> None:
         """Raises InputError for the first value that cannot be used."""
-        for name in ("calibration_images", "images", "images_per_pass"):
-            checks.at_least(f"lut.{name}", getattr(self, name), 1)
-        checks.at_least("lut.nodes_per_pass", self.nodes_per_pass, 0)
+        least = {"calibration_images": 1, "images": 1, "images_per_pass": 1}
+        for name, value in {**least, "nodes_per_pass": 0, "time_budget_s": 0}.items():
+            checks.at_least(f"lut.{name}", getattr(self, name), value)
         checks.one_of("lut.ranges", self.ranges, ("min_max", "percentile", "mse"))
         checks.one_of("lut.a_ranges_per", self.a_ranges_per, ("tensor", "channel"))
-        checks.one_of("lut.compute", self.compute, ("fastest", "float32"))
-        checks.at_least("lut.time_budget_s", self.time_budget_s, 0)
+        checks.one_of("lut.compute", self.compute, ("auto", "int8", "float32"))
+        if self.compute == "int8" and self.a_ranges_per == "channel":
+            raise InputError("lut.compute='int8': must be float32 with lut.a_ranges_per=channel")
+
+
+@dataclasses.dataclass(slots=True)
+class Kernels:
+    """Convolutions in C++ for CPUs, see `kernels/native.py`."""
+
+    compile: str = "auto"  # on first use; or "never": what an earlier run compiled, else XLA
 
 
 @dataclasses.dataclass(slots=True)
@@ -293,6 +293,7 @@ class Config:
     space: Space = dataclasses.field(default_factory=Space)
     supernet: Supernet = dataclasses.field(default_factory=Supernet)
     lut: Lut = dataclasses.field(default_factory=Lut)
+    kernels: Kernels = dataclasses.field(default_factory=Kernels)
     quantize: Quantize = dataclasses.field(default_factory=Quantize)
     hardware: Hardware = dataclasses.field(default_factory=Hardware)
     search: Search = dataclasses.field(default_factory=Search)
@@ -305,9 +306,9 @@ class Config:
         checks.same_types("", self, Config())
         checks.at_least("seed", self.seed, 0)
         for field in dataclasses.fields(self):
-            check = getattr(getattr(self, field.name), "check", None)
-            if check:
+            if check := getattr(getattr(self, field.name), "check", None):
                 check()
+        checks.one_of("kernels.compile", self.kernels.compile, ("auto", "never"))
         if self.data.train_images:
             self.check_images(self.data.train_images)
 

@@ -15,6 +15,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
+import cpu
 from qnas_jax.bwnas.lut import table
 from qnas_jax.export import runtimes
 
@@ -77,6 +78,18 @@ def test_a_run_leaves_what_the_readme_promises(finished):
     assert {"teacher", "supernet"} < {stage for stage, _ in _last_metrics(workdir)}
     assert "ETA" in output
     assert f"report: {workdir / 'report' / 'index.html'}" in output
+
+
+def test_the_arithmetic_of_the_table_is_named(finished):
+    workdir, output = finished
+    made = json.loads((workdir / "lut" / "lut.json").read_text())
+    hashed = json.loads((workdir / "lut" / "made_from.json").read_text())["made_from"]
+    asked = json.loads((workdir / "config.json").read_text())["lut"]["compute"]
+    assert asked == "auto" and hashed["compute"] == made["compute"]
+    assert f"images in {made['compute']} and" in output
+    if cpu.HAS_VNNI:
+        assert (made["compute"], made["kernel"]) == ("int8", "C++")
+        assert "lut: int8 in C++" in output
 
 
 def test_what_was_measured_is_what_the_files_compute(finished):
