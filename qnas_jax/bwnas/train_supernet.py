@@ -64,10 +64,9 @@ def train_supernet(
     key = setting.key(Purpose.SUPERNET_INIT)
     state = distill.fresh_state(setting.searched, recipe.optimizers, key)
     if jax.device_count() == 1 or stage.done:
-        steps, forms = loop.several(distill.train_step(recipe), variables), loop.AS_IT_IS
+        steps, layout = loop.several(distill.train_step(recipe), variables), loop.AS_SAVED
     else:
-        together = _on_all_devices(setting, stage, recipe, variables, state)
-        steps, forms = together.steps, (together.spread, together.gathered)
+        steps, layout = _on_all_devices(setting, stage, recipe, variables, state)
     watched = [
         loop.Watched(
             f"block {i + 1}",
@@ -78,7 +77,7 @@ def train_supernet(
         )
         for i, lr in enumerate(how.lr)
     ]
-    state = fit(setting, stage, steps, state, how, "supernet", watched, forms)
+    state = fit(setting, stage, steps, state, how, "supernet", watched, layout)
     params = [block.params for block in state]
     if parallel.is_first() and not stage.done:
         artefacts.write_json(stage.folder / "nsr.json", _validate(setting, variables, params))
@@ -102,7 +101,7 @@ def _on_all_devices(setting, stage, recipe, variables, state) -> distill_pmap.Gr
     shape = (first.in_height, first.in_width)
     cost = distill_pmap.step_cost(setting.searched, shape, encoder, _depthwise_cost(stage, shape))
     blocks = len(setting.searched.blocks)
-    groups = parallel.lay_out(cost, blocks, here, recipe.parts // processes)
+    groups = distill_pmap.lay_out(cost, blocks, here, recipe.parts // processes)
     used = len(groups.members) * groups.replicas
     names = " | ".join(" ".join(str(i + 1) for i in group) for group in groups.members)
     logger.info(

@@ -21,7 +21,7 @@ def fit(
     how: config.Train | config.Supernet,
     title: str,
     watched: Sequence[loop.Watched],
-    forms: loop.Forms = loop.AS_IT_IS,
+    layout: loop.Layout = loop.AS_SAVED,
 ) -> State:
     """Runs a stage's training steps as the run's settings say; see `train.fit`.
 
@@ -51,4 +51,4 @@ def fit(
         return setting.training_batch(number, how.batch)
 
     with Metrics(setting.workdir, name, parallel.is_first()) as metrics:
-        return loop.fit(steps, state, make_batch, plan, metrics, forms)
+        return loop.fit(steps, state, make_batch, plan, metrics, layout)

@@ -112,13 +112,13 @@ def test_blocks_and_keys_begin_with_weights_of_their_own():
 
 
 def test_what_each_block_is_given_and_its_key():
-    """The step with a stand-in for the gradients that tells what it was called with."""
+    """The step with a loss whose gradients are one and which reports its arguments."""
     seen = []
 
-    def gradients(params, block, ops, x, target, variance, key):
-        seen.append((block, ops))
-        told = jnp.sum(x), jnp.sum(target), jnp.sum(variance), jax.random.uniform(key)
-        return jnp.stack(told), jax.tree.map(jnp.ones_like, params)
+    def loss(params, batch, key):
+        seen.append((batch.block, batch.ops))
+        sums = map(jnp.sum, (batch.x, batch.target, batch.variance))
+        return jnp.sum(params["w"]), jnp.stack([*sums, jax.random.uniform(key)])
 
     optimizers = tuple(supervised.sgd(lr, 10, 1.0, 0.0, 0.0) for lr in (0.5, 0.25))
     params = {"w": jnp.arange(3.0)}
@@ -130,7 +130,7 @@ def test_what_each_block_is_given_and_its_key():
             lambda teacher, images: tuple(teacher + m for m in images),
             SPACE,
             optimizers,
-            distill.Sampling(gradients, None),
+            distill.Sampling(loss, None),
             jax.random.key(key),
         )
         step = functools.partial(distill.train_step(recipe), jnp.float32(2.0))
