@@ -103,7 +103,7 @@ NAMES = "('size_bytes', 'latency_ms', 'energy_mj')"
         ),
         ("--epsilon=2", "search.epsilon=2.0: must lie in [0.0, 1.0]"),
         ("--target=gpu", "hardware.target='gpu': must be "),
-        ("--table=none.csv", "none.csv: cannot be read as a table of latencies"),
+        ("--table=none.csv", "none.csv: no such file"),
     ],
 )
 def test_what_cannot_be_picked_is_refused_in_one_line(finished, argument, message):
