@@ -8,6 +8,7 @@ References:
   https://arxiv.org/abs/1911.13053.
 """
 
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 
 from qnas_jax import metrics, space
 from qnas_jax.nn import supernet
+from qnas_jax.nn.mbconv import layer_name
 
 
 class BlockState(NamedTuple):
@@ -225,15 +227,18 @@ def train_step(recipe: Recipe) -> Callable:
 
 def _only_sampled(new, old, ops, path):
     """The new state, but that of an op that was not sampled as it was, momentum too."""
-    names = [str(op) for op in ops]
+    sampled = {
+        (layer_name(layer), str(op)): path[layer] == i
+        for layer in range(len(path))
+        for i, op in enumerate(ops)
+    }
 
-    def choose(place, new, old):
-        keys = [key.key for key in place if isinstance(key, jax.tree_util.DictKey)]
-        layer = next((k for k in keys if k.startswith("layer")), None)
-        if layer is None:  # the schedule's step count
+    def choose(keys, new, old):
+        keys = [key.key for key in keys if isinstance(key, jax.tree_util.DictKey)]
+        place = next((pair for pair in itertools.pairwise(keys) if pair in sampled), None)
+        if place is None:  # the schedule's step count
             return new
-        op = names.index(keys[keys.index(layer) + 1])
-        return jnp.where(path[int(layer[5:])] == op, new, old)
+        return jnp.where(sampled[place], new, old)
 
     return jax.tree_util.tree_map_with_path(choose, new, old)
 

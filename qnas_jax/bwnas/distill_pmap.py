@@ -21,6 +21,7 @@ from jaxtyping import Array, PyTree
 from qnas_jax import space
 from qnas_jax.bwnas import distill
 from qnas_jax.kernels import convolution
+from qnas_jax.nn.trace import Unit, convs
 from qnas_jax.run.parallel import Device
 from qnas_jax.train import loop
 
@@ -113,26 +114,21 @@ def _gradient_seconds(convolve, x, w) -> float:
 def step_cost(
     searched: space.Space,
     shape: tuple[int, int],
-    teacher: Sequence[space.Conv],
+    teacher: Sequence[Unit],
     depthwise: float,
 ) -> Callable[[tuple[int, ...]], float]:
     """What a step of a group of blocks costs on one device, in products of two numbers.
 
     Args:
       searched: Blocks and ops; every op is trained once a step, as fair sampling does.
-      shape: Height and width of the features ahead of the first block.
-      teacher: The encoder's convolutions, named by their place, `encoder/block1/...`; they
-        are run forward as deep as the group's last block.
+      shape: Height and width of the input of the first block.
+      teacher: Units of its encoder; they run forward as far as the group's last block.
       depthwise: Products that a multiply-accumulate of a depthwise convolution costs; see
         `depthwise_cost`.
     """
 
-    def cost(convs):
-        return sum(conv.macs * (depthwise if conv.groups > 1 else 1) for conv in convs)
-
-    def depth(conv):
-        part = conv.name.split("/")[1]
-        return int(part[5:]) if part.startswith("block") else 0
+    def cost(layers):
+        return sum(conv.macs * (depthwise if conv.groups > 1 else 1) for conv in layers)
 
     blocks, ahead = [], []
     height, width = shape
@@ -140,7 +136,8 @@ def step_cost(
         layers = space.block_convs(block, searched.ops, (height, width))
         blocks.append((1 + BACKWARD) * sum(map(cost, layers)))
         height, width = -(-height // block.stride), -(-width // block.stride)
-        ahead.append(cost(conv for conv in teacher if depth(conv) <= i + 1))
+        needed = [unit for unit in teacher if not unit.site or unit.site.block <= i]
+        ahead.append(cost(convs(needed)))
     return lambda group: sum(blocks[i] for i in group) + ahead[max(group)]
 
 

@@ -10,7 +10,8 @@ from jaxtyping import PyTree
 from qnas_jax import space
 from qnas_jax.bwnas import distill, distill_pmap
 from qnas_jax.errors import InputError
-from qnas_jax.nn import supernet, trace
+from qnas_jax.nn import supernet
+from qnas_jax.nn.trace import trace
 from qnas_jax.run import artefacts, log, parallel
 from qnas_jax.run.artefacts import Stage
 from qnas_jax.stages.experiment import Purpose, Setting
@@ -95,11 +96,10 @@ def _on_all_devices(setting, stage, recipe, variables, state) -> distill_pmap.Gr
             f"supernet.parts={recipe.parts}: {processes} processes share a batch; "
             f"set a multiple of {processes}"
         )
-    convs = trace.convs(setting.teacher(), (*setting.config.train.crop, 3))
-    encoder = [conv for conv in convs if conv.name.startswith("encoder/")]
-    first = next(conv for conv in encoder if conv.name.startswith("encoder/block1/"))
-    shape = (first.in_height, first.in_width)
-    cost = distill_pmap.step_cost(setting.searched, shape, encoder, _depthwise_cost(stage, shape))
+    teacher = trace(setting.teacher(), (*setting.config.train.crop, 3)).encoder
+    first = next(unit for unit in teacher if unit.site)
+    shape = first.in_shape[:2]
+    cost = distill_pmap.step_cost(setting.searched, shape, teacher, _depthwise_cost(stage, shape))
     blocks = len(setting.searched.blocks)
     groups = distill_pmap.lay_out(cost, blocks, here, recipe.parts // processes)
     used = len(groups.members) * groups.replicas

@@ -137,10 +137,8 @@ class Setting:
     @functools.cached_property
     def fixed_convs(self) -> dict[str, list[space.Conv]]:
         """What is in no searched block: `stem` within the encoder, `head` behind it."""
-        convs = trace.convs(self.teacher(), self.picture())
-        stem = [c for c in convs if c.name.startswith(("encoder/stem", "encoder/block0"))]
-        head = [c for c in convs if not c.name.startswith("encoder")]
-        return {"stem": stem, "head": head}
+        traced = trace.trace(self.teacher(), self.picture())
+        return {"stem": trace.convs(traced.stem), "head": trace.convs(traced.head)}
 
     def fixed_bytes(self, column: size.Column = size.conv_bytes) -> dict[str, int]:
         """Bytes of what is in no searched block; logical ones by default."""

@@ -53,8 +53,7 @@ def export(setting: Setting, source: Stage, model: DeepLabV3, subnet: space.Subn
     stage.begin()
     variables, quant = train_stage.measured(setting, source, model, subnet)
     shape = setting.picture()
-    network = fold.of_network(model, variables, quant, shape)
-    floats = fold.of_network(model, variables, None, shape)
+    network, floats = (fold.fold(model, variables, q, shape, resize=True) for q in (quant, None))
     found, written = runtimes.installed(), {}
     for runtime in found:
         artefacts.write(stage.folder / (FLOAT + runtime.suffix), runtime.file(floats))

@@ -8,6 +8,7 @@ from typing import Any
 from qnas_jax import space
 from qnas_jax.export import runtimes
 from qnas_jax.export.runtimes import Runtime
+from qnas_jax.nn.trace import trace
 from qnas_jax.profiling import profile, synthetic
 from qnas_jax.profiling.timing import Effort
 from qnas_jax.run import artefacts
@@ -55,7 +56,8 @@ def compare(
     graphs = {}
     for name, (model, subnet) in networks.items():
         bits = [[(choice.w_bits, choice.a_bits) for choice in block] for block in subnet]
-        float_, quantized = (synthetic.network(model, b, setting.picture()) for b in (None, bits))
+        traced = trace(model, setting.picture())
+        float_, quantized = (synthetic.network(traced, b) for b in (None, bits))
         graphs[name] = (float_, quantized)
     found = profile.compare(graphs, runtime, threads, effort)
     return {**found, "picture": setting.picture()[:2]}

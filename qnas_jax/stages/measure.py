@@ -9,7 +9,7 @@ from qnas_jax import metrics
 from qnas_jax.data.batching import Dataset
 from qnas_jax.errors import InputError
 from qnas_jax.hardware import size
-from qnas_jax.nn import trace
+from qnas_jax.nn import policy, trace
 from qnas_jax.nn.deeplab import DeepLabV3
 from qnas_jax.train import supervised
 from qnas_jax.train.supervised import ClassMaps
@@ -48,7 +48,7 @@ def accuracy(
     return found, samples
 
 
-def sizes(model: DeepLabV3, quant: PyTree, image_shape: tuple[int, ...]) -> dict[str, int]:
+def sizes(model: DeepLabV3, quant: PyTree, image_shape: trace.Shape) -> dict[str, int]:
     """Bytes of the whole network and of its encoder, quantized and in float; MACs.
 
     Args:
@@ -56,10 +56,10 @@ def sizes(model: DeepLabV3, quant: PyTree, image_shape: tuple[int, ...]) -> dict
       quant: Its policy.
       image_shape: Height, width and channels of a picture.
     """
-    convs = trace.convs(model, image_shape)
-    bits = trace.w_bits(quant)
+    traced, bits = trace.trace(model, image_shape), policy.w_bits(quant)
+    convs = traced.convs
     by_conv = {conv.name: int(size.conv_bytes(conv, bits[conv.name])) for conv in convs}
-    encoder = sum(b for name, b in by_conv.items() if name.startswith("encoder/"))
+    encoder = sum(by_conv[conv.name] for conv in trace.convs(traced.encoder))
     return {
         "size_bytes": sum(by_conv.values()),
         "encoder_size_bytes": encoder,

@@ -11,8 +11,9 @@ from jaxtyping import PyTree
 from qnas_jax import space
 from qnas_jax.errors import InputError
 from qnas_jax.export import fold, simulate, tie_free
-from qnas_jax.nn import init, supernet, trace
+from qnas_jax.nn import init, policy, supernet
 from qnas_jax.nn.deeplab import DeepLabV3
+from qnas_jax.nn.trace import trace
 from qnas_jax.run import artefacts
 from qnas_jax.run.artefacts import Stage
 from qnas_jax.run.config import Config
@@ -120,7 +121,7 @@ def retrain(
     subnet = space.parse_subnet(point.subnet)
     model = setting.student(subnet)
     fresh = init.initialize(model, setting.key(Purpose.RETRAIN_INIT), (1, *config.train.crop, 3))
-    quant = trace.with_bits(fresh["quant"], subnet)
+    quant = _with_bits(setting, model, fresh["quant"], subnet)
     if config.retrain.init == "supernet":
         paths = [tuple(choice.op for choice in block) for block in subnet]
         blocks = {
@@ -130,6 +131,11 @@ def retrain(
     variables = _train_network(setting, stage, model, fresh, Purpose.RETRAIN_TRAIN, title)
     _measure(setting, stage, model, variables, quant, {"subnet": point.subnet})
     return stage
+
+
+def _with_bits(setting: Setting, model: DeepLabV3, quant: PyTree, subnet: space.Subnet) -> PyTree:
+    """The policy of a subnet."""
+    return policy.with_bits(quant, trace(model, setting.picture()), subnet)
 
 
 def _folder_name(subnet: str) -> str:
@@ -163,7 +169,7 @@ def _measure(setting: Setting, stage: Stage, model: DeepLabV3, variables, quant,
     sources = {
         "fp32": functools.partial(supervised.predictor(model), variables),
         # What the files compute; fake quantization would leave the biases real.
-        "quantized": simulate.simulator(fold.of_network(model, variables, quant, shape)),
+        "quantized": simulate.simulator(fold.fold(model, variables, quant, shape, resize=True)),
     }
     batch = setting.config.run.eval_batch
     found, samples = measure.accuracy(sources, setting.val_data, batch, CLASSES)
@@ -189,7 +195,8 @@ def _calibrated(setting: Setting, stage: Stage, model: DeepLabV3, variables, qua
         chunks = (range(s, min(s + how.images_per_pass, how.images)) for s in starts)
         batches = (setting.training_crops(chunk) for chunk in chunks)
         found = supervised.calibrated(model, variables, quant, batches)
-        network = fold.of_network(model, variables, found, setting.val_data[0][0].shape)
+        shape = setting.val_data[0][0].shape
+        network = fold.fold(model, variables, found, shape, resize=True)
         found = tie_free.with_agreed_sums(network, found)
         checkpoint.write_arrays(file, found)
     return checkpoint.read_arrays(file, quant)
@@ -204,5 +211,5 @@ def measured(
     fresh = init.initialize(model, key, (1, *config.train.crop, 3))
     state = supervised.fresh_state(fresh, _optimizer(config))
     variables = checkpoint.load(stage.folder / "checkpoint", state).variables()
-    quant = trace.with_bits(fresh["quant"], subnet)
+    quant = _with_bits(setting, model, fresh["quant"], subnet)
     return variables, _calibrated(setting, stage, model, variables, quant)

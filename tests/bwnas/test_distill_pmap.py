@@ -13,6 +13,8 @@ import pytest
 
 from qnas_jax import space
 from qnas_jax.bwnas import distill, distill_pmap
+from qnas_jax.nn.conv import ConvBnAct
+from qnas_jax.nn.trace import Unit
 from qnas_jax.train import loop, supervised
 
 OPS = (space.Op(3, 2), space.Op(5, 2))
@@ -107,11 +109,11 @@ def test_any_number_of_devices_trains_like_one(sampling, counts):
 
 
 def test_a_group_costs_its_blocks_and_the_teacher_ahead_of_them():
-    def conv(name, groups=1):
-        return space.Conv(name, 1, 1, 1, groups, 4, 4, 6, 8)
+    def unit(block=None, depthwise=False):
+        site = None if block is None else space.Site(block, 0, "x")
+        return Unit("x", ConvBnAct(4, depthwise=depthwise), (), (6, 8, 4), (6, 8, 4), site)
 
-    teacher = [conv("encoder/stem"), conv("encoder/block1/layer0/x", 4)]
-    teacher += [conv(f"encoder/block{i}/layer0/x") for i in (2, 3)]
+    teacher = [unit(), unit(0, depthwise=True), unit(1), unit(2)]
     cost = distill_pmap.step_cost(SEARCHED, (12, 16), teacher, depthwise=7.0)
     one = 6 * 8 * 16  # of a convolution of 4 to 4 channels
     ahead = one + 7.0 * one / 4

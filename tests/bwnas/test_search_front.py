@@ -12,7 +12,7 @@ from qnas_jax.bwnas import inspection, search_front
 from qnas_jax.bwnas.lut import table
 from qnas_jax.errors import InputError
 from qnas_jax.hardware import matrix, target
-from qnas_jax.nn import trace
+from qnas_jax.nn.trace import trace
 from qnas_jax.search import front
 
 
@@ -47,7 +47,7 @@ def test_a_table_of_latencies_makes_a_search_for_its_device(smoke, tmp_path, cap
     _, points = chip.searched(laid_out)
     for point in points:
         subnet = space.parse_subnet(point.subnet)
-        convs = trace.convs(laid_out.student(subnet), (32, 64, 3))
+        convs = trace(laid_out.student(subnet), (32, 64, 3)).convs
         assert point.costs["latency_ms"] == pytest.approx(sum(conv.macs for conv in convs) / 1e6)
         assert subnet[2][0].op.kernel == 3, "the other was not measured there"
     folder = tmp_path / "run" / "search"

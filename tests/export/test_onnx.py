@@ -144,7 +144,7 @@ def test_an_activation_within_its_grid_is_clipped(tmp_path):
     """A grid that reaches beyond what the activation allows: nothing absorbs the clip."""
     network = layers_alone(BLOCKS[0], PATHS[0][:1], (8, 8), (9, 9, 8))
     expand = network.nodes[0]
-    wide = graph.Grid(8 / 255, 32, 8)
+    wide = graph.QParams(8 / 255, 32, 8)
     nodes = (dataclasses.replace(expand, out=expand.out._replace(grid=wide)),)
     network = network._replace(nodes=nodes)
     x = np.random.default_rng(0).integers(0, 256, (1, 9, 9, 8)).astype(np.uint8)

@@ -18,7 +18,7 @@ from qnas_jax.errors import InputError
 from qnas_jax.export import runtimes
 from qnas_jax.export.runtimes import Runtime
 from qnas_jax.hardware import board, measured, size
-from qnas_jax.nn import trace
+from qnas_jax.nn.trace import trace
 from qnas_jax.profiling import audit, probes, profile
 from qnas_jax.profiling.timing import Effort
 from qnas_jax.run import artefacts
@@ -90,10 +90,9 @@ def test_an_audit_of_a_runtime_that_adds_up_finds_no_error(smoke, tmp_path, addi
     assert len({one.subnet for one in found}) == 12
     for one in found:
         subnet = space.parse_subnet(one.subnet)
-        convs = trace.convs(laid_out.student(subnet), laid_out.picture())
-        searched = {f"encoder/block{n}" for n in range(1, 7)}
-        bits = [subnet[int(c.name.split("/")[1][5:]) - 1][int(c.name.split("/")[2][5:])].w_bits
-                if "/".join(c.name.split("/")[:2]) in searched else 8 for c in convs]  # fmt: skip
+        units = [u for u in trace(laid_out.student(subnet), laid_out.picture()).units if u.conv]
+        convs = [unit.conv for unit in units]
+        bits = [subnet[u.site.block][u.site.layer].w_bits if u.site else 8 for u in units]
         exact = sum(int(size.conv_bytes(c, b)) for c, b in zip(convs, bits, strict=True))
         assert one.table_bytes == one.size_bytes == exact
         stored = sum(conv.weights + 12 * conv.out_channels for conv in convs)

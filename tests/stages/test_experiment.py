@@ -9,7 +9,7 @@ import chip
 from qnas_jax import space
 from qnas_jax.errors import InputError
 from qnas_jax.hardware import matrix, size
-from qnas_jax.nn import trace
+from qnas_jax.nn.trace import trace
 from qnas_jax.run import artefacts
 
 
@@ -37,7 +37,7 @@ def test_places_and_fixed_parts_make_up_the_whole_network(on_chip, tmp_path, pic
     laid_out = chip.prepared(on_chip, tmp_path)
     subnet = some_subnet(laid_out.searched)
     shape = picture if picture[0] else (on_chip.data.height, on_chip.data.width)
-    convs = trace.convs(laid_out.student(subnet), (*shape, 3))
+    convs = trace(laid_out.student(subnet), (*shape, 3)).convs
     first = {}
     for conv in convs:
         first.setdefault("/".join(conv.name.split("/")[1:3]), conv)
@@ -57,7 +57,7 @@ def test_places_and_fixed_parts_make_up_the_whole_network(on_chip, tmp_path, pic
     assert sum(laid_out.fixed_bytes().values()) == size.network_bytes(
         [c for c in convs if not any(f"block{b}/" in c.name for b in range(1, 7))], 8
     )
-    teacher = trace.convs(laid_out.teacher(), (*shape, 3))
+    teacher = trace(laid_out.teacher(), (*shape, 3)).convs
     expected = sum(conv.macs for conv in teacher) / 1e6
     assert laid_out.teacher_costs()["latency_ms"] == pytest.approx(expected)
 
