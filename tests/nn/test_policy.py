@@ -63,3 +63,41 @@ def test_the_bits_of_weights_by_the_names_of_the_records(network):
     for name, bits in found.items():
         searched = {"block1/layer0": 4, "block1/layer1": 2, "block2/layer0": 5}
         assert bits == next((b for place, b in searched.items() if place in name), 8)
+
+
+def test_a_policy_by_names_sets_these_units_and_nothing_else(network):
+    _, variables = network
+    quant = _quant(variables["quant"])
+    chosen = {
+        "encoder/block1/layer0/expand": (4, 6),
+        "encoder/block1/layer1/add": (2, 3),  # has no weights
+        "aspp/pool": (5, 7),  # has no grid of its own
+    }
+    found = policy.with_policy(quant, chosen)
+    leaf = found["encoder"]["block1"]["layer0"]["expand"]
+    assert (leaf["w_bits"], leaf["out"]["a_bits"]) == (4, 6)
+    assert found["encoder"]["block1"]["layer1"]["add"]["a_bits"] == 3
+    assert found["aspp"]["pool"]["w_bits"] == 5
+    changed = jax.tree.map(lambda old, new: bool(np.any(old != new)), quant, found)
+    assert sum(jax.tree.leaves(changed)) == 4
+    assert jax.tree.map(jnp.dtype, found) == jax.tree.map(jnp.dtype, quant)
+
+
+def test_policies_may_be_vmapped(network):
+    quant = _quant(network[1]["quant"])
+    name, bits = "encoder/stem", jnp.array([[8, 8], [2, 8], [8, 2]])
+
+    def run(pair):
+        found = policy.with_policy(quant, {name: (pair[0], pair[1])})
+        return policy.at(found, name)["w_bits"], policy.output_at(found, name)["a_bits"]
+
+    w_bits, a_bits = jax.jit(jax.vmap(run))(bits)
+    np.testing.assert_array_equal(np.stack([w_bits, a_bits], 1), bits)
+
+
+@pytest.mark.parametrize("name", ["encoder/stim", "aspp/broadcast", "encoder"])
+def test_a_name_without_bitwidths_is_refused(network, name):
+    _, variables = network
+    message = f"^'{name}': has no bitwidths; the units of a network are trace"
+    with pytest.raises(ValueError, match=message):
+        policy.with_policy(_quant(variables["quant"]), {name: (4, 4)})

@@ -1,3 +1,4 @@
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import pytest
@@ -5,7 +6,7 @@ import pytest
 from qnas_jax import space
 from qnas_jax.nn import mobilenet
 from qnas_jax.nn.deeplab import DeepLabV3
-from qnas_jax.nn.mbconv import BlockPath
+from qnas_jax.nn.mbconv import BlockPath, MBConv
 from qnas_jax.nn.trace import trace
 
 FIRST = space.Block(8, 8, 1, 1, 1)
@@ -99,3 +100,81 @@ def test_a_block_by_itself_has_the_records_of_its_ops(expansion):
     block, op = space.Block(8, 16, 2, 2, 1), space.Op(5, expansion)
     expected = space.mbconv_convs(op, "layer0", (7, 9, 8), 16, 2, 2)
     assert trace(BlockPath(block, (op,)), (7, 9, 8)).convs == expected
+
+
+def test_every_unit_says_what_it_reads(network):
+    units = trace(network[0], IMAGE).units
+    reads = {unit.name: unit.inputs for unit in units}
+    assert [unit.name for unit in units if not unit.conv] == [
+        "encoder/input",
+        "encoder/block0/layer0/add",
+        "encoder/block1/layer1/add",
+        "encoder/block2/layer0/add",
+        *(f"aspp/{part}" for part in ("mean", "broadcast", "concat")),
+    ]
+    last = "encoder/block2/layer0/add"
+    assert reads["encoder/input"] == ("image",)
+    assert reads["encoder/stem"] == ("encoder/input",)
+    assert reads["encoder/block1/layer0/expand"] == ("encoder/block0/layer0/add",)
+    assert reads["encoder/block1/layer1/add"] == (
+        "encoder/block1/layer0/project",
+        "encoder/block1/layer1/project",
+    )
+    assert reads["aspp/mean"] == reads["aspp/point"] == reads["aspp/rate2"] == (last,)
+    assert reads["aspp/concat"] == ("aspp/broadcast", "aspp/point", "aspp/rate2")
+    assert reads["classifier"] == ("aspp/join",)
+
+
+def test_sites_are_where_the_search_space_has_its_layers(network):
+    traced = trace(network[0], IMAGE)
+    sites = {unit.name: unit.site for unit in traced.units if unit.site}
+    parts = ("expand", "depthwise", "project")
+    assert sites == {
+        **{f"encoder/block1/layer0/{part}": (0, 0, part) for part in parts},
+        **{f"encoder/block1/layer1/{part}": (0, 1, part) for part in (*parts, "add")},
+        **{f"encoder/block2/layer0/{part}": (1, 0, part) for part in (*parts, "add")},
+    }
+    assert {site.layer_name for site in sites.values()} == {
+        "block1/layer0",
+        "block1/layer1",
+        "block2/layer0",
+    }
+    assert [unit.name for unit in traced.stem] == [
+        *("encoder/input", "encoder/stem"),
+        *(f"encoder/block0/layer0/{part}" for part in ("depthwise", "project", "add")),
+    ]
+    assert {unit.name.split("/")[0] for unit in traced.head} == {"aspp", "classifier"}
+    assert traced.encoder + traced.head == traced.units
+
+
+class Renamed(nn.Module):
+    """A layer of a search space by a name that says nothing."""
+
+    @nn.compact
+    def __call__(self, x):
+        return MBConv(space.Op(3, 2), 4, place=(3, 1), name="mine")(x)
+
+
+def test_sites_do_not_hang_on_names():
+    traced = trace(Renamed(), (5, 6, 3))
+    assert [unit.site for unit in traced.units] == [
+        (3, 1, part) for part in ("expand", "depthwise", "project")
+    ]
+    assert not any(unit.site for unit in trace(BlockPath(BLOCKS[0], PATHS[0]), (5, 6, 8)).units)
+
+
+def test_macs_are_those_of_the_convolutions(network):
+    traced = trace(network[0], IMAGE)
+    assert sum(unit.macs for unit in traced.units) == sum(conv.macs for conv in traced.convs) > 0
+
+
+def test_several_outputs_are_no_output(network):
+    model, *_ = network
+    assert trace(model, IMAGE).output == "classifier"
+    assert trace(model.encoder, IMAGE).output is None
+
+
+def test_a_trace_holds_no_abstract_values(network):
+    with jax.checking_leaks():
+        traced = trace(network[0], IMAGE)
+    assert all(unit.module.scope is None for unit in traced.units)
