@@ -10,8 +10,8 @@ from qnas_jax.bwnas.lut import table
 from qnas_jax.bwnas.train_supernet import images_per_pass
 from qnas_jax.data.cityscapes import Cityscapes
 from qnas_jax.errors import InputError
-from qnas_jax.nn import trace
 from qnas_jax.nn.conv import ConvBnAct
+from qnas_jax.nn.trace import Unit, trace
 from qnas_jax.stages.experiment import Setting
 
 logger = logging.getLogger(__name__)
@@ -25,7 +25,7 @@ class Statistics(NamedTuple):
       value: Of this setting.
       images: Their number.
       shape: Their height and width.
-      within: What the names of the norms begin with.
+      searched: Whether only norms of searched blocks take them, not those of the whole network.
       least: Value of the setting that gives two images.
     """
 
@@ -33,7 +33,7 @@ class Statistics(NamedTuple):
     value: int
     images: int
     shape: tuple[int, int]
-    within: str = "encoder/block"
+    searched: bool = True
     least: str = "2"
 
 
@@ -74,7 +74,7 @@ def check_norms(setting: Setting) -> None:
     known = list(_statistics(setting))
     lone = {shape: _single_pixels(setting, shape) for shape in {one.shape for one in known}}
     for one in known:
-        names = [name for name in lone[one.shape] if name.startswith(one.within)]
+        names = [unit.name for unit in lone[one.shape] if unit.site or not one.searched]
         if names and one.images == 1:
             raise InputError(
                 f"{one.name}={one.value}: {names[0]} gives a map of 1 x 1 pixel and statistics are "
@@ -83,11 +83,11 @@ def check_norms(setting: Setting) -> None:
             )
 
 
-def _single_pixels(setting: Setting, shape: tuple[int, int]) -> list[str]:
+def _single_pixels(setting: Setting, shape: tuple[int, int]) -> list[Unit]:
     """The norms that see a single pixel of each image; depths and ops change no shape."""
     return [
-        name
-        for name, unit in trace.units(setting.teacher(), (*shape, 3)).items()
+        unit
+        for unit in trace(setting.teacher(), (*shape, 3)).units
         if isinstance(unit.module, ConvBnAct) and unit.module.norm and unit.out_shape[:2] == (1, 1)
     ]
 
@@ -97,7 +97,7 @@ def _statistics(setting: Setting) -> Iterator[Statistics]:
     config = setting.config
     (height, width), middle, how = config.train.crop, setting.middle(), config.supernet
     crop = height, width
-    yield Statistics("train.batch", config.train.batch, config.train.batch, crop, "")
+    yield Statistics("train.batch", config.train.batch, config.train.batch, crop, searched=False)
     part, least = how.batch // how.parts, f"{2 * how.parts} for supernet.parts={how.parts}"
     yield Statistics("supernet.batch", how.batch, part, crop, least=least)
     images = images_per_pass(setting)

@@ -120,18 +120,16 @@ def trace(module: nn.Module, image_shape: Shape) -> Trace:
     Raises:
       ValueError: A unit reads what no unit gives, or runs twice.
     """
-    recorder = _Recorder([], {}, [])
-    output = None
+    units, outputs = [], []
 
     def run(image):
-        nonlocal output
-        recorder.given[id(image)] = (IMAGE, image)
+        recorder = _Recorder(units, {id(image): (IMAGE, image)}, [])
         with nn.intercept_methods(functools.partial(_watch, recorder)):
             out, _ = module.init_with_output(jax.random.key(0), image)
-        output = recorder.given.get(id(out), (None,))[0]
+        outputs.extend(recorder.given.get(id(out), ())[:1])
 
     jax.eval_shape(run, jax.ShapeDtypeStruct((1, *image_shape), jnp.float32))
-    return Trace(tuple(recorder.units), image_shape, output)
+    return Trace(tuple(units), image_shape, outputs[0] if outputs else None)
 
 
 class _Recorder(NamedTuple):
