@@ -1,4 +1,4 @@
-"""Fixtures for all tests of exported files."""
+"""Fixtures of several rooms."""
 
 from small_network import int8, mixed
 
