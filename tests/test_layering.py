@@ -23,10 +23,12 @@ LAYERS = (
     {"profiling"},
     {"stages"},
     {"bwnas"},
+    {"programs"},
+    {"__main__"},
 )
 
 # The only rooms that see a whole config; all others are given values.
-READ_CONFIG = {"run", "stages", "bwnas"}
+READ_CONFIG = {"run", "stages", "bwnas", "programs"}
 
 # What rooms may import from outside besides Python's own library.
 ARRAYS = {"jax", "numpy", "jaxtyping", "optax"}
@@ -40,6 +42,8 @@ OUTSIDE = {
     "profiling": ARRAYS | {"flax"},
     "data": {"numpy", "PIL"},
     "report": {"numpy", "matplotlib"},
+    "programs": {"numpy", "jax", "absl", "ml_collections"},
+    "__main__": set(),
 }
 # What C++ may include besides its standard library.
 HEADERS = {"xla/ffi/api/ffi.h", "immintrin.h"}

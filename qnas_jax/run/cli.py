@@ -1,4 +1,4 @@
-"""What the programs in `launch/` share: flags, log lines, and errors told in one line."""
+"""What all programs share: flags, help, log lines, exit codes, and errors in one line."""
 
 import contextlib
 import dataclasses
@@ -7,6 +7,7 @@ import io
 import logging
 import os
 import pathlib
+import re
 import sys
 from collections.abc import Callable
 
@@ -17,13 +18,19 @@ from ml_collections import config_flags
 from qnas_jax.errors import Diverged, InputError, ProcessLost
 from qnas_jax.run import config, disk, paths, preempt
 
-# Exit codes. The last two are what shells make of SIGINT and SIGTERM: 128 + the signal.
+# Exit codes. The last two follow the shells' rule for SIGINT and SIGTERM: 128 + the signal.
 INPUT_ERROR, DIVERGED, PROCESS_LOST, INTERRUPTED, TERMINATED = 2, 3, 4, 130, 143
 
 
-def start(main: Callable[[], None]) -> None:
-    """Parses the flags and calls `main`; what the user can mend is told in one line."""
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a path may have letters that it has not
+def start(main: Callable[[], None], doc: str, module: str) -> None:
+    """Parses the flags and calls `main`; reports the user's errors in one line.
+
+    Args:
+      main: The program's main function.
+      doc: What `--help` prints before the flags.
+      module: The module that defines the program's own flags.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a path may have letters that it cannot show
         sys.stdout.reconfigure(errors="backslashreplace")
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
@@ -31,13 +38,31 @@ def start(main: Callable[[], None]) -> None:
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     logger.propagate = False
+    _fill_help(doc, module)
     app.run(lambda _: guarded(main), flags_parser=_parse)
 
 
+def _fill_help(doc: str, module: str) -> None:
+    """Lets `--help` print `doc`, the flags of `module` and those of `define_run_flags`.
+
+    By itself absl prints the docstring and the flags of the file that Python was started with.
+    """
+    sys.modules["__main__"].__doc__ = f"{doc.rstrip()}\n"
+    for name in (module, __name__):
+        for flag in flags.FLAGS.get_flags_for_module(name):
+            flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
+
+
 def define_run_flags() -> None:
-    """The flags of every program that works on a run: --config and --workdir."""
-    config_flags.DEFINE_config_file("config", None, "A file of configs/.", lock_config=True)
-    flags.DEFINE_string("workdir", None, "Folder of the run; by default runs/CONFIG.")
+    """Defines the flags of every program that works on a run: --config and --workdir."""
+    help_config = (
+        "The config, a Python file such as configs/streets.py. --config.SECTION.NAME=VALUE "
+        "changes one setting; qnas_jax/run/config.py describes all of them."
+    )
+    config_flags.DEFINE_config_file("config", None, help_config, lock_config=True)
+    flags.FLAGS["config"].default_as_str = None  # or --help gives 'None' as its default
+    help_workdir = "The folder of the run. By default runs/NAME, for a config NAME.py."
+    flags.DEFINE_string("workdir", None, help_workdir)
     flags.mark_flag_as_required("config")
 
 
@@ -57,7 +82,7 @@ def run_flags() -> tuple[config.Config, pathlib.Path]:
 
 
 def _keys() -> list[str]:
-    """Every setting, as it is written behind `--config.`."""
+    """Every setting, as it is written after `--config.`."""
     default = config.Config()
     keys = []
     for field in dataclasses.fields(config.Config):
@@ -89,8 +114,8 @@ def _config_of(value: object, path: str) -> config.Config:
 
 
 def guarded(main: Callable[[], None]) -> None:
-    """Calls `main`; what the user can mend is told in one line."""
-    absl_logging.set_verbosity(absl_logging.FATAL)  # what Orbax has to say is raised, too
+    """Calls `main`; reports the user's errors in one line."""
+    absl_logging.set_verbosity(absl_logging.FATAL)  # Orbax raises what it logs
     try:
         with preempt.raising():
             main()
@@ -101,16 +126,16 @@ def guarded(main: Callable[[], None]) -> None:
     except ProcessLost as error:
         _leave(str(error), PROCESS_LOST)
     except KeyboardInterrupt:
-        _leave("stopped; the same command goes on from here", INTERRUPTED)
+        _leave("stopped; the same command resumes it", INTERRUPTED)
     except preempt.Stopped as error:
-        _leave(f"{error}; the same command goes on", TERMINATED)
+        _leave(f"{error}; the same command resumes it", TERMINATED)
     except Exception as error:
         found = error if isinstance(error, OSError) else disk.fault(error)
         if found is None or not (found is error or found.errno in disk.FULL):
             raise
         file = f"{found.filename2 or found.filename}: " if found.filename else ""
-        room = "; make room, then the same command goes on" if found.errno in disk.FULL else ""
-        _leave(f"{file}{found.strerror or found}{room}", INPUT_ERROR)
+        full = "; free some space and repeat the command" if found.errno in disk.FULL else ""
+        _leave(f"{file}{found.strerror or found}{full}", INPUT_ERROR)
 
 
 def _leave(message: str, code: int) -> None:
@@ -118,21 +143,31 @@ def _leave(message: str, code: int) -> None:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, OSError):  # closed by the shell, or a broken pipe
             stream.flush()
-    os._exit(code)  # what libraries do at a regular exit may fail for the same reason, at length
+    os._exit(code)  # exit handlers of libraries may fail for the same reason, with a traceback
 
 
 def _parse(argv: list[str]) -> list[str]:
     try:
         rest = flags.FLAGS(_with_home(argv))
+    except SystemExit:  # --help, for which absl has exit code 1
+        raise SystemExit(0) from None
     except (flags.Error, AttributeError, KeyError, SyntaxError, TypeError, ValueError) as error:
         for argument in argv[1:]:
             key = argument.lstrip("-").partition("=")[0]
             if key.startswith("config.") and not knows(key[7:]):
                 _leave(str(unknown_key(key[7:])), INPUT_ERROR)
-        _leave(str(error.args[0] if error.args else error), INPUT_ERROR)
+        _leave(_reason(error), INPUT_ERROR)
     if len(rest) > 1:
         _leave(f"{rest[1]!r}: not understood; settings are given as --NAME=VALUE", INPUT_ERROR)
     return rest
+
+
+def _reason(error: Exception) -> str:
+    """The message of an error of the flags; plainer than absl's where a flag is missing."""
+    text = str(error.args[0] if error.args else error)
+    if missing := re.match(r"flag --(\w+)=None: .* must have a value other than None", text):
+        return f"--{missing[1]}: must be given; see --help"
+    return text
 
 
 def _with_home(argv: list[str]) -> list[str]:

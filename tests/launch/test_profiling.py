@@ -293,7 +293,8 @@ def test_the_script_for_boards_fills_a_table_and_goes_on(tmp_path):
 def launch(program, *arguments):
     command = [
         sys.executable,
-        f"launch/tools/{program}.py",
+        "launch/main.py",
+        program,
         "--config",
         "configs/smoke.py",
         *arguments,

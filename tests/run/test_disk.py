@@ -271,8 +271,8 @@ cli._guarded(main)
 @pytest.mark.parametrize(
     ("number", "raised", "end"),
     [
-        (errno.ENOSPC, "error", "; make room, then the same command goes on"),
-        (errno.EDQUOT, "error", "; make room, then the same command goes on"),
+        (errno.ENOSPC, "error", "; free some space and repeat the command"),
+        (errno.EDQUOT, "error", "; free some space and repeat the command"),
         (errno.EDQUOT, "ValueError('saving') from error", "; make room, then the same"),
         (errno.ESTALE, "error", "\n"),
     ],
