@@ -91,7 +91,7 @@ def _table_ms(setting: Setting, subnets: Mapping[str, space.Subnet]) -> dict[str
         if not math.isfinite(found[text]):
             raise InputError(
                 f"{setting.config.hardware.table}: lacks layers of {text}; "
-                "launch/tools/profile_latency.py adds them"
+                "qnas profile_latency adds them"
             )
     return found
 

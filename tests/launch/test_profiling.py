@@ -182,7 +182,7 @@ def test_an_audit_of_a_table_with_a_hole_is_refused_before_anything_is_timed(
     table.write_text("\n".join(lines) + "\n")
     monkeypatch.delattr(profile, "latencies")
     with pytest.raises(
-        InputError, match=r"t\.csv: lacks layers of .*launch/tools/profile_latency\.py"
+        InputError, match=r"t\.csv: lacks layers of .*qnas profile_latency"
     ):
         audit_stage.audit(
             experiment.prepare(smoke, tmp_path), 12, adding, 1, QUICK, tmp_path / "audit.csv"

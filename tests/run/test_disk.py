@@ -24,7 +24,7 @@ from qnas_jax.search import front
 from qnas_jax.stages import dry_run, experiment
 from qnas_jax.train import checkpoint
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 WAYS_OUT = {
     errno.ESTALE: "try again",
     errno.EIO: "try again",
@@ -259,12 +259,12 @@ def test_an_image_is_damaged_only_where_it_was_read(tmp_path):
 
 FAULTY = """
 import errno, os, sys
-from qnas_jax import cli
+from qnas_jax.run import cli
 def main():
     error = OSError(int(sys.argv[1]), os.strerror(int(sys.argv[1])))
     error.filename = "/runs/a/lut.npz"
     raise {}
-cli._guarded(main)
+cli.guarded(main)
 """
 
 
@@ -273,7 +273,7 @@ cli._guarded(main)
     [
         (errno.ENOSPC, "error", "; free some space and repeat the command"),
         (errno.EDQUOT, "error", "; free some space and repeat the command"),
-        (errno.EDQUOT, "ValueError('saving') from error", "; make room, then the same"),
+        (errno.EDQUOT, "ValueError('saving') from error", "; free some space and repeat"),
         (errno.ESTALE, "error", "\n"),
     ],
 )
