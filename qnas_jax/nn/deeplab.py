@@ -80,6 +80,12 @@ class DeepLabV3(nn.Module):
 def resize_logits(
     logits: Float[Array, "n h w c"], height: int, width: int
 ) -> Float[Array, "n h2 w2 c"]:
-    """Logits at another resolution: bilinear, pixel centres aligned."""
+    """Returns logits at another resolution: bilinear, pixel centres aligned.
+
+    Args:
+      logits: Logits of each class.
+      height: Height in pixels of the result.
+      width: Width in pixels of the result.
+    """
     shape = (logits.shape[0], height, width, logits.shape[-1])
     return jax.image.resize(logits, shape, "bilinear", antialias=False)
