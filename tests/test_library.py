@@ -56,6 +56,7 @@ def run(script):
 def test_all_that_is_offered_is_there():
     assert {"bwnas", "export", "hardware", "nn", "quant", "search"} <= set(ROOMS)
     assert set(qn.__all__) <= set(dir(qn))
+    assert inspect.isfunction(qn.nn.trace)  # not the module of that name
 
 
 @pytest.mark.parametrize("module", [qn, qn.bwnas], ids=lambda module: module.__name__)

@@ -19,9 +19,10 @@ import optax
 from jax import lax
 from jaxtyping import Array, Float, Int, Key, PyTree
 
-from qnas_jax import metrics, space
+from qnas_jax import metrics
 from qnas_jax.nn import supernet
 from qnas_jax.nn.mbconv import layer_name
+from qnas_jax.space import Block, Op, Space
 
 
 class BlockState(NamedTuple):
@@ -34,22 +35,48 @@ class BlockState(NamedTuple):
 State = tuple[BlockState, ...]
 
 
+def init_supernet(key: Key[Array, ""], space: Space) -> tuple[supernet.Params, ...]:
+    """Draws the parameters of a supernet: of every op at every layer of every block.
+
+    Args:
+      key: What they are drawn from; each block has its own.
+      space: Blocks and ops.
+
+    Returns:
+      Of each block ``{"layer0": {"k3e6": parameters of an inverted residual, ...}, ...}``.
+      Batch norms have no running statistics: they use those of the batch.
+
+    References:
+      He et al., 2015, https://arxiv.org/abs/1502.01852, eq. 10 (variance of the kernels).
+    """
+    keys = (jax.random.fold_in(key, i) for i in range(len(space.blocks)))
+    pairs = zip(keys, space.blocks, strict=True)
+    return tuple(supernet.init_block(key, block, space.ops) for key, block in pairs)
+
+
+def init_state(
+    params: Sequence[supernet.Params], optimizers: Sequence[optax.GradientTransformation]
+) -> State:
+    """Returns the state to begin distillation with; its items hold `params` and `optimizer`.
+
+    Args:
+      params: Of each block, see `init_supernet`.
+      optimizers: One for each block.
+    """
+    pairs = zip(params, optimizers, strict=True)
+    return tuple(BlockState(block, optimizer.init(block)) for block, optimizer in pairs)
+
+
 def fresh_state(
-    searched: space.Space,
+    searched: Space,
     optimizers: tuple[optax.GradientTransformation, ...],
     key: Key[Array, ""],
 ) -> State:
-    """The state to begin distillation with."""
-    state = []
-    for i, (block, optimizer) in enumerate(zip(searched.blocks, optimizers, strict=True)):
-        params = supernet.init_block(jax.random.fold_in(key, i), block, searched.ops)
-        state.append(BlockState(params, optimizer.init(params)))
-    return tuple(state)
+    """The state to begin distillation with, of a supernet that is drawn here."""
+    return init_state(init_supernet(key, searched), optimizers)
 
 
-def uniform_path(
-    key: Key[Array, ""], block: space.Block, ops: tuple[space.Op, ...]
-) -> Int[Array, "depth"]:
+def uniform_path(key: Key[Array, ""], block: Block, ops: tuple[Op, ...]) -> Int[Array, "depth"]:
     """An op for each layer of a block, drawn uniformly."""
     return jax.random.randint(key, (block.depth,), 0, len(ops))
 
@@ -65,8 +92,8 @@ class BlockBatch(NamedTuple):
       variance: Of each channel of the target, [o].
     """
 
-    block: space.Block
-    ops: tuple[space.Op, ...]
+    block: Block
+    ops: tuple[Op, ...]
     x: Array
     target: Array
     variance: Array
@@ -111,7 +138,7 @@ class Sampling(NamedTuple):
     """
 
     loss: Callable[[supernet.Params, BlockBatch, Key[Array, ""]], Loss]
-    path: Callable[[Key[Array, ""], space.Block, tuple[space.Op, ...]], Array] | None
+    path: Callable[[Key[Array, ""], Block, tuple[Op, ...]], Array] | None
 
 
 SAMPLING = {
@@ -136,7 +163,7 @@ class Recipe(NamedTuple):
     """
 
     features: Callable[[PyTree, Any], tuple[Array, ...]]
-    searched: space.Space
+    searched: Space
     optimizers: tuple[optax.GradientTransformation, ...]
     sampling: Sampling
     key: Key[Array, ""]
@@ -244,7 +271,7 @@ def _only_sampled(new, old, ops, path):
 
 
 def compared_paths(
-    block: space.Block, ops: tuple[space.Op, ...], count: int, key: Key[Array, ""]
+    block: Block, ops: tuple[Op, ...], count: int, key: Key[Array, ""]
 ) -> Int[np.ndarray, "paths depth"]:
     """The largest path of a block, its smallest, then random ones, as indices of ops.
 
@@ -259,7 +286,7 @@ def compared_paths(
 
 
 def path_nsr(
-    searched: space.Space,
+    searched: Space,
     params: Sequence[supernet.Params],
     batches: Iterable[tuple[Array, ...]],
     paths: Sequence[Int[np.ndarray, "_ _"]],

@@ -2,15 +2,14 @@
 
 from collections.abc import Callable, Sequence
 
-import jax
+import jax.numpy as jnp
 import numpy as np
-import optax
-from jaxtyping import Array, Float, Int, Key, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 from qnas_jax import metrics
 from qnas_jax.bwnas import distill
-from qnas_jax.bwnas.distill import SAMPLING, Recipe
-from qnas_jax.bwnas.lut import prefix_tree, table
+from qnas_jax.bwnas.distill import SAMPLING, Recipe, State, init_state, init_supernet
+from qnas_jax.bwnas.lut import populate, prefix_tree, table, workload
 from qnas_jax.bwnas.lut.table import Table
 from qnas_jax.bwnas.search_front import search
 from qnas_jax.errors import InputError
@@ -32,38 +31,7 @@ __all__ = [
 ]
 
 LEAST_BITS, MOST_BITS = 2, 8
-Params = tuple[supernet.Params, ...]  # of each block: {"layer0": {"k3e6": ..., ...}, ...}
-Step = Callable[[PyTree, distill.State, Array, Int[Array, ""]], tuple[distill.State, dict]]
-
-
-def init_supernet(key: Key[Array, ""], space: Space) -> Params:
-    """Draws the parameters of a supernet: of every op at every layer of every block.
-
-    Args:
-      key: What they are drawn from; each block has its own.
-      space: Blocks and ops.
-
-    Returns:
-      Of each block ``{"layer0": {"k3e6": parameters of an inverted residual, ...}, ...}``.
-      Batch norms have no running statistics: they use those of the batch.
-
-    References:
-      He et al., 2015, https://arxiv.org/abs/1502.01852, eq. 10 (variance of the kernels).
-    """
-    blocks = enumerate(space.blocks)
-    folded = ((jax.random.fold_in(key, i), block) for i, block in blocks)
-    return tuple(supernet.init_block(key, block, space.ops) for key, block in folded)
-
-
-def init_state(params: Params, optimizers: Sequence[optax.GradientTransformation]) -> distill.State:
-    """Returns the state to begin distillation with; its items hold `params` and `optimizer`.
-
-    Args:
-      params: Of each block, see `init_supernet`.
-      optimizers: One for each block.
-    """
-    pairs = zip(params, optimizers, strict=True)
-    return tuple(distill.BlockState(block, optimizer.init(block)) for block, optimizer in pairs)
+Step = Callable[[PyTree, State, Array, Int[Array, ""]], tuple[State, dict[str, Array]]]
 
 
 def distill_step(recipe: Recipe) -> Step:
@@ -142,9 +110,12 @@ def _check(space, bits, maps) -> None:
 
 
 def _part_nsr(part, params, space, maps, find_range) -> np.ndarray:
-    x, target = maps[part.block : part.block + 2]
+    x, target = map(jnp.asarray, maps[part.block : part.block + 2])
     block, variance = space.blocks[part.block], metrics.channel_variance(target)
+    images, height, width, _ = x.shape
+    work = workload.work(block, space.ops, part.bits, (height, width))
+    nodes = populate.nodes_per_pass(work.node_bytes("float32") * images, *x.devices())
     tree = prefix_tree.build(params, block, space.ops, part.bits, find_range)
-    calibration = prefix_tree.calibrate(tree, x)
+    calibration = prefix_tree.calibrate(tree, x, nodes)
     pixels = target.size // target.shape[-1]
-    return prefix_tree.noise(tree, calibration, x, target, variance) / pixels
+    return prefix_tree.noise(tree, calibration, x, target, variance, nodes) / pixels

@@ -20,8 +20,9 @@ from qnas_jax.data.streets import Streets
 from qnas_jax.hardware import candidates, deployment, matrix, measured, size
 from qnas_jax.hardware import target as targets
 from qnas_jax.hardware.deployment import Deployment
-from qnas_jax.nn import mobilenet, trace
+from qnas_jax.nn import mobilenet
 from qnas_jax.nn.deeplab import DeepLabV3
+from qnas_jax.nn.trace import convs, trace
 from qnas_jax.run import artefacts, parallel, paths
 from qnas_jax.run.config import Config
 
@@ -137,8 +138,8 @@ class Setting:
     @functools.cached_property
     def fixed_convs(self) -> dict[str, list[space.Conv]]:
         """What is in no searched block: `stem` within the encoder, `head` behind it."""
-        traced = trace.trace(self.teacher(), self.picture())
-        return {"stem": trace.convs(traced.stem), "head": trace.convs(traced.head)}
+        traced = trace(self.teacher(), self.picture())
+        return {"stem": convs(traced.stem), "head": convs(traced.head)}
 
     def fixed_bytes(self, column: size.Column = size.conv_bytes) -> dict[str, int]:
         """Bytes of what is in no searched block; logical ones by default."""

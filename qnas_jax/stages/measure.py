@@ -9,8 +9,9 @@ from qnas_jax import metrics
 from qnas_jax.data.batching import Dataset
 from qnas_jax.errors import InputError
 from qnas_jax.hardware import size
-from qnas_jax.nn import policy, trace
+from qnas_jax.nn import policy
 from qnas_jax.nn.deeplab import DeepLabV3
+from qnas_jax.nn.trace import Shape, convs, trace
 from qnas_jax.train import supervised
 from qnas_jax.train.supervised import ClassMaps
 
@@ -48,7 +49,7 @@ def accuracy(
     return found, samples
 
 
-def sizes(model: DeepLabV3, quant: PyTree, image_shape: trace.Shape) -> dict[str, int]:
+def sizes(model: DeepLabV3, quant: PyTree, image_shape: Shape) -> dict[str, int]:
     """Bytes of the whole network and of its encoder, quantized and in float; MACs.
 
     Args:
@@ -56,13 +57,13 @@ def sizes(model: DeepLabV3, quant: PyTree, image_shape: trace.Shape) -> dict[str
       quant: Its policy.
       image_shape: Height, width and channels of a picture.
     """
-    traced, bits = trace.trace(model, image_shape), policy.w_bits(quant)
-    convs = traced.convs
-    by_conv = {conv.name: int(size.conv_bytes(conv, bits[conv.name])) for conv in convs}
-    encoder = sum(by_conv[conv.name] for conv in trace.convs(traced.encoder))
+    traced, bits = trace(model, image_shape), policy.w_bits(quant)
+    found = traced.convs
+    by_conv = {conv.name: int(size.conv_bytes(conv, bits[conv.name])) for conv in found}
+    encoder = sum(by_conv[conv.name] for conv in convs(traced.encoder))
     return {
         "size_bytes": sum(by_conv.values()),
         "encoder_size_bytes": encoder,
-        "float_size_bytes": size.float_bytes(convs),
-        "macs": sum(conv.macs for conv in convs),
+        "float_size_bytes": size.float_bytes(found),
+        "macs": sum(conv.macs for conv in found),
     }
