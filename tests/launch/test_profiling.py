@@ -181,9 +181,7 @@ def test_an_audit_of_a_table_with_a_hole_is_refused_before_anything_is_timed(
     lines = [line for line in table.read_text().splitlines() if "block3/layer0,k5e2" not in line]
     table.write_text("\n".join(lines) + "\n")
     monkeypatch.delattr(profile, "latencies")
-    with pytest.raises(
-        InputError, match=r"t\.csv: lacks layers of .*qnas profile_latency"
-    ):
+    with pytest.raises(InputError, match=r"t\.csv: lacks layers of .*qnas profile_latency"):
         audit_stage.audit(
             experiment.prepare(smoke, tmp_path), 12, adding, 1, QUICK, tmp_path / "audit.csv"
         )
