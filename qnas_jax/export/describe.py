@@ -66,47 +66,33 @@ def _layer(
     conv: graph.ConvNode, tensors: dict[str, graph.Tensor], files: Mapping[str, File]
 ) -> dict[str, Any]:
     height, width, channels = tensors[conv.x].shape
-    outputs = conv.weights.shape[-1]
-    record = space.Conv(
-        conv.out.name,
-        conv.kernel,
-        conv.stride,
-        conv.dilation,
-        conv.groups,
-        channels,
-        outputs,
-        height,
-        width,
-    )
-    found = {
-        "name": record.name,
-        "kernel": record.kernel,
-        "stride": record.stride,
-        "dilation": record.dilation,
-        "groups": record.groups,
-        "in_channels": channels,
-        "out_channels": outputs,
-        "bounds": [b if np.isfinite(b) else None for b in conv.bounds],
-        "macs": record.macs,
-    }
-    if conv.w_bits is None or conv.w_scale is None or conv.out.grid is None:
+    how = (conv.kernel, conv.stride, conv.dilation, conv.groups, channels, conv.weights.shape[-1])
+    record = space.Conv(conv.out.name, *how, height, width)
+    names = ("name", "kernel", "stride", "dilation", "groups", "in_channels", "out_channels")
+    found: dict[str, Any] = {name: getattr(record, name) for name in names}
+    found["bounds"] = [b if np.isfinite(b) else None for b in conv.bounds]
+    found["macs"] = record.macs
+    if conv.w_bits is None:
         floats = size.float_bytes([record])
         return found | {"size_bytes": floats, "stored_bytes": dict.fromkeys(files, floats)}
-    w_bits = conv.w_bits
-    return found | {
+    return found | _quantized(conv, record, files)
+
+
+def _quantized(
+    conv: graph.ConvNode, record: space.Conv, files: Mapping[str, File]
+) -> dict[str, Any]:
+    """Bitwidths, scales and bytes of a quantized convolution."""
+    w_bits, w_scale, grid = conv.w_bits, conv.w_scale, conv.out.grid
+    assert w_bits is not None and w_scale is not None and grid is not None
+    formats = {name: file.file_format for name, file in files.items()}
+    return {
         "w_bits": w_bits,
-        "a_bits": conv.out.grid.bits,
-        "w_scale_min": float(conv.w_scale.min()),
-        "w_scale_max": float(conv.w_scale.max()),
-        "w_container": {
-            name: f"int{size.container_bits(w_bits, file.file_format)}"
-            for name, file in files.items()
-        },
-        "scale": conv.out.grid.scale,
-        "zero_point": conv.out.grid.zero_point,
+        "a_bits": grid.bits,
+        "w_scale_min": float(w_scale.min()),
+        "w_scale_max": float(w_scale.max()),
+        "w_container": {n: f"int{size.container_bits(w_bits, f)}" for n, f in formats.items()},
+        "scale": grid.scale,
+        "zero_point": grid.zero_point,
         "size_bytes": int(size.conv_bytes(record, w_bits)),
-        "stored_bytes": {
-            name: int(size.file_bytes(record, w_bits, file.file_format))
-            for name, file in files.items()
-        },
+        "stored_bytes": {n: int(size.file_bytes(record, w_bits, f)) for n, f in formats.items()},
     }

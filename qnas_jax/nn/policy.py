@@ -21,7 +21,8 @@ Policy = Mapping[str, tuple[Bits, Bits]]  # of weights and activations, by the u
 def at(collection: PyTree, name: str) -> Any:
     """What a collection holds of a unit; an empty dictionary where it has nothing."""
     for part in name.split("/"):
-        collection = collection.get(part, {})
+        held = collection.get(part)
+        collection = held if isinstance(held, Mapping) else {}
     return collection
 
 
