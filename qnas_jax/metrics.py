@@ -4,6 +4,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, Float
 
 NSR_EPSILON = 1e-6  # added to the variance, which is zero for a constant channel
@@ -36,7 +37,8 @@ def nsr(
       Lu et al., 2023, https://arxiv.org/abs/2401.12350, with the loss of
       Moons et al., 2021, https://arxiv.org/abs/2012.08859.
     """
-    noise = jnp.mean(jnp.square(output - target), axis=(-4, -3, -2))
+    error = output - lax.broadcast_to_rank(target, output.ndim)
+    noise = jnp.mean(jnp.square(error), axis=(-4, -3, -2))
     return nsr_from_noise(noise, variance)
 
 
@@ -44,7 +46,8 @@ def nsr_from_noise(
     noise: Float[Array, "*paths c"], variance: Float[Array, "c"]
 ) -> Float[Array, "*paths"]:
     """`nsr` from each channel's squared error; of a sum over pixels it is the NSR times pixels."""
-    return jnp.mean(noise / (variance + NSR_EPSILON), axis=-1)
+    signal = lax.broadcast_to_rank(variance + NSR_EPSILON, noise.ndim)
+    return jnp.mean(noise / signal, axis=-1)
 
 
 def confusion(label: np.ndarray, prediction: np.ndarray, classes: int) -> np.ndarray:

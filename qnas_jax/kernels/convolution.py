@@ -102,7 +102,7 @@ def _taps(x, w, stride, dilation):
                 ),
                 (1, stride, stride, 1),
             )
-            row = row + window * w[i, j]
+            row = row + window * lax.broadcast_to_rank(w[i, j], x.ndim)
         total = total + row
     return total
 
@@ -188,6 +188,13 @@ def _pixel_sums(function, *arrays):
     return tuple(jnp.sum(row, 0) for row in lax.scan(add_row, zeros, tuple(rows))[0])
 
 
+def affine(
+    x: Float[Array, "*pixels c"], factor: Float[Array, "c"], offset: Float[Array, "c"]
+) -> Float[Array, "*pixels c"]:
+    """``x * factor + offset``, channel by channel."""
+    return x * lax.broadcast_to_rank(factor, x.ndim) + lax.broadcast_to_rank(offset, x.ndim)
+
+
 def pixel_moments(
     x: Float[Array, "n h w c"],
 ) -> tuple[Float[Array, "c"], Float[Array, "c"]]:
@@ -200,7 +207,7 @@ def pixel_moments(
     pivot = x[0, 0, 0].astype(jnp.float32)
 
     def powers(x):
-        distance = x.astype(jnp.float32) - pivot
+        distance = x.astype(jnp.float32) - lax.broadcast_to_rank(pivot, x.ndim)
         return distance, distance * distance
 
     first, second = (total / pixels for total in _pixel_sums(powers, x))
@@ -241,7 +248,7 @@ def _norm_act_fwd(u, scale, bias, bounds):
     mean, var = pixel_moments(u)
     rate = lax.rsqrt(var + NORM_EPSILON)
     factor = scale * rate
-    y = jnp.clip(u.astype(jnp.float32) * factor + (bias - mean * factor), *bounds)
+    y = jnp.clip(affine(u.astype(jnp.float32), factor, bias - mean * factor), *bounds)
     return (y.astype(u.dtype), mean, var), (u, scale, bias, mean, rate)
 
 
@@ -251,12 +258,12 @@ def _norm_act_bwd(bounds, saved, gradients):
     offset = bias - mean * factor
 
     def inside(g, u):
-        y = u.astype(jnp.float32) * factor + offset
+        y = affine(u.astype(jnp.float32), factor, offset)
         return jnp.where((y > bounds[0]) & (y < bounds[1]), g.astype(jnp.float32), 0.0)
 
     def products(g, u):
         g = inside(g, u)
-        return g, g * (u - mean)
+        return g, g * (u - lax.broadcast_to_rank(mean, u.ndim))
 
     g_bias, g_rate = _pixel_sums(products, gradients[0], u)
     g_scale = rate * g_rate
@@ -264,7 +271,8 @@ def _norm_act_bwd(bounds, saved, gradients):
     pixels = u.size // u.shape[-1]
     slope = factor * rate * g_scale / pixels
     constant = slope * mean - factor * g_bias / pixels
-    g_u = factor * inside(gradients[0], u) - slope * u + constant
+    over = functools.partial(lax.broadcast_to_rank, rank=u.ndim)
+    g_u = over(factor) * inside(gradients[0], u) - over(slope) * u + over(constant)
     return g_u.astype(u.dtype), g_scale, g_bias
 
 

@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float, Int8, UInt8
 
 from qnas_jax.kernels import convolution, native
@@ -101,4 +102,7 @@ def depthwise(
 
 
 def _requantized(sums, norm):
-    return jnp.clip(jnp.round(sums * norm[0] + norm[1]), 0, norm[2]).astype(jnp.uint8)
+    highest = lax.broadcast_to_rank(norm[2], sums.ndim)
+    return jnp.clip(jnp.round(convolution.affine(sums, norm[0], norm[1])), 0, highest).astype(
+        jnp.uint8
+    )

@@ -60,7 +60,7 @@ class Norm(nn.Module):
             return y
         mean, var = self._statistics(channels)
         factor = scale * lax.rsqrt(var.value + convolution.NORM_EPSILON)
-        return jnp.clip(u * factor + (bias - mean.value * factor), *self.bounds)
+        return jnp.clip(convolution.affine(u, factor, bias - mean.value * factor), *self.bounds)
 
     def _statistics(self, channels):
         mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,))
@@ -113,5 +113,6 @@ class ConvBnAct(nn.Module):
             y = Norm(self.bounds, name="norm")(u, train)
         else:
             bias = self.param("bias", nn.initializers.zeros, (self.features,))
-            y = jnp.clip(u + bias.astype(u.dtype), *self.bounds)
+            bias = lax.broadcast_to_rank(bias.astype(u.dtype), u.ndim)
+            y = jnp.clip(u + bias, *self.bounds)
         return FakeQuant(name="out")(y) if self.grid else y

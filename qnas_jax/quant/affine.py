@@ -14,6 +14,7 @@ References:
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float, Int
 
 
@@ -64,18 +65,32 @@ def _or_one(scale):
     return jnp.where(scale < jnp.finfo(jnp.float32).tiny, 1.0, scale)
 
 
+def over(values, x):
+    """Returns `values` of the last axis with leading axes of 1, to broadcast over `x`.
+
+    A scalar stays a scalar. JAX would add the axes by itself, but the tests forbid that, as it
+    hides mistakes.
+    """
+    rank = jnp.ndim(values)
+    return lax.broadcast_to_rank(values, max(jnp.ndim(x), rank)) if rank else values
+
+
 def quantize(x, scale, zero_point, q_min, q_max):
     """Returns the codes of `x`, as floats.
 
     Computes ``clip(round(x * (1 / scale)) + zero_point, q_min, q_max)``. Ties round to even. The
-    arguments broadcast.
+    grid is that of all values, or of each channel (the last axis).
     """
-    return jnp.clip(jnp.round(x * (1 / scale)) + zero_point, q_min, q_max)
+    return jnp.clip(_unclipped(x, scale, zero_point), over(q_min, x), over(q_max, x))
+
+
+def _unclipped(x, scale, zero_point):
+    return jnp.round(x * over(1 / scale, x)) + over(zero_point, x)
 
 
 def dequantize(codes, scale, zero_point):
     """Returns the real values of codes, ``scale * (codes - zero_point)``."""
-    return scale * (codes - zero_point)
+    return over(scale, codes) * (codes - over(zero_point, codes))
 
 
 @jax.custom_jvp
@@ -96,14 +111,14 @@ def nearest(x, inverse, scale, low, high):
     If it were the product, some programs would fuse it with a following addition, which changes
     the rounding.
     """
-    return jnp.clip(scale * jnp.round(x * inverse), low, high)
+    return jnp.clip(over(scale, x) * jnp.round(x * over(inverse, x)), over(low, x), over(high, x))
 
 
 @snap.defjvp
 def _snap_jvp(primals, tangents):
     x, scale, zero_point, q_min, q_max = primals
-    code = jnp.round(x * (1 / scale)) + zero_point
-    inside = (code >= q_min) & (code <= q_max)
+    code = _unclipped(x, scale, zero_point)
+    inside = (code >= over(q_min, x)) & (code <= over(q_max, x))
     return snap(*primals), jnp.where(inside, tangents[0], 0.0)
 
 

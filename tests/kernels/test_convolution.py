@@ -135,7 +135,7 @@ SIZES = [(2, 5, 9, 3), (1, 1, 7, 3), (3, 4, 1, 3)]
 @pytest.mark.parametrize("shape", SIZES, ids=str)
 @pytest.mark.parametrize("mean", [0.0, 1000.0])
 def test_pixel_moments_are_those_of_float64(shape, mean):
-    x = mean + _normal(shape) * jnp.array([1.0, 0.01, 30.0])
+    x = mean + _normal(shape) * jnp.array([[[[1.0, 0.01, 30.0]]]])
     found_mean, found_var = convolution.pixel_moments(x)
     exact = np.asarray(x, np.float64)
     np.testing.assert_allclose(found_mean, exact.mean((0, 1, 2)), rtol=1e-6, atol=1e-5)
@@ -159,10 +159,11 @@ def test_pixel_moments_of_other_platforms_give_the_same(monkeypatch):
 
 
 def _plain_norm_act(u, scale, bias, bounds):
-    mean = jnp.mean(u, (0, 1, 2))
-    var = jnp.mean((u - mean) ** 2, (0, 1, 2))
+    mean = jnp.mean(u, (0, 1, 2), keepdims=True)
+    var = jnp.mean((u - mean) ** 2, (0, 1, 2), keepdims=True)
     normalized = (u - mean) / jnp.sqrt(var + convolution.NORM_EPSILON)
-    return jnp.clip(scale * normalized + bias, *bounds), mean, var
+    y = scale.reshape(mean.shape) * normalized + bias.reshape(mean.shape)
+    return jnp.clip(y, *bounds), mean.ravel(), var.ravel()
 
 
 @functools.partial(jax.jit, static_argnums=(0, 5))
@@ -180,7 +181,7 @@ def _norm_gradients(norm_act, u, scale, bias, g, bounds):
     ids=str,
 )
 def test_norm_act_and_its_gradients_are_those_of_the_plain_formula(shape, bounds):
-    u = 2 + _normal(shape) * jnp.array([1.0, 0.1, 8.0])
+    u = 2 + _normal(shape) * jnp.array([[[[1.0, 0.1, 8.0]]]])
     # Far enough that both bounds clip some pixels and leave others.
     scale, bias = jnp.array([3.0, 4.0, -2.0]), jnp.array([2.0, 3.0, 1.0])
     g = _normal(shape, seed=1)

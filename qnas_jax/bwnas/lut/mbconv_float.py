@@ -109,7 +109,9 @@ def gather_weights(
 
     def kernel(found, part):
         codes, scale = weight_codes(found, part, w_bits)
-        return Kernel(codes * scale, found["norm"]["scale"], found["norm"]["bias"])
+        return Kernel(
+            codes * affine.over(scale, codes), found["norm"]["scale"], found["norm"]["bias"]
+        )
 
     return by_part(params, ops, kernel)
 
@@ -195,7 +197,7 @@ def run_op(
 
 
 def _normed(sums, step):
-    return on_grid(sums * step.factor + step.offset, step.grid)
+    return on_grid(convolution.affine(sums, step.factor, step.offset), step.grid)
 
 
 def on_grid(y: Float[Array, "n h w c"], grid: QParams) -> Float[Array, "n h w c"]:
@@ -211,7 +213,7 @@ def _settle(layer, a_bits, sums, kernel, bounds):
     mean, var = convolution.pixel_moments(sums)
     factor = kernel.norm_scale * lax.rsqrt(var + convolution.NORM_EPSILON)
     offset = kernel.norm_bias - mean * factor
-    y = jnp.clip(sums * factor + offset, *bounds)
+    y = jnp.clip(convolution.affine(sums, factor, offset), *bounds)
     return Step(factor, offset, _find_grid(layer, a_bits, y))
 
 
