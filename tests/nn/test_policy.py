@@ -96,7 +96,9 @@ def test_policies_may_be_vmapped(network):
     np.testing.assert_array_equal(np.stack([w_bits, a_bits], 1), bits)
 
 
-@pytest.mark.parametrize("name", ["encoder/stim", "aspp/broadcast", "encoder", "encoder/stem/w_bits"])
+@pytest.mark.parametrize(
+    "name", ["encoder/stim", "aspp/broadcast", "encoder", "encoder/stem/w_bits"]
+)
 def test_a_name_without_bitwidths_is_refused(network, name):
     _, variables = network
     message = f"^'{name}': has no bitwidths; the units of a network are trace"
