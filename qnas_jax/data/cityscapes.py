@@ -7,6 +7,7 @@ References:
   Cordts et al., 2016, https://arxiv.org/abs/1604.01685; cityscapes-dataset.com.
 """
 
+import io
 import pathlib
 
 import numpy as np
@@ -163,17 +164,17 @@ def _last(file: pathlib.Path, count: int) -> bytes:
 
 def _open(file: pathlib.Path, modes: tuple[str, ...]) -> Image.Image:
     """The image of a file, decoded."""
-    return _read(file, modes, lambda image: True)
+    return _read(file, io.BytesIO(disk.read(file)), modes, lambda image: True)
 
 
 def _header(file: pathlib.Path, modes: tuple[str, ...]) -> tuple[int, int]:
     """Width and height; a file that does not end as PNG does, as one cut short, is decoded."""
-    return _read(file, modes, lambda image: b"IEND" not in _last(file, _PNG_END)).size
+    return _read(file, file, modes, lambda image: b"IEND" not in _last(file, _PNG_END)).size
 
 
-def _read(file, modes, to_decode) -> Image.Image:
+def _read(file, source, modes, to_decode) -> Image.Image:
     try:
-        with Image.open(file) as image:
+        with Image.open(source) as image:
             _check_mode(file, image, modes)
             if to_decode(image):
                 image.load()

@@ -156,7 +156,7 @@ def _step(node: Node, inputs: list[Any], constants: PyTree) -> Any:
 
 def _conv(conv: graph.ConvNode, x, zero_point, weights, bias, rounding: _Rounding):
     x = x.astype(jnp.float32) - zero_point
-    sums = bias
+    sums = bias[None, None, None]
     for part, w in zip(jnp.array_split(x, len(weights), -1), weights, strict=True):
         sums = sums + _sums(conv, part, w.astype(jnp.float32)).astype(jnp.int32)
     return _requantize(sums, rounding)
@@ -172,6 +172,6 @@ def _sums(conv: graph.ConvNode, x, w):
 
 
 def _requantize(sums, rounding: _Rounding):
-    scaled = sums.astype(jnp.float32) * rounding.multiplier
+    scaled = sums.astype(jnp.float32) * rounding.multiplier[None, None, None]
     rounded = lax.round(scaled, lax.RoundingMethod.TO_NEAREST_EVEN)
     return jnp.clip(rounded + rounding.zero_point, *rounding.bounds).astype(jnp.uint8)

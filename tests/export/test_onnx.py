@@ -179,7 +179,7 @@ class _SaturatingSession:
         self.held = {one.name: onnx.numpy_helper.to_array(one) for one in graph_.initializer}
         self.most = np.inf if _asks_for_exact_sums(options) else 2**15 - 1
 
-    def onnx_run(self, names, feeds):
+    def run(self, names, feeds):
         weights = self.held["weights"][:, :, 0, 0].astype(int)
         products = weights[:, :, None, None] * feeds["x"].astype(int)
         sums = (products[:, 0::2] + products[:, 1::2]).clip(None, self.most).sum(1)
@@ -205,7 +205,7 @@ def test_sessions_ask_for_exact_sums_where_they_would_saturate(saturates, int8, 
 ON_ANOTHER_CPU = """
 import pathlib, sys
 import numpy as np
-from qnas_jax.export import run
+from qnas_jax.export.onnx import run
 folder = pathlib.Path(sys.argv[1])
 found = run.tensors(run.session(folder / "model.onnx"), np.load(folder / "images.npy"))
 np.savez(folder / "found.npz", **found)

@@ -158,5 +158,6 @@ def test_many_calls_at_once_give_what_each_gives_alone():
 
 def test_the_source_is_part_of_the_package():
     project = tomllib.loads((native.SOURCE.parents[2] / "pyproject.toml").read_text())
-    (pattern,) = project["tool"]["setuptools"]["package-data"]["qnas_jax"]
-    assert native.SOURCE in (native.SOURCE.parents[1]).glob(pattern)
+    patterns = project["tool"]["setuptools"]["package-data"]["qnas_jax"]
+    held = [file for pattern in patterns for file in native.SOURCE.parents[1].glob(pattern)]
+    assert native.SOURCE in held

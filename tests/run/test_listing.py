@@ -41,6 +41,7 @@ def test_a_stage_that_holds_nothing_of_its_own_may_be_made_from_anything(tmp_pat
     litter(tmp_path)
     stage = artefacts.Stage(tmp_path, {"seed": 1})
     assert not stage.done, "nothing came of it"
+    stage.begin()
     artefacts.write(tmp_path / "ours", "x")
     with pytest.raises(InputError, match="seed: 1, now 2"):
         artefacts.Stage(tmp_path, {"seed": 2})

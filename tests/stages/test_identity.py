@@ -31,9 +31,16 @@ def teacher_of(config, tmp_path):
     return train_stage.teacher_stage(experiment.prepare(config, tmp_path / "run"))
 
 
-def test_the_same_images_elsewhere_are_the_same_and_others_are_not(on_disk, tmp_path, monkeypatch):
-    stage = teacher_of(on_disk, tmp_path)
+def begun_teacher_of(config, tmp_path):
+    """A teacher that something came of."""
+    stage = teacher_of(config, tmp_path)
+    stage.begin()
     artefacts.write(stage.folder / "something", "x")
+    return stage
+
+
+def test_the_same_images_elsewhere_are_the_same_and_others_are_not(on_disk, tmp_path, monkeypatch):
+    stage = begun_teacher_of(on_disk, tmp_path)
     shutil.copytree(on_disk.data.root, tmp_path / "scratch" / "cs")
     monkeypatch.chdir(tmp_path)
     root = on_disk.data.root
@@ -49,8 +56,7 @@ def test_the_same_images_elsewhere_are_the_same_and_others_are_not(on_disk, tmp_
 
 
 def test_a_run_of_an_older_version_is_refused_with_the_reason(on_disk, tmp_path):
-    stage = teacher_of(on_disk, tmp_path)
-    artefacts.write(stage.folder / "something", "x")
+    stage = begun_teacher_of(on_disk, tmp_path)
     file = stage.folder / "made_from.json"
     mark = artefacts.read_json(file)
     data = {**mark["made_from"]["data"], "root": on_disk.data.root, "seed": 0}
@@ -88,8 +94,7 @@ def saved(state, tmp_path):
 def test_a_teacher_is_what_it_holds(smoke, tmp_path, saved):
     folder, state = saved
     smoke.teacher.checkpoint = str(folder)
-    stage = teacher_of(smoke, tmp_path)
-    artefacts.write(stage.folder / "something", "x")
+    stage = begun_teacher_of(smoke, tmp_path)
     shutil.copytree(folder, tmp_path / "copy")
     checkpoint.adopt(tmp_path / "again", 6, state)
     for same in (f"{folder}/", str(tmp_path / "copy"), str(tmp_path / "again")):
@@ -119,7 +124,7 @@ def test_a_teacher_that_is_gone_is_found_in_the_run_that_took_it(smoke, tmp_path
 
 def test_a_teacher_of_another_shape_is_refused_by_name(smoke, tmp_path, saved):
     smoke.teacher.checkpoint, smoke.network.head_channels = str(saved[0]), 24
-    assert refusal(lambda: teacher_of(smoke, tmp_path)).startswith(f"{saved[0]}: holds (")
+    assert refusal(lambda: teacher_of(smoke, tmp_path)).startswith(f"{saved[0]}: has (")
 
 
 def test_what_systems_leave_in_a_checkpoint_is_skipped(smoke, tmp_path, saved):

@@ -97,7 +97,7 @@ def test_what_orbax_keeps_to_itself_is_found_by_reading(tmp_path, monkeypatch):
         raise OSError(errno.ESTALE, STALE)
 
     monkeypatch.setattr(orbax.checkpoint.CheckpointManager, "item_metadata", lambda *_: None)
-    with pytest.raises(InputError, match=r"checkpoint/2: cannot be read \(its description"):
+    with pytest.raises(InputError, match=r"checkpoint/2: cannot be read \(its metadata"):
         checkpoint.load(tmp_path / "checkpoint", toy.FRESH)
     monkeypatch.setattr(pathlib.Path, "read_bytes", stale)
     with pytest.raises(InputError, match=rf"checkpoint/2/.*: cannot be read \({STALE}\); try ag"):
