@@ -11,8 +11,9 @@ As a library; arrays and functions, no config and no folder:
     hardware    what layers cost on a device: cost_matrix
     search      exact Pareto fronts of sums: pareto_front
     bwnas       block-wise search: init_supernet, distill_step, score, search
-    export      networks as files: to_graph, to_onnx, to_tflite
+    export      networks as files: to_graph, to_onnx, to_tflite; simulator runs them in JAX
     data        images and labels: Streets, Cityscapes
+    metrics     every figure, defined once: nsr, mean_iou, kendall_tau
 
 A room is imported when it is first used, so `import qnas_jax` takes milliseconds.
 
@@ -29,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 from qnas_jax.space import Block, Choice, Op, Space, format_subnet, parse_subnet
 
 if TYPE_CHECKING:
-    from qnas_jax import bwnas, data, export, hardware, nn, quant, search
+    from qnas_jax import bwnas, data, export, hardware, metrics, nn, quant, search
 
 if sys.platform == "win32" or importlib.util.find_spec("fcntl") is None:  # no file locks
     print("error: qnas_jax runs on Linux and macOS; on Windows use WSL", file=sys.stderr)
@@ -45,6 +46,7 @@ __all__ = [
     "export",
     "format_subnet",
     "hardware",
+    "metrics",
     "nn",
     "parse_subnet",
     "quant",

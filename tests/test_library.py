@@ -28,7 +28,7 @@ ROOMS = [name for name in qn.__all__ if inspect.ismodule(getattr(qn, name))]
 OFFERED = [
     getattr(module, name)
     for module in (qn, *(getattr(qn, room) for room in ROOMS))
-    for name in module.__all__
+    for name in getattr(module, "__all__", ())
     if not inspect.ismodule(getattr(module, name))
 ]
 FUNCTIONS = [found for found in map(inspect.unwrap, OFFERED) if inspect.isfunction(found)]

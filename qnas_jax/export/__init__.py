@@ -2,10 +2,12 @@
 
 graph = export.to_graph(network, variables, quant, (64, 128, 3), resize=True)
 pathlib.Path("network.onnx").write_bytes(export.to_onnx(graph))
+export.simulator(graph)(images)  # the class maps that the file gives, code by code
 """
 
 from qnas_jax.export.files import to_onnx, to_tflite
 from qnas_jax.export.fold import fold as to_graph
 from qnas_jax.export.graph import Graph
+from qnas_jax.export.simulate import simulator
 
-__all__ = ["Graph", "to_graph", "to_onnx", "to_tflite"]
+__all__ = ["Graph", "simulator", "to_graph", "to_onnx", "to_tflite"]

@@ -20,6 +20,7 @@ from qnas_jax.nn.mbconv import BlockPath, MBConv
 from qnas_jax.nn.mobilenet import MobileNetV2, teacher_paths
 from qnas_jax.nn.policy import of_subnet as subnet_policy
 from qnas_jax.nn.policy import with_policy
+from qnas_jax.nn.supernet import with_blocks
 
 # The function; the module of the same name is reached by `from qnas_jax.nn.trace import ...`.
 from qnas_jax.nn.trace import Trace, Unit, trace
@@ -47,5 +48,6 @@ __all__ = [
     "subnet_policy",
     "teacher_paths",
     "trace",
+    "with_blocks",
     "with_policy",
 ]
