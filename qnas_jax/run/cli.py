@@ -157,6 +157,9 @@ def _parse(argv: list[str]) -> list[str]:
             if key.startswith("config.") and not knows(key[7:]):
                 _leave(str(unknown_key(key[7:])), INPUT_ERROR)
         _leave(_reason(error), INPUT_ERROR)
+    except Exception as error:  # whatever else the code of a config file raises
+        reason = f"{type(error).__name__}: {error}"
+        _leave(f"--config: the file cannot be used ({reason})", INPUT_ERROR)
     if len(rest) > 1:
         _leave(f"{rest[1]!r}: not understood; settings are given as --NAME=VALUE", INPUT_ERROR)
     return rest

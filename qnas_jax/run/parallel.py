@@ -27,10 +27,11 @@ def check_devices() -> None:
     """
     try:
         jax.devices()
+        jax.device_put(0)  # on the default device, which the first line does not ask for
     except jax.errors.JaxRuntimeError:  # of several processes, one is gone
         raise
     except Exception as error:  # an AssertionError where a plugin is missing
-        names = ("JAX_PLATFORMS", "JAX_PLATFORM_NAME")
+        names = ("JAX_PLATFORMS", "JAX_PLATFORM_NAME", "JAX_DEFAULT_DEVICE")
         asked = [f"{name}={os.environ[name]}" for name in names if os.environ.get(name)]
         told = isinstance(error, RuntimeError) and str(error)
         reason = told.splitlines()[0] if told else "JAX has no plugin for it"

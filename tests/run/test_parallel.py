@@ -268,3 +268,13 @@ def test_devices_that_are_not_here_are_said_in_a_line(monkeypatch, error, reason
     with pytest.raises(InputError, match="JAX_PLATFORMS=cuda: no such device") as caught:
         parallel.check_devices()
     assert f"({reason})" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_default_device_that_is_not_here_is_refused(monkeypatch):
+    def unknown(_):
+        raise RuntimeError("Unknown backend: 'gpu' requested")
+
+    monkeypatch.setenv("JAX_DEFAULT_DEVICE", "gpu")
+    monkeypatch.setattr(jax, "device_put", unknown)
+    with pytest.raises(InputError, match=r"^.*JAX_DEFAULT_DEVICE=gpu: no such device here"):
+        parallel.check_devices()
