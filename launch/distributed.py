@@ -27,8 +27,9 @@ from absl import flags
 
 from qnas_jax.bwnas import inspection, populate_table, train_supernet
 from qnas_jax.errors import InputError, ProcessLost
-from qnas_jax.run import artefacts, cli, disk, parallel, preempt
+from qnas_jax.run import cli, disk, parallel, preempt
 from qnas_jax.run.config import Config
+from qnas_jax.run.stage import is_finished
 from qnas_jax.stages import train as train_stage
 from qnas_jax.stages.experiment import prepare
 
@@ -48,7 +49,7 @@ def main() -> None:
     """Trains the supernet and fills the table together with the other processes."""
     config, workdir = cli.run_flags()
     platform.use_compilation_cache()
-    if not artefacts.is_finished(workdir / "teacher"):
+    if not is_finished(workdir / "teacher"):
         main_first = "train it with launch/main.py --until=teacher first"
         raise InputError(f"{workdir / 'teacher'}: not finished; {main_first}")
     _meet()

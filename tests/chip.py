@@ -10,6 +10,7 @@ from qnas_jax.bwnas import search_front
 from qnas_jax.bwnas.lut import table
 from qnas_jax.hardware import measured, target
 from qnas_jax.run import artefacts
+from qnas_jax.run.stage import Stage
 from qnas_jax.stages import experiment
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -71,7 +72,7 @@ def write_table(path, laid_out, ops, factor=1.0):
 
 def populated(laid_out):
     """A finished table with random NSRs."""
-    stage = artefacts.Stage(laid_out.workdir / "lut", {"seed": 0})
+    stage = Stage(laid_out.workdir / "lut", {"seed": 0})
     parts = table.parts_of(laid_out.searched, laid_out.bits, per_layer=False)
     nsr = np.random.default_rng(0).uniform(1, 2, sum(part.rows for part in parts))
     rows = table.build(nsr.astype(np.float32), laid_out.searched, parts)

@@ -21,6 +21,7 @@ from qnas_jax.bwnas.lut import populate, table
 from qnas_jax.errors import InputError
 from qnas_jax.report import figures
 from qnas_jax.run import artefacts, cli, paths
+from qnas_jax.run.stage import read_json, reading
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
 DRAWS = 5  # of which images they are
@@ -30,9 +31,9 @@ def main() -> None:
     """Prints, writes and draws the curve."""
     folder = paths.folder("--workdir", _WORKDIR.value) / "lut"
     rows = table.load(folder / "lut.npz")
-    with artefacts.reading(folder / "by_chunk.npy") as file:
+    with reading(folder / "by_chunk.npy") as file:
         by_chunk = np.load(file).astype(np.float64)
-    made = artefacts.read_json(folder / "lut.json")
+    made = read_json(folder / "lut.json")
     chunks, per_chunk = len(by_chunk), made["images_per_pass"]
     if chunks < 2:
         raise InputError(f"{folder}: has one pass only; set populate.images_per_pass lower")

@@ -19,8 +19,9 @@ from absl import flags
 
 from qnas_jax.data import cityscapes
 from qnas_jax.data.streets import render
-from qnas_jax.run import artefacts, cli, paths
+from qnas_jax.run import cli, paths
 from qnas_jax.run.log import Progress
+from qnas_jax.run.stage import Stage
 
 _OUT = flags.DEFINE_string("out", None, "Folder for leftImg8bit/ and gtFine/.", required=True)
 _TRAIN = flags.DEFINE_integer("train", 2975, "Training pictures.", lower_bound=1)
@@ -43,7 +44,7 @@ def main() -> None:
     out = paths.folder("--out", _OUT.value)
     items = [("train", i) for i in range(_TRAIN.value)] + [("val", i) for i in range(_VAL.value)]
     made_from = {"seed": _SEED.value, "height": _HEIGHT.value, "width": _WIDTH.value}
-    artefacts.Stage(out, made_from).begin()  # refuses other images
+    Stage(out, made_from).begin()  # refuses other images
     write = functools.partial(write_one, str(out), _SEED.value, (_HEIGHT.value, _WIDTH.value))
     progress = Progress(f"writing {out}", len(items))
     context = multiprocessing.get_context("spawn")

@@ -8,9 +8,8 @@ from qnas_jax.bwnas import train_supernet
 from qnas_jax.errors import InputError
 from qnas_jax.hardware import size
 from qnas_jax.nn.deeplab import DeepLabV3
-from qnas_jax.run import artefacts
-from qnas_jax.run.artefacts import Stage
 from qnas_jax.run.listing import listed
+from qnas_jax.run.stage import Stage, read_json
 from qnas_jax.stages import train as train_stage
 from qnas_jax.stages.experiment import Setting
 
@@ -38,7 +37,7 @@ def subnets(workdir: pathlib.Path) -> list[str]:
     files = listed(workdir, "retrain/*/metrics.json")
     if not files:
         raise InputError(f"{workdir}: holds no retrained subnet")
-    return [artefacts.read_json(file, "subnet")["subnet"] for file in files]
+    return [read_json(file, "subnet")["subnet"] for file in files]
 
 
 def trained(setting: Setting) -> list[Network]:

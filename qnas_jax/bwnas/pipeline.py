@@ -17,8 +17,8 @@ from qnas_jax.data.batching import stacked
 from qnas_jax.export import runtimes
 from qnas_jax.report import page
 from qnas_jax.run import artefacts
-from qnas_jax.run.artefacts import Stage
 from qnas_jax.run.config import Config
+from qnas_jax.run.stage import Stage, is_finished
 from qnas_jax.stages import dry_run, measure
 from qnas_jax.stages import export as export_stage
 from qnas_jax.stages import latency as latency_stage
@@ -64,7 +64,7 @@ def begin(config: Config, workdir: pathlib.Path) -> tuple[Setting, Stage, PyTree
     config.check()
     setting = prepare(config, workdir)
     inspection.inspect(setting)
-    if not artefacts.is_finished(workdir / "teacher"):
+    if not is_finished(workdir / "teacher"):
         dry_run.dry_run(setting, runtimes.named("onnxruntime"))
     if not (workdir / "config.json").exists():
         artefacts.write_json(workdir / "config.json", setting.config)

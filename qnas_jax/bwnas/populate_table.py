@@ -11,7 +11,7 @@ from qnas_jax.kernels import int8
 from qnas_jax.nn import supernet
 from qnas_jax.quant.calibrate import RANGES
 from qnas_jax.run import artefacts, parallel
-from qnas_jax.run.artefacts import Stage
+from qnas_jax.run.stage import Stage
 from qnas_jax.stages.experiment import Setting
 from qnas_jax.train import supervised
 

@@ -19,8 +19,8 @@ from qnas_jax.errors import InputError
 from qnas_jax.hardware import deployment
 from qnas_jax.hardware.deployment import Deployment
 from qnas_jax.run import artefacts
-from qnas_jax.run.artefacts import Stage
 from qnas_jax.run.config import Search
+from qnas_jax.run.stage import Stage
 from qnas_jax.search import front, pareto
 from qnas_jax.search.front import Point
 from qnas_jax.space import COSTS

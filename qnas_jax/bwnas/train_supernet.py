@@ -12,7 +12,7 @@ from qnas_jax.bwnas import distill, distill_pmap
 from qnas_jax.errors import InputError
 from qnas_jax.nn import supernet, trace
 from qnas_jax.run import artefacts, log, parallel
-from qnas_jax.run.artefacts import Stage
+from qnas_jax.run.stage import Stage, read_json
 from qnas_jax.stages.experiment import Purpose, Setting
 from qnas_jax.stages.fit import fit
 from qnas_jax.train import loop, supervised
@@ -119,7 +119,7 @@ def _depthwise_cost(stage: Stage, shape: tuple[int, int]) -> float:
     with parallel.first_goes_first("measured"):
         if not file.exists():
             artefacts.write_json(file, round(distill_pmap.depthwise_cost(*shape), 2))
-        cost = artefacts.read_json(file)
+        cost = read_json(file)
     logger.info("supernet: a depthwise product takes %.1f times as long as a dense one", cost)
     return cost
 

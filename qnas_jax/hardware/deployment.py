@@ -14,6 +14,7 @@ from qnas_jax.hardware import target as targets
 from qnas_jax.hardware.candidates import Place
 from qnas_jax.hardware.target import Target
 from qnas_jax.run import artefacts
+from qnas_jax.run.stage import read_json, unreadable
 from qnas_jax.space import Bits, Conv, Op
 
 
@@ -78,12 +79,12 @@ def read(path: pathlib.Path, name: str, table: str) -> Deployment:
     Raises:
       InputError: The file is missing or damaged, or the target cannot be used.
     """
-    found = artefacts.read_json(path, "places", "fixed_convs")
+    found = read_json(path, "places", "fixed_convs")
     try:
         where = tuple(Place(*place) for place in found["places"])
         parts = {
             part: [Conv(*conv) for conv in convs] for part, convs in found["fixed_convs"].items()
         }
     except (AttributeError, TypeError) as error:
-        raise artefacts.unreadable(path, error) from None
+        raise unreadable(path, error) from None
     return Deployment(device(name, table, where), where, parts)

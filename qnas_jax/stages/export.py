@@ -19,8 +19,8 @@ from qnas_jax.export.runtimes import Runtime
 from qnas_jax.nn.deeplab import DeepLabV3
 from qnas_jax.report import exports
 from qnas_jax.run import artefacts
-from qnas_jax.run.artefacts import Stage
 from qnas_jax.run.listing import listed
+from qnas_jax.run.stage import Stage, read_json
 from qnas_jax.stages import train as train_stage
 from qnas_jax.stages.experiment import CLASSES, Setting
 from qnas_jax.train import supervised
@@ -81,8 +81,8 @@ def _stage(setting: Setting, source: Stage) -> Stage:
 def _described(folder: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """What `parity.json` and `model.json` say."""
     return (
-        artefacts.read_json(folder / "parity.json", "miou", "agreement"),
-        artefacts.read_json(folder / "model.json", "file_bytes", "graph_bytes"),
+        read_json(folder / "parity.json", "miou", "agreement"),
+        read_json(folder / "model.json", "file_bytes", "graph_bytes"),
     )
 
 
@@ -155,7 +155,7 @@ def check(folders: Iterable[pathlib.Path], max_miou_drop: float) -> None:
     """
     for folder in folders:
         place = folder / "parity.json"
-        miou = artefacts.read_json(place, "miou")["miou"]
+        miou = read_json(place, "miou")["miou"]
         exports = [name for name in miou if name.startswith(f"{QUANTIZED}.")]
         for reference, file in itertools.product((MEASURED, FAKE), exports):
             parity.check(place, miou, file, reference, max_miou_drop)

@@ -5,8 +5,8 @@ from typing import TypeVar
 
 from qnas_jax.errors import InputError
 from qnas_jax.run import config, parallel
-from qnas_jax.run.artefacts import Stage
 from qnas_jax.run.log import Metrics
+from qnas_jax.run.stage import Stage
 from qnas_jax.stages.experiment import Setting
 from qnas_jax.train import loop
 

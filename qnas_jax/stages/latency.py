@@ -11,7 +11,7 @@ from qnas_jax.export.runtimes import Runtime
 from qnas_jax.profiling import profile, synthetic
 from qnas_jax.profiling.timing import Effort
 from qnas_jax.run import artefacts
-from qnas_jax.run.artefacts import Stage
+from qnas_jax.run.stage import Stage, read_json
 from qnas_jax.stages.experiment import Setting
 
 logger = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ def compare(
 
 def of_run(workdir: pathlib.Path) -> dict[str, Any]:
     """What `time_networks` found: the figures of `compare` by network, the teacher first."""
-    return artefacts.read_json(workdir / "latency" / "latency.json", "networks")["networks"]
+    return read_json(workdir / "latency" / "latency.json", "networks")["networks"]
 
 
 def as_text(found: Mapping[str, Any]) -> str:

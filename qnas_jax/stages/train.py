@@ -14,8 +14,8 @@ from qnas_jax.export import fold, simulate, tie_free
 from qnas_jax.nn import init, supernet, trace
 from qnas_jax.nn.deeplab import DeepLabV3
 from qnas_jax.run import artefacts
-from qnas_jax.run.artefacts import Stage
 from qnas_jax.run.config import Config
+from qnas_jax.run.stage import Stage, is_begun, is_finished
 from qnas_jax.search import front
 from qnas_jax.stages import measure
 from qnas_jax.stages.experiment import CLASSES, Purpose, Setting
@@ -58,12 +58,12 @@ def _given_teacher(setting: Setting) -> supervised.TrainState | None:
     if not config.teacher.checkpoint:
         return None
     given = pathlib.Path(config.teacher.checkpoint)
-    if artefacts.is_begun(given.parent) and not artefacts.is_finished(given.parent):
+    if is_begun(given.parent) and not is_finished(given.parent):
         raise InputError(
             f"teacher.checkpoint={given}: its run did not finish the teacher; "
             "the same command goes on with it"
         )
-    if not given.is_dir() and artefacts.is_finished(own):
+    if not given.is_dir() and is_finished(own):
         raise InputError(
             f"teacher.checkpoint={given}: no such folder; "
             f"this run has a copy of it: set it to {own / 'checkpoint'}"

@@ -10,6 +10,7 @@ from qnas_jax.bwnas import finished, train_supernet
 from qnas_jax.errors import InputError
 from qnas_jax.hardware import size
 from qnas_jax.run import artefacts
+from qnas_jax.run.stage import read_json
 from qnas_jax.stages import experiment
 from qnas_jax.stages import train as train_stage
 
@@ -48,7 +49,7 @@ def test_networks_are_found_the_teacher_first_and_subnets_by_their_size(laid_out
 @pytest.mark.parametrize("name", ["teacher", f"retrain/{SMALL}"])
 def test_a_network_that_is_not_finished_is_refused(laid_out, name):
     place = laid_out.workdir / name / "made_from.json"
-    artefacts.write_json(place, {**artefacts.read_json(place), "done": False})
+    artefacts.write_json(place, {**read_json(place), "done": False})
     with pytest.raises(InputError, match=rf"{name}: is not finished; launch/main\.py goes on"):
         finished.trained(laid_out)
 

@@ -22,6 +22,7 @@ from qnas_jax.nn import trace
 from qnas_jax.profiling import audit, probes, profile
 from qnas_jax.profiling.timing import Effort
 from qnas_jax.run import artefacts
+from qnas_jax.run.stage import Stage
 from qnas_jax.stages import audit as audit_stage
 from qnas_jax.stages import dry_run, experiment
 
@@ -323,8 +324,8 @@ def test_latencies_are_those_of_the_run_that_the_config_is_of(tmp_path):
     subnet = tmp_path / "retrain" / "k3e2.w8a8" / "metrics.json"
     artefacts.write_json(subnet, {"subnet": "k3e2.w8a8"})
     network, depths = {"network": config.network}, {"depths": config.space.depths}
-    artefacts.Stage(tmp_path / "teacher", network).finish()
-    artefacts.Stage(tmp_path / "supernet", depths).finish()
+    Stage(tmp_path / "teacher", network).finish()
+    Stage(tmp_path / "supernet", depths).finish()
     for argument, difference in (
         (
             "network.width=0.5",

@@ -55,9 +55,9 @@ READERS = {
     "lut.npz": table.load,
     "noise.npy": populate._read_noise,
     "front.csv": front.read,
-    "metrics.json": artefacts.read_json,
-    "made_from.json": lambda path: artefacts.Stage(path.parent, {}),
-    "made_from.json ": lambda path: artefacts.is_finished(path.parent),
+    "metrics.json": read_json,
+    "made_from.json": lambda path: Stage(path.parent, {}),
+    "made_from.json ": lambda path: is_finished(path.parent),
     "metrics.jsonl": lambda path: log.read_metrics(path.parent, "teacher"),
     "latencies.csv": measured.read,
     "manifest.csv": lambda path: board.read_manifest(path.parent),
@@ -260,6 +260,7 @@ def test_an_image_is_damaged_only_where_it_was_read(tmp_path):
 FAULTY = """
 import errno, os, sys
 from qnas_jax import cli
+from qnas_jax.run.stage import Stage, is_finished, read_json
 def main():
     error = OSError(int(sys.argv[1]), os.strerror(int(sys.argv[1])))
     error.filename = "/runs/a/lut.npz"

@@ -7,6 +7,7 @@ from qnas_jax.data.batching import Batch
 from qnas_jax.errors import InputError
 from qnas_jax.report import page
 from qnas_jax.run import artefacts, config
+from qnas_jax.run.stage import Stage
 from qnas_jax.search import front
 from qnas_jax.stages import export as export_stage
 from qnas_jax.stages import latency as latency_stage
@@ -59,7 +60,7 @@ def workdir(tmp_path):
         held: dict = {part: {} for part in parts}
         artefacts.write_json(tmp_path / "export" / SUBNET / f"{name}.json", held)
     for file in READERS:
-        artefacts.Stage((tmp_path / file).parent, {}).finish()
+        Stage((tmp_path / file).parent, {}).finish()
     artefacts.write_json(tmp_path / "config.json", config.Config())
     return tmp_path
 

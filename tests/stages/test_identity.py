@@ -11,6 +11,7 @@ import in_files
 from in_files import refusal
 from qnas_jax.nn import init
 from qnas_jax.run import artefacts
+from qnas_jax.run.stage import read_json
 from qnas_jax.stages import experiment
 from qnas_jax.stages import train as train_stage
 from qnas_jax.train import checkpoint, supervised
@@ -43,7 +44,7 @@ def test_the_same_images_elsewhere_are_the_same_and_others_are_not(on_disk, tmp_
     in_files.write(same, "val", seed=1)
     message = refusal(lambda: teacher_of(on_disk, tmp_path))
     now = chip.prepared(on_disk, tmp_path).data_mark()["content"]
-    before = artefacts.read_json(stage.folder / "made_from.json")["made_from"]["data"]["content"]
+    before = read_json(stage.folder / "made_from.json")["made_from"]["data"]["content"]
     assert f"(data.content: {before}, now {now}); take another --workdir, or delete" in message
     assert f"a hash of the images at data.root={same} (names, sizes, some bytes;" in message
 
@@ -52,7 +53,7 @@ def test_a_run_of_an_older_version_is_refused_with_the_reason(on_disk, tmp_path)
     stage = teacher_of(on_disk, tmp_path)
     artefacts.write(stage.folder / "something", "x")
     file = stage.folder / "made_from.json"
-    mark = artefacts.read_json(file)
+    mark = read_json(file)
     data = {**mark["made_from"]["data"], "root": on_disk.data.root, "seed": 0}
     del data["content"]
     mark = {**mark, "hash": "older", "made_from": {**mark["made_from"], "data": data}}
