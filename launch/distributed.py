@@ -26,9 +26,9 @@ import jax
 from absl import flags
 
 from qnas_jax.bwnas import inspection, populate_table, train_supernet
+from qnas_jax.bwnas.config import Config
 from qnas_jax.errors import InputError, ProcessLost
 from qnas_jax.run import cli, disk, parallel, preempt
-from qnas_jax.run.config import Config
 from qnas_jax.run.stage import is_finished
 from qnas_jax.stages import train as train_stage
 from qnas_jax.stages.experiment import prepare

@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from absl import flags
 from ml_collections.config_flags.tuple_parser import TupleParser
 
-from qnas_jax.bwnas import search_front
+from qnas_jax.bwnas import config, search_front
 from qnas_jax.bwnas.lut import table
 from qnas_jax.hardware import deployment
 from qnas_jax.hardware import target as targets
-from qnas_jax.run import cli, config, paths
+from qnas_jax.run import cli, paths
 from qnas_jax.run.stage import read_json
 from qnas_jax.search import front
 from qnas_jax.search.front import Point

@@ -16,10 +16,10 @@ import dataclasses
 import pathlib
 
 from qnas_jax.bwnas import inspection, populate_table, search_front, train_supernet
+from qnas_jax.bwnas.config import Config, Search
 from qnas_jax.errors import InputError
 from qnas_jax.report import figures
 from qnas_jax.run import artefacts, cli, disk
-from qnas_jax.run.config import Config, Search
 from qnas_jax.search import front
 from qnas_jax.stages import train as train_stage
 from qnas_jax.stages.experiment import Setting, for_target, prepare

@@ -13,11 +13,11 @@ from jaxtyping import PyTree
 
 from qnas_jax import space
 from qnas_jax.bwnas import inspection, populate_table, search_front, train_supernet
+from qnas_jax.bwnas.config import Config
 from qnas_jax.data.batching import stacked
 from qnas_jax.export import runtimes
 from qnas_jax.report import page
 from qnas_jax.run import artefacts
-from qnas_jax.run.config import Config
 from qnas_jax.run.stage import Stage, is_finished
 from qnas_jax.stages import dry_run, measure
 from qnas_jax.stages import export as export_stage

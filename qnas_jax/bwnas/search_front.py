@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 
 from qnas_jax import space
+from qnas_jax.bwnas.config import Search
 from qnas_jax.bwnas.lut import table
 from qnas_jax.bwnas.lut.table import Table
 from qnas_jax.errors import InputError
 from qnas_jax.hardware import deployment
 from qnas_jax.hardware.deployment import Deployment
 from qnas_jax.run import artefacts
-from qnas_jax.run.config import Search
 from qnas_jax.run.stage import Stage
 from qnas_jax.search import front, pareto
 from qnas_jax.search.front import Point

@@ -9,8 +9,9 @@ import sys
 
 import pytest
 
+from qnas_jax.bwnas import config
 from qnas_jax.errors import InputError
-from qnas_jax.run import cli, config, paths
+from qnas_jax.run import cli, paths
 from qnas_jax.stages import experiment
 
 ROOT = pathlib.Path(__file__).parents[2]

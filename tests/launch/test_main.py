@@ -286,11 +286,13 @@ def test_a_run_stopped_in_supernet_and_table_ends_with_the_numbers_of_a_whole_on
     assert "lut: resumed" in output
     if stop == signal.SIGTERM:
         assert (first[0], second[0]) == (143, 143)
-        message = r"error: stopped by SIGTERM at step (\d+) of supernet; the same command goes on"
+        message = (
+            r"error: stopped by SIGTERM at step (\d+) of supernet; the same command resumes it"
+        )
         step = re.fullmatch(message, first[1].splitlines()[-1])
         assert step, first[1]
         assert f"supernet: resumed at step {step[1]} of 60" in second[1]
-        message = "error: stopped by SIGTERM; the same command goes on"
+        message = "error: stopped by SIGTERM; the same command resumes it"
         assert second[1].splitlines()[-1] == message
 
     assert _last_metrics(parts) == _last_metrics(whole)

@@ -11,10 +11,11 @@ import pytest
 from matplotlib import cbook
 from PIL import Image
 
+from qnas_jax.bwnas import config
 from qnas_jax.data.batching import Batch
 from qnas_jax.errors import InputError
 from qnas_jax.report import exports, figures, outcome, page
-from qnas_jax.run import artefacts, config
+from qnas_jax.run import artefacts
 from qnas_jax.run.stage import Stage
 from qnas_jax.search import front
 

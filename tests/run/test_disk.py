@@ -20,6 +20,7 @@ from qnas_jax.export.onnx import run as onnx_run
 from qnas_jax.hardware import board, measured
 from qnas_jax.profiling import audit
 from qnas_jax.run import artefacts, disk, log, matrix
+from qnas_jax.run.stage import Stage, is_finished, read_json
 from qnas_jax.search import front
 from qnas_jax.stages import dry_run, experiment
 from qnas_jax.train import checkpoint
@@ -259,21 +260,20 @@ def test_an_image_is_damaged_only_where_it_was_read(tmp_path):
 
 FAULTY = """
 import errno, os, sys
-from qnas_jax import cli
-from qnas_jax.run.stage import Stage, is_finished, read_json
+from qnas_jax.run import cli
 def main():
     error = OSError(int(sys.argv[1]), os.strerror(int(sys.argv[1])))
     error.filename = "/runs/a/lut.npz"
     raise {}
-cli._guarded(main)
+cli.guarded(main)
 """
 
 
 @pytest.mark.parametrize(
     ("number", "raised", "end"),
     [
-        (errno.ENOSPC, "error", "; make room, then the same command goes on"),
-        (errno.EDQUOT, "error", "; make room, then the same command goes on"),
+        (errno.ENOSPC, "error", "; make room, then the same command resumes it"),
+        (errno.EDQUOT, "error", "; make room, then the same command resumes it"),
         (errno.EDQUOT, "ValueError('saving') from error", "; make room, then the same"),
         (errno.ESTALE, "error", "\n"),
     ],

@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
+from qnas_jax.bwnas import config
 from qnas_jax.data.batching import Batch
 from qnas_jax.errors import InputError
 from qnas_jax.report import page
-from qnas_jax.run import artefacts, config
+from qnas_jax.run import artefacts
 from qnas_jax.run.stage import Stage
 from qnas_jax.search import front
 from qnas_jax.stages import export as export_stage
