@@ -30,6 +30,7 @@ from qnas_jax.bwnas.config import Config
 from qnas_jax.errors import InputError, ProcessLost
 from qnas_jax.run import cli, disk, parallel, preempt
 from qnas_jax.run.stage import is_finished
+from qnas_jax.stages import fit
 from qnas_jax.stages import train as train_stage
 from qnas_jax.stages.experiment import prepare
 
@@ -96,13 +97,21 @@ def _meet() -> None:
         raise InputError(f"--coordinator, --processes, --process: {error}") from None
 
 
-def _work(config: Config, workdir: pathlib.Path) -> None:
-    setting = prepare(config, workdir)
-    inspection.check_norms(setting)
-    teacher, variables = train_stage.train_teacher(setting)  # it is finished: only read
-    distilled, params = train_supernet.train_supernet(setting, teacher, variables)
+def _work(given: Config, workdir: pathlib.Path) -> None:
+    config, problem, deployed = prepare(given)
+    how = fit.training(config)
+    inspection.check_norms(config, problem)
+    teacher, variables = train_stage.train_teacher(  # it is finished: only read
+        workdir, problem, how, config.network, config.teacher
+    )
+    distilled, params = train_supernet.train_supernet(
+        workdir, problem, how, config.space, config.supernet, teacher.stage, variables
+    )
     with preempt.raising():  # JAX, which took SIGTERM for the training, asks for it no more
-        populate_table.populate_table(setting, distilled, variables, jax.device_get(params))
+        populate_table.populate_table(
+            workdir, problem, deployed, config.space, config.lut, how.train.crop,
+            distilled, variables, jax.device_get(params),
+        )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -37,7 +37,10 @@ def main() -> None:
     check_made_from(workdir / "supernet", {"depths": config.space.depths})
     runtime, threads = runtimes.named(_RUNTIME.value), _THREADS.value
     runtimes.check_threads(threads)
-    found = latency_stage.compare(prepare(config, workdir), subnets, runtime, threads, Effort())
+    _, problem, deployed = prepare(config)
+    found = latency_stage.compare(
+        problem, deployed.image_shape, subnets, runtime, threads, Effort()
+    )
     artefacts.write_json(path, found)
     print(latency_stage.as_text(found))
     print(f"figures: {path}")

@@ -20,7 +20,7 @@ from qnas_jax.errors import InputError
 from qnas_jax.hardware import deployment
 from qnas_jax.hardware.deployment import Deployment
 from qnas_jax.run import artefacts
-from qnas_jax.run.stage import Stage
+from qnas_jax.run.stage import Stage, defaults
 from qnas_jax.search import front, pareto
 from qnas_jax.search.front import Point
 from qnas_jax.space import COSTS
@@ -52,7 +52,7 @@ def search_front(
             for name in deployed.target.costs
         }
         made_from |= {"costs": how.costs, "epsilon": how.epsilon, "target": columns}
-    stage = Stage(workdir / "search", made_from)
+    stage = Stage(workdir / "search", made_from, defaults(how))
     file = stage.folder / "front.csv"
     if not stage.done:
         stage.begin()

@@ -32,6 +32,12 @@ class Deployment(NamedTuple):
     places: tuple[Place, ...]
     parts: Mapping[str, Sequence[Conv]]
 
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of the images, which the first convolution reads."""
+        first = self.parts["stem"][0]
+        return first.in_height, first.in_width, first.in_channels
+
     def matrix(self, ops: Sequence[Op], bits: Sequence[Bits]) -> dict[str, np.ndarray]:
         """What every layer costs with each of the ops: see `cost_matrix`."""
         return matrix.cost_matrix(self.target, candidates.layers(self.places, ops), bits)

@@ -13,7 +13,7 @@ import pytest
 from qnas_jax import space
 from qnas_jax.bwnas import distill, distill_pmap
 from qnas_jax.run import parallel
-from qnas_jax.train import loop, supervised
+from qnas_jax.train import loop, optimizers
 
 OPS = (space.Op(3, 2), space.Op(5, 2))
 BLOCKS = (
@@ -37,7 +37,7 @@ def features(teacher, images):
 
 
 def recipe(sampling):
-    optimizers = tuple(supervised.sgd(0.02, 50, 0.9, 0.9, 1e-3) for _ in BLOCKS)
+    optimizers = tuple(optimizers.sgd(0.02, 50, 0.9, 0.9, 1e-3) for _ in BLOCKS)
     key = jax.random.key(3)
     return distill.Recipe(features, SEARCHED, optimizers, distill.SAMPLING[sampling], key, parts=4)
 

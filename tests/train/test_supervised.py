@@ -7,7 +7,7 @@ import pytest
 from qnas_jax import space
 from qnas_jax.nn import init, mobilenet
 from qnas_jax.nn.deeplab import DeepLabV3, resize_logits
-from qnas_jax.train import supervised
+from qnas_jax.train import optimizers, supervised
 
 IGNORE = 255
 _loss = jax.jit(jax.value_and_grad(supervised.cross_entropy))
@@ -94,7 +94,7 @@ def test_sgd_equals_momentum_decay_and_schedule_by_hand(setting):
     found = _optimized(
         {"kernel": jnp.float32(weights)},
         [{"kernel": jnp.float32(g)} for g in gradients],
-        supervised.sgd(**setting),
+        optimizers.sgd(**setting),
     )["kernel"]
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
@@ -102,7 +102,7 @@ def test_sgd_equals_momentum_decay_and_schedule_by_hand(setting):
 def test_sgd_decays_only_kernels():
     params = {"kernel": jnp.ones(2), "norm": {"scale": jnp.ones(2), "bias": jnp.ones(2)}}
     gradients = [jax.tree.map(jnp.zeros_like, params)] * 3
-    found = _optimized(params, gradients, supervised.sgd(0.1, 10, 0.9, 0.9, 0.05))
+    found = _optimized(params, gradients, optimizers.sgd(0.1, 10, 0.9, 0.9, 0.05))
     assert np.all(found["kernel"] < 1)
     np.testing.assert_array_equal(found["norm"]["scale"], 1)
     np.testing.assert_array_equal(found["norm"]["bias"], 1)
@@ -175,7 +175,7 @@ def test_a_prediction_does_not_depend_on_the_padding(network):
 def trained(network):
     """A training step, the initial state, and the optimizer."""
     model, variables, *_ = network
-    optimizer = supervised.sgd(0.1, 20, 0.9, 0.9, 1e-3)
+    optimizer = optimizers.sgd(0.1, 20, 0.9, 0.9, 1e-3)
     step = supervised.train_step(model, optimizer, jax.random.key(1))
     return step, supervised.fresh_state(variables, optimizer), optimizer
 
@@ -185,7 +185,7 @@ def test_gradients_are_clipped_by_their_global_norm(clip, share):
     """A gradient of norm 5 over two leaves; one step without momentum and decay."""
     params = {"a": {"kernel": jnp.zeros(1)}, "b": {"bias": jnp.zeros(1)}}
     gradients = {"a": {"kernel": jnp.array([3.0])}, "b": {"bias": jnp.array([-4.0])}}
-    optimizer = supervised.sgd(0.1, 10, 1.0, 0.0, 0.0, clip)
+    optimizer = optimizers.sgd(0.1, 10, 1.0, 0.0, 0.0, clip)
     updates, _ = optimizer.update(gradients, optimizer.init(params), params)
     found = jnp.concatenate(jax.tree.leaves(updates))
     np.testing.assert_allclose(found, -0.1 * share * np.array([3.0, -4.0]), rtol=1e-6)
