@@ -1,24 +1,62 @@
 """qnas_jax: finds, for a device and a task, the network and its bitwidths together.
 
-The way through a run is `pipeline.py`, and each step of it in `stages/`; the rooms it passes:
+As a library; arrays and functions, no config and no folder:
 
-    config, setting      what a run is told, and what that amounts to
-    data/                pictures: rendered streets, Cityscapes, training batches
-    space                the search space as plain data: op, block, path, subnet
-    quant/               numbers on a grid of 2 to 8 bits
-    nn/                  networks: MobileNetV2, DeepLabV3, the supernet's blocks
-    train, segment       the training loop; training and measuring a whole network
-    distill              block-wise distillation of the supernet
-    lut, tree, table     every path of every block, quantized and scored
-    hardware/            what a device runs, and what a layer costs on it
-    search/              the Pareto front over the table, exact or within an epsilon
-    report/              the page of a run
-    artefact, checkpoint, runlog     what a run leaves behind, and how it goes on
+    import qnas_jax as qn
+
+    Op, Block, Space, Choice     the search space as plain data
+    parse_subnet, format_subnet  the text form of a subnet
+    quant       numbers on a grid of 2 to 8 bits: fake_quant, fake_quant_weight, min_max
+    nn          networks as Flax modules: MobileNetV2, DeepLabV3, ConvBnAct, with_policy, trace
+    hardware    what layers cost on a device: cost_matrix
+    search      exact Pareto fronts of sums: pareto_front
+    bwnas       block-wise search: init_supernet, distill_step, score, search
+    export      networks as files: to_graph, to_onnx, to_tflite
+    data        images and labels: Streets, Cityscapes
+
+A room is imported when it is first used, so `import qnas_jax` takes milliseconds.
+
+As a program, `launch/main.py` runs a whole search: `stages` has its steps and `bwnas/pipeline`
+their order, `run` what any run needs (config, files, log), `train` the training loop, `kernels`
+convolutions, `profiling` timing on runtimes, and `report` the page of a run.
 """
 
+import importlib
 import importlib.util
 import sys
+from typing import TYPE_CHECKING, Any
 
-if sys.platform == "win32" or importlib.util.find_spec("fcntl") is None:  # no locks of files
+from qnas_jax.space import Block, Choice, Op, Space, format_subnet, parse_subnet
+
+if TYPE_CHECKING:
+    from qnas_jax import bwnas, data, export, hardware, nn, quant, search
+
+if sys.platform == "win32" or importlib.util.find_spec("fcntl") is None:  # no file locks
     print("error: qnas_jax runs on Linux and macOS; on Windows use WSL", file=sys.stderr)
     raise SystemExit(2)
+
+__all__ = [
+    "Block",
+    "Choice",
+    "Op",
+    "Space",
+    "bwnas",
+    "data",
+    "export",
+    "format_subnet",
+    "hardware",
+    "nn",
+    "parse_subnet",
+    "quant",
+    "search",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:  # a room; the words are imported already
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {__all__}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

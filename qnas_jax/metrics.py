@@ -37,6 +37,13 @@ def nsr(
       Moons et al., 2021, https://arxiv.org/abs/2012.08859.
     """
     noise = jnp.mean(jnp.square(output - target), axis=(-4, -3, -2))
+    return nsr_from_noise(noise, variance)
+
+
+def nsr_from_noise(
+    noise: Float[Array, "*paths c"], variance: Float[Array, "c"]
+) -> Float[Array, "*paths"]:
+    """`nsr` from each channel's squared error; of a sum over pixels it is the NSR times pixels."""
     return jnp.mean(noise / (variance + NSR_EPSILON), axis=-1)
 
 

@@ -125,6 +125,19 @@ class Conv(NamedTuple):
         return self.weights * self.out_pixels
 
 
+class Site(NamedTuple):
+    """The place of a unit of a network (a convolution, a sum, ...) in a search space."""
+
+    block: int  # from 0, as in `Subnet`, as is the layer
+    layer: int
+    part: str  # of the layer: "expand", "depthwise", "project" or "add"
+
+    @property
+    def layer_name(self) -> str:
+        """Block and layer as tables name them: "block1/layer0"."""
+        return f"block{self.block + 1}/layer{self.layer}"
+
+
 def scaled_channels(channels: int, width: float) -> int:
     """Channels at a width multiplier: the multiple of 8 nearest to the product.
 

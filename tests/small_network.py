@@ -11,8 +11,9 @@ import pytest
 from qnas_jax import space
 from qnas_jax.export import fold
 from qnas_jax.export.graph import Graph
-from qnas_jax.nn import init, mobilenet, trace
+from qnas_jax.nn import init, mobilenet, policy
 from qnas_jax.nn.deeplab import DeepLabV3
+from qnas_jax.nn.trace import trace
 from qnas_jax.profiling import slices, synthetic
 from qnas_jax.train import supervised
 
@@ -82,9 +83,8 @@ def make_case(bits):
         tuple(space.Choice(op, *pair) for op in path)
         for path, pair in zip(PATHS, bits, strict=True)
     )
-    quant = jax.device_get(calibrated(trace.with_bits(quant, subnet)))
-    network = fold.of_network(model, variables, quant, SHAPE)
-    floats = fold.of_network(model, variables, None, SHAPE)
+    quant = jax.device_get(calibrated(policy.with_bits(quant, trace(model, SHAPE), subnet)))
+    network, floats = (fold.fold(model, variables, q, SHAPE, resize=True) for q in (quant, None))
     return Case(model, variables, quant, images, network, floats)
 
 
@@ -95,7 +95,8 @@ def layers_alone(block, ops, bits, shape):
     encoder = mobilenet.MobileNetV2(channels, first, (block,), (ops,))
     bits_by_layer = [[bits] * len(ops)] if bits else None
     image_shape = (2 * height, 2 * width, 3)
-    whole = synthetic.network(DeepLabV3(encoder, 8, (1,), 5), bits_by_layer, image_shape)
+    traced = trace(DeepLabV3(encoder, 8, (1,), 5), image_shape)
+    whole = synthetic.network(traced, bits_by_layer)
     return slices.chained(list(slices.layers(whole).values())[1:-1])
 
 

@@ -1,4 +1,4 @@
-"""Who may import whom. A room is a module or a folder of `qnas_jax`."""
+"""Which room may import which. A room is a module or a folder of `qnas_jax`."""
 
 import ast
 import pathlib
@@ -23,10 +23,14 @@ LAYERS = (
     {"profiling"},
     {"stages"},
     {"bwnas"},
+    {"programs"},
+    {"__main__"},
 )
 
+SYSTEMS = ("bwnas",)
+
 # The only rooms that see a whole config; all others are given values.
-READ_CONFIG = {"run", "stages", "bwnas"}
+READ_CONFIG = {"run", "stages", "bwnas", "programs"}
 
 # What rooms may import from outside besides Python's own library.
 ARRAYS = {"jax", "numpy", "jaxtyping", "optax"}
@@ -34,12 +38,19 @@ OUTSIDE = {
     "errors": set(),
     **{room: {"numpy"} for room in ("space", "hardware", "search")},
     "run": {"numpy", "jax", "absl", "ml_collections"},
+    "kernels": {"jax", "numpy", "jaxtyping"},
     "nn": ARRAYS | {"flax"},
+    **{room: ARRAYS | {"flax"} for room in ("train", "stages", "bwnas")},
     "export": ARRAYS | {"flax", "onnx", "onnxruntime", "ai_edge_litert", "flatbuffers"},
     "profiling": ARRAYS | {"flax"},
     "data": {"numpy", "PIL"},
     "report": {"numpy", "matplotlib"},
+    "programs": {"numpy", "jax", "absl", "ml_collections"},
+    "__main__": set(),
 }
+# What C++ may include besides its standard library.
+HEADERS = {"xla/ffi/api/ffi.h", "immintrin.h"}
+
 # Imported inside of functions, because they take seconds or must wait for their moment.
 LATE = {"train": {"orbax"}, "run": {"tensorboardX"}, "metrics": {"scipy"}}
 
@@ -109,6 +120,31 @@ def strangers(package):
     return found
 
 
+def uses_cpp(package):
+    """Modules that import C++, which only its door may."""
+    return [
+        file.relative_to(package).as_posix()
+        for _, file in modules(package)
+        if "qnas_jax.kernels.native" in set(imports(file))
+    ]
+
+
+def cpp(package=PACKAGE):
+    return sorted(package.rglob("*.cc"))
+
+
+def headers(file):
+    """What a C++ file includes, its standard library left out (which has no `.h`)."""
+    found = re.findall(r"^#include [<\"](.+)[>\"]$", file.read_text(), re.MULTILINE)
+    return {name for name in found if name.endswith(".h")}
+
+
+def too_long(package):
+    files = [*(file for _, file in modules(package)), *cpp(package)]
+    lengths = {file.name: len(file.read_text().splitlines()) for file in files}
+    return {name: lines for name, lines in lengths.items() if lines >= MOST_LINES}
+
+
 def test_every_room_has_a_place():
     places = [room for layer in LAYERS for room in layer]
     assert len(places) == len(set(places))
@@ -130,14 +166,23 @@ def test_rooms_import_only_their_packages():
 @pytest.mark.parametrize("file", sorted((ROOT / "configs").glob("*.py")), ids=lambda f: f.name)
 def test_a_config_needs_nothing_but_its_settings(file):
     names = list(imports(file))
-    systems = "|".join(sorted(LAYERS[-1]))
+    systems = "|".join(SYSTEMS)
     assert all(re.match(rf"qnas_jax\.({systems})\.config$", name) for name in names)
     assert not packages_of(names)
 
 
-def test_modules_stay_short():
-    lengths = {file.name: len(file.read_text().splitlines()) for _, file in modules()}
-    assert not {name: lines for name, lines in lengths.items() if lines >= MOST_LINES}
+def test_only_one_door_leads_to_cpp():
+    assert uses_cpp(PACKAGE) == ["kernels/int8.py"]
+    assert not [file for file in (ROOT / "launch").rglob("*.py") if "native" in file.read_text()]
+
+
+def test_cpp_is_in_one_room_and_includes_nothing_else():
+    assert {file.parent.name for file in cpp()} == {"kernels"}
+    assert set().union(*map(headers, cpp())) <= HEADERS
+
+
+def test_files_stay_short():
+    assert not too_long(PACKAGE)
 
 
 BROKEN = """
@@ -147,12 +192,18 @@ from qnas_jax.run import config
 def late():
     import flax.linen as nn
     from qnas_jax.nn.conv import ConvBnAct
+    from qnas_jax.kernels import native
 """
 
 
 def test_these_rules_find_what_breaks_them(tmp_path):
     (tmp_path / "search").mkdir()
     (tmp_path / "search" / "broken.py").write_text(BROKEN)
-    assert wrong_directions(tmp_path) == ["search/broken.py imports nn"]
+    (tmp_path / "search" / "broken.cc").write_text('#include "qnas.h"\n' * MOST_LINES)
+    broken = [f"search/broken.py imports {room}" for room in ("kernels", "nn")]
+    assert wrong_directions(tmp_path) == broken
+    assert uses_cpp(tmp_path) == ["search/broken.py"]
+    assert headers(*cpp(tmp_path)) == {"qnas.h"}
+    assert too_long(tmp_path) == {"broken.cc": MOST_LINES}
     assert config_readers(tmp_path) == {"search"}
     assert strangers(tmp_path) == [f"search/broken.py imports {name}" for name in ("flax", "jax")]

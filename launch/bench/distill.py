@@ -1,13 +1,13 @@
-"""A training step of the supernet against the same step in torch, by block and in all.
+"""A training step of the supernet against the same step in torch, by block and in total.
 
-Table I's blocks at full width on the features of pictures of 128 x 256 (a CPU) or 512 x 1024
-(an accelerator), float32: forward, NSR, gradients, and SGD with momentum and decay. Features
-are random and given: the teacher is left out.
+Table I's blocks at full width on the features of images of 128 x 256 (a CPU) or 512 x 1024
+(an accelerator), float32: forward, NSR, gradients, and SGD with momentum and decay. The features
+are random; the teacher is left out.
 
-Rates are pictures/s per op trained: pictures * ops trained in the step / seconds. A fair step
-trains each of the six ops of each layer once, a uniform step one op of each layer. Torch
-trains the very same paths one after another, so both have trained the same ops on the same
-pictures when the clock is read. (Torch is on the CPU, so an accelerator has no peer.)
+Rates are images/s per op trained: images * ops trained in the step / seconds. A fair step trains
+each of the six ops of each layer once, a uniform step one op of each layer. Torch trains the same
+paths one after another, so both have trained the same ops on the same images. (Torch runs on the
+CPU, so an accelerator has no peer.)
 """
 
 import argparse
@@ -28,8 +28,7 @@ from qnas_jax import space
 from qnas_jax.bwnas import distill, distill_pmap
 from qnas_jax.data.batching import Augmentation, prefetch, training_batch
 from qnas_jax.data.streets import Streets
-from qnas_jax.run import parallel
-from qnas_jax.train import optimizers
+from qnas_jax.train.optimizers import sgd
 
 LR, STEPS, POWER, MOMENTUM, WEIGHT_DECAY = 0.005, 13_334, 0.9, 0.9, 1e-4
 REPEATS = 3
@@ -56,9 +55,9 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     peak = machine.matmul_flops()
     print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}, {size[0]} x {size[1]}, ", end="")
     print(f"batch {arguments.batch}, {arguments.sampling}; peak {peak / 1e9:.0f} GFLOP/s")
-    print("rates: pictures/s per op trained = pictures * ops trained in a step / seconds")
+    print("rates: images/s per op trained = images * ops trained in a step / seconds")
     whole: dict[str, Any] = {}
-    if len(numbers) == len(blocks):  # first, as the peak of memory shall not be torch's
+    if len(numbers) == len(blocks):  # first: the peak of memory shall not be torch's
         case = _Case(blocks, shapes, maps, arguments)
         whole = {**case.measure(peak), **case.input_wait(size)}
         whole["peak_memory_mb"] = machine.peak_memory_mb()
@@ -98,7 +97,7 @@ def _table_one(size):
     """The six blocks, and height and width at all their boundaries."""
     groups = space.mobilenet_v2_blocks(1.0, STRIDES, DILATIONS)[1:]
     blocks = tuple(dataclasses.replace(g, depth=d) for g, d in zip(groups, DEPTHS, strict=True))
-    shapes = [(size[0] // 2, size[1] // 2)]  # behind the stem
+    shapes = [(size[0] // 2, size[1] // 2)]  # after the stem
     for block in blocks:
         shapes.append((-(-shapes[-1][0] // block.stride), -(-shapes[-1][1] // block.stride)))
     return blocks, shapes
@@ -113,10 +112,10 @@ def _maps(blocks, shapes, batch):
 
 
 def _drawn_norms(params):
-    """The parameters with random scales and biases of the norms.
+    """The parameters, with random scales and biases of the batch norms.
 
-    With biases of zero the norm behind takes out what ReLU6 lets through of an expansion's
-    scale; its gradient is then zero but for rounding, which cannot be compared.
+    With biases of zero, the next norm cancels the expansion's scale behind ReLU6; the gradient
+    of that scale is then rounding only, which cannot be compared.
     """
     rng = np.random.default_rng(2)
 
@@ -128,9 +127,9 @@ def _drawn_norms(params):
 
 
 def _totals(found, whole, peak):
-    """The figures in all: of the step of the whole supernet where it was run, else sums."""
+    """The figures in total: of the whole supernet's step if it was run, else sums."""
     summed = (
-        "pictures_ops",
+        "images_ops",
         "macs",
         "forward_bytes",
         "gradient_bytes",
@@ -148,11 +147,11 @@ def _totals(found, whole, peak):
 
 def _rated(one: dict[str, Any], peak: float) -> dict[str, Any]:
     """With the rates that follow from the seconds."""
-    one["images_per_s_op"] = one["pictures_ops"] / one["step_s"]
+    one["images_per_s_op"] = one["images_ops"] / one["step_s"]
     # A training step is the forward pass and two more of its size.
     one["peak_share"] = 3 * 2 * one["macs"] / one["step_s"] / peak
     if "torch_step_s" in one:
-        one["torch_images_per_s_op"] = one["pictures_ops"] / one["torch_step_s"]
+        one["torch_images_per_s_op"] = one["images_ops"] / one["torch_step_s"]
         one["ratio_torch"] = one["torch_step_s"] / one["step_s"]
     return one
 
@@ -173,20 +172,19 @@ def _print_row(one, name):
 def _imbalance(searched, shape, found, parts) -> dict[str, float]:
     """By the number of devices: seconds of the slowest over the mean of all.
 
-    Groups are laid out as a run lays them out, by a model of their cost; the seconds are the
-    measured ones.
+    Groups are laid out as in a run, by a model of their cost; the seconds are measured.
     """
     cost = distill_pmap.step_cost(searched, shape, (), distill_pmap.depthwise_cost(*shape))
     result = {}
     for devices in DEVICES:
-        groups = parallel.lay_out(cost, len(found), devices, parts)
+        groups = distill_pmap.lay_out(cost, len(found), devices, parts)
         sums = [sum(found[i]["step_s"] for i in group) for group in groups.members]
         result[str(devices)] = round(max(sums) * len(sums) / sum(sums), 3)
     return result
 
 
 class _Case:
-    """Some blocks that follow one another, their features, and the step that trains them."""
+    """Consecutive blocks, their features, and the step that trains them."""
 
     def __init__(self, blocks, shapes, maps, arguments):
         self.blocks, self.shapes, self.maps = blocks, shapes, maps
@@ -194,7 +192,7 @@ class _Case:
         # Uniform steps differ in what their paths cost, so several are timed.
         self.numbers = range(1) if self.sampling == "fair" else range(len(OPS))
         searched = space.Space(blocks, OPS)
-        optimizer = optimizers.sgd(LR, STEPS, POWER, MOMENTUM, WEIGHT_DECAY)
+        optimizer = sgd(LR, STEPS, POWER, MOMENTUM, WEIGHT_DECAY)
         optimizers = (optimizer,) * len(blocks)
         self.key = jax.random.key(1)
         state = distill.fresh_state(searched, optimizers, jax.random.key(0))
@@ -205,7 +203,7 @@ class _Case:
         self.step = functools.partial(distill.train_step(recipe), None)
 
     def measure(self, peak: float, with_torch: bool = False) -> dict[str, Any]:
-        """Seconds of a step, and torch's of the same paths, timed in turns."""
+        """Seconds of a step, and of torch's step on the same paths, timed in turns."""
         begin = time.perf_counter()
         jax.block_until_ready(self._one_step(0))
         first = time.perf_counter() - begin
@@ -231,7 +229,7 @@ class _Case:
         return [self._one_step(number) for number in self.numbers]
 
     def _paths(self, block, place) -> list[list[list[int]]]:
-        """Of every step the paths that it trains, drawn as `distill.train_step` draws them."""
+        """The paths that every step trains, drawn as `distill.train_step` draws them."""
         found = []
         for number in self.numbers:
             key = jax.random.fold_in(jax.random.fold_in(self.key, number), place)
@@ -246,10 +244,10 @@ class _Case:
         return found
 
     def _work(self, paths) -> dict[str, Any]:
-        """What a step does, the mean of the steps.
+        """The work of a step, the mean of the steps.
 
-        Pictures times ops trained; MACs and bytes of the forward pass, every activation
-        written and read once; bytes of the gradients, which replicas exchange.
+        Images times ops trained; MACs and bytes of the forward pass, every activation written and
+        read once; bytes of the gradients, which replicas exchange.
         """
         ops = macs = values = 0
         for place, block in enumerate(self.blocks):
@@ -265,7 +263,7 @@ class _Case:
         rate = self.batch / len(self.numbers)
         leaves = jax.tree.leaves([block.params for block in self.state])
         return {
-            "pictures_ops": ops * rate,
+            "images_ops": ops * rate,
             "macs": macs * rate,
             "forward_bytes": 2 * VALUE_BYTES * values * rate,
             "gradient_bytes": VALUE_BYTES * sum(leaf.size for leaf in leaves),
@@ -288,10 +286,10 @@ class _Case:
         }
 
     def input_wait(self, size) -> dict[str, float]:
-        """The share of a step's time in which it waits for pictures, which threads make.
+        """The share of a step's time that it waits for images, which threads render.
 
-        Each picture is rendered anew, as in a run's first epoch. The wait for the first
-        batch is not counted. Without the teacher steps are shorter than a run's.
+        Each image is rendered anew, as in a run's first epoch. The wait for the first batch is
+        not counted. Without the teacher, steps are shorter than a run's.
         """
         data = Streets(0, "train", size[0], size[1], (INPUT_STEPS + 1) * self.batch)
         how = Augmentation(size, (0.5, 2.0))

@@ -1,7 +1,7 @@
-"""The table's engine against one subnet after another in JAX, and torch both ways.
+"""The LUT's engine against one subnet after another in JAX, and torch both ways.
 
-Table I's blocks at full width, on the features of pictures of 128 x 256 (a CPU) or 512 x 1024
-(an accelerator); random weights and features, which take as long as trained ones. The loops
+Table I's blocks at full width, on the features of images of 128 x 256 (a CPU) or 512 x 1024
+(an accelerator), with random weights and features, which take as long as trained ones. The loops
 run a sample of each block's rows; the engine and torch's tree run all of them.
 """
 
@@ -17,7 +17,7 @@ import numpy as np
 import machine
 from lut_loops import Torch, jax_loop, tree_constants
 from qnas_jax import metrics, space
-from qnas_jax.bwnas.lut import populate, prefix_tree
+from qnas_jax.bwnas.lut import evaluate, populate, prefix_tree, workload
 from qnas_jax.kernels import int8
 from qnas_jax.nn import supernet
 from qnas_jax.quant import calibrate
@@ -36,11 +36,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--blocks", default="1,2,3,4,5,6", help="which blocks, from 1")
     parser.add_argument("--images", type=int, default=4)
     parser.add_argument(
-        "--images-per-pass", type=int, default=0, help="of the engine; 0: 1 on a CPU"
+        "--images-per-pass", type=int, default=0, help="images at once in the engine; 0: 1 on a CPU"
     )
-    parser.add_argument("--nodes-per-pass", type=int, default=0, help="0: as a run takes")
+    parser.add_argument(
+        "--nodes-per-pass", type=int, default=0, help="prefixes at once; 0: as in a run"
+    )
     parser.add_argument("--sample", type=int, default=30, help="rows that the loops run")
-    parser.add_argument("--compute", choices=("fastest", "float32"), default="fastest")
+    parser.add_argument(
+        "--compute", choices=("auto", "int8", "float32"), default="auto", help="as lut.compute"
+    )
     parser.add_argument("--no-torch", action="store_true")
 
 
@@ -50,7 +54,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     height, width = (128, 256) if on_cpu else (512, 1024)
     per_pass = arguments.images_per_pass or (1 if on_cpu else arguments.images)
     blocks = space.mobilenet_v2_blocks(1.0, STRIDES, DILATIONS)
-    shape = [height // 2, width // 2]  # behind the stem
+    shape = [height // 2, width // 2]  # after the stem
     numbers = {int(n) for n in arguments.blocks.split(",")}
     peak, stream = machine.matmul_flops(), machine.stream_bytes()
     print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}, {height} x {width}, ", end="")
@@ -81,12 +85,13 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         "jax": jax.__version__,
         "image": [height, width],
         "images": arguments.images,
+        "kernel": _kernel(arguments.compute) or "float32",
         "rows": total["rows"],
         "rows_per_s": total["rows"] / total["engine_s"],
         "engine_s": total["engine_s"],
         "compile_s": total["compile_s"],
         "calibrate_s": total["calibrate_s"],
-        "compilations": prefix_tree.compilations(),
+        "compilations": evaluate.compilations(),
         "peak_share": 2 * total["macs"] / total["engine_s"] / peak,
         "stream_share": total["bytes"] / total["engine_s"] / stream,
         "three_bitwidths_ratio": _ratio(total, "three_s", "one_s"),
@@ -113,17 +118,24 @@ def _ratio(one: dict[str, Any], name: str, to: str) -> float | None:
 
 
 def _best(function) -> float:
-    """Seconds of the fastest of a few runs; most take a second or less."""
+    """The fewest seconds of a few runs; most take a second or less."""
     return min(machine.once(function) for _ in range(REPEATS))
 
 
+def _kernel(compute: str) -> int8.Kernel | None:
+    """The kernel of int8 convolutions; None for float32."""
+    found = int8.find_kernel()
+    return found.kernel if compute == "int8" or (compute == "auto" and found.is_fast) else None
+
+
 class _Case:
-    """One block: its weights, features and calibration, and what is timed on them."""
+    """One block: its weights, features and calibration, and the measurements on them."""
 
     def __init__(self, block, shape, arguments, per_pass):
         rng = np.random.default_rng(0)
         self.block, self.arguments = block, arguments
-        self.in_bytes = arguments.compute == "fastest" and int8.is_fast()
+        self.kernel: int8.Kernel | None = _kernel(arguments.compute)
+        self.compute = "int8" if self.kernel else "float32"
         self.params = supernet.init_block(jax.random.key(0), block, OPS)
         out = [-(-s // block.stride) for s in shape]
         images = arguments.images
@@ -132,14 +144,14 @@ class _Case:
         self.variance = metrics.channel_variance(self.target)
         self.chunks = [slice(i, i + per_pass) for i in range(0, images, per_pass)]
         self.shape = shape
-        work = prefix_tree.work(block, OPS, [[PAIRS[0]]] * block.depth, shape)
+        work = workload.work(block, OPS, [[PAIRS[0]]] * block.depth, shape)
         self.nodes = arguments.nodes_per_pass or populate.nodes_per_pass(
-            work.node_bytes(self.in_bytes) * per_pass, jax.devices()[0]
+            work.node_bytes(self.compute) * per_pass, jax.devices()[0]
         )
 
     def build(self, bits):
-        how = {"in_bytes": self.in_bytes}
-        return prefix_tree.build(self.params, self.block, OPS, bits, calibrate.min_max, **how)
+        find_range = calibrate.min_max
+        return prefix_tree.build(self.params, self.block, OPS, bits, find_range, kernel=self.kernel)
 
     def noise(self, built, found):
         parts = [
@@ -157,14 +169,14 @@ class _Case:
         first = time.perf_counter() - begin
         calibrate_s = machine.once(lambda: prefix_tree.calibrate(built, self.x, self.nodes))
         engine_s = _best(lambda: self.noise(built, found))
-        work = prefix_tree.work(self.block, OPS, [[PAIRS[0]]] * depth, self.shape)
+        work = workload.work(self.block, OPS, [[PAIRS[0]]] * depth, self.shape)
         result = {
             "rows": rows,
             "engine_s": engine_s,
             "calibrate_s": calibrate_s,
             "compile_s": max(first - calibrate_s - engine_s, 0.0),
             "macs": work.macs * self.arguments.images,
-            "bytes": work.bytes(self.in_bytes) * self.arguments.images,
+            "bytes": work.moved_bytes(self.compute) * self.arguments.images,
         }
         if depth <= MIXED_DEPTH:
             result |= self._more_bitwidths(engine_s, work)
@@ -179,9 +191,7 @@ class _Case:
         mixed = self.build(layers)
         found = prefix_tree.calibrate(mixed, self.x, self.nodes)
         per_layer_s = _best(lambda: self.noise(mixed, found))
-        predicted = (
-            engine_s * prefix_tree.work(self.block, OPS, layers, self.shape).macs / work.macs
-        )
+        predicted = engine_s * workload.work(self.block, OPS, layers, self.shape).macs / work.macs
         return {
             "one_s": engine_s,
             "three_s": three_s,

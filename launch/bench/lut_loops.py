@@ -34,8 +34,8 @@ class OpConstants(NamedTuple):
 TreeConstants = dict[tuple[int, int, int], OpConstants]
 
 
-def tree_constants(built: prefix_tree.Tree, found: prefix_tree.Calibration) -> TreeConstants:
-    """Calibration of a tree of real values, op by op."""
+def tree_constants(built: prefix_tree.PrefixTree, found: prefix_tree.Calibration) -> TreeConstants:
+    """A tree's calibration, op by op."""
     result: TreeConstants = {}
     for number, layer in enumerate(built.layers):
         unpack = functools.partial(mbconv_float.unpack, layer)

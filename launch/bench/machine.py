@@ -1,4 +1,4 @@
-"""What a machine can do at most, measured, and what it has used."""
+"""The measured peaks of a machine, and the memory that was used."""
 
 import resource
 import time
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 
 def seconds(function: Callable[[], Any], repeats: int = 3) -> float:
-    """The shortest of some calls; the first, which compiles, is not counted."""
+    """The shortest of some calls; the first, which compiles, is left out."""
     once(function)
     return min(once(function) for _ in range(repeats))
 

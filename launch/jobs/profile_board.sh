@@ -1,7 +1,7 @@
 #!/bin/bash
 # Measures latencies on a board and writes the latency table:
 #
-#     python launch/tools/profile_latency.py --config configs/streets.py --runtime litert --export_only files
+#     qnas profile_latency --config configs/streets.py --runtime litert --export_only files
 #     launch/jobs/profile_board.sh files runs/imx8mp.csv
 #
 # Each file is copied to the board and run by the runtime's own tool. The output is saved as
@@ -48,5 +48,5 @@ tail -n +2 "$files/manifest.csv" | tr -d '"\r' | cut -d, -f1 | while read -r nam
         echo "$name: failed, see $log.part; the table will not contain it" >&2
     fi
 done
-python launch/tools/board_table.py --files "$files" --table "$table" --device "$DEVICE" \
+python -m qnas_jax board_table --files "$files" --table "$table" --device "$DEVICE" \
     --runtime "$RUNTIME" --runtime_version "$RUNTIME_VERSION" --threads "$THREADS"

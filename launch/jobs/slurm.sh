@@ -34,6 +34,6 @@ source .venv/bin/activate
 srun --nodes=1 --ntasks=1 python launch/main.py "${run[@]}" --until=teacher
 # One process per node with all of its GPUs; by default, JAX would use only the first.
 export JAX_LOCAL_DEVICE_IDS=$(seq -s, 0 $((SLURM_GPUS_ON_NODE - 1)))
-srun python launch/distributed.py "${run[@]}"
+srun qnas distributed "${run[@]}"
 unset JAX_LOCAL_DEVICE_IDS
 srun --nodes=1 --ntasks=1 python launch/main.py "${run[@]}"

@@ -6,7 +6,7 @@
 #
 # If the connection drops, the hosts get no signal; run the same command again to resume.
 # Adapt: the three variables, and the bounds below if a host does not have 4 chips (8: 2,4,1). Every
-# host needs the project and its environment (.venv with jax[tpu]) in ~/qnas_jax. The workdir must
+# host needs a checkout in ~/qnas_jax, installed in its .venv with pip install -e '.[tpu]'. The workdir must
 # be on a file system that all hosts mount.
 set -euo pipefail
 config=$1
@@ -22,5 +22,5 @@ on() {
 # JAX must know that this host runs alone.
 alone="TPU_CHIPS_PER_PROCESS_BOUNDS=2,2,1 TPU_PROCESS_BOUNDS=1,1,1"
 on 0 "$alone python launch/main.py $run --until=teacher"
-on all "python launch/distributed.py $run"
+on all "qnas distributed $run"
 on 0 "$alone python launch/main.py $run"

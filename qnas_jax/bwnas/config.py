@@ -14,6 +14,7 @@ from qnas_jax.run.config import (
     Data,
     Export,
     Hardware,
+    Kernels,
     Network,
     Quantize,
     Retrain,
@@ -62,21 +63,22 @@ class Lut:
     calibration_images: int = 32  # for batch-norm statistics and ranges; run at once
     images: int = 500  # for the NSR
     images_per_pass: int = 8
-    nodes_per_pass: int = 0  # prefixes of the tree that are run at once; 0: as memory allows
+    nodes_per_pass: int = 0  # prefixes that are run at once; 0: as many as memory allows
     ranges: str = "min_max"  # or "percentile" or "mse"
-    a_ranges_per: str = "tensor"  # or "channel": no integer hardware runs that; to compare
-    compute: str = "fastest"  # bytes where they are; or "float32": each row is its path to 1e-6
-    time_budget_s: float = 0.0  # no further images are begun after it; 0: no limit
+    a_ranges_per: str = "tensor"  # or "channel", which no integer hardware runs; to compare
+    compute: str = "auto"  # the faster here; or "int8"; or "float32": each row to 1e-6 its path
+    time_budget_s: float = 0.0  # no chunk of images is begun after it; 0: no limit
 
     def check(self) -> None:
         """Raises InputError for the first value that cannot be used."""
-        for name in ("calibration_images", "images", "images_per_pass"):
-            checks.at_least(f"lut.{name}", getattr(self, name), 1)
-        checks.at_least("lut.nodes_per_pass", self.nodes_per_pass, 0)
+        least = {"calibration_images": 1, "images": 1, "images_per_pass": 1}
+        for name, value in {**least, "nodes_per_pass": 0, "time_budget_s": 0}.items():
+            checks.at_least(f"lut.{name}", getattr(self, name), value)
         checks.one_of("lut.ranges", self.ranges, ("min_max", "percentile", "mse"))
         checks.one_of("lut.a_ranges_per", self.a_ranges_per, ("tensor", "channel"))
-        checks.one_of("lut.compute", self.compute, ("fastest", "float32"))
-        checks.at_least("lut.time_budget_s", self.time_budget_s, 0)
+        checks.one_of("lut.compute", self.compute, ("auto", "int8", "float32"))
+        if self.compute == "int8" and self.a_ranges_per == "channel":
+            raise InputError("lut.compute='int8': must be float32 with lut.a_ranges_per=channel")
 
 
 @dataclasses.dataclass(slots=True)
@@ -116,6 +118,7 @@ class Config:
     space: Space = dataclasses.field(default_factory=Space)
     supernet: Supernet = dataclasses.field(default_factory=Supernet)
     lut: Lut = dataclasses.field(default_factory=Lut)
+    kernels: Kernels = dataclasses.field(default_factory=Kernels)
     quantize: Quantize = dataclasses.field(default_factory=Quantize)
     hardware: Hardware = dataclasses.field(default_factory=Hardware)
     search: Search = dataclasses.field(default_factory=Search)

@@ -1,13 +1,14 @@
 """Block-wise distillation: every block of the supernet learns to imitate the teacher's.
 
-A block's input is the teacher's feature map ahead of it and its target the one behind it,
-so no block waits for another, and one pass of the teacher serves them all.
+A block's input is the teacher's feature map before it, its target the one after it. So no block
+waits for another, and one pass of the teacher serves them all.
 
 References:
   Lu et al., 2023, https://arxiv.org/abs/2401.12350; Li et al., 2020 (DNA),
   https://arxiv.org/abs/1911.13053.
 """
 
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -18,12 +19,14 @@ import optax
 from jax import lax
 from jaxtyping import Array, Float, Int, Key, PyTree
 
-from qnas_jax import metrics, space
+from qnas_jax import metrics
 from qnas_jax.nn import supernet
+from qnas_jax.nn.mbconv import layer_name
+from qnas_jax.space import Block, Op, Space
 
 
 class BlockState(NamedTuple):
-    """All that changes while a block is trained."""
+    """What changes while a block is trained."""
 
     params: PyTree  # the supernet's
     optimizer: PyTree
@@ -32,87 +35,115 @@ class BlockState(NamedTuple):
 State = tuple[BlockState, ...]
 
 
+def init_supernet(key: Key[Array, ""], space: Space) -> tuple[supernet.Params, ...]:
+    """Draws the parameters of a supernet: of every op at every layer of every block.
+
+    Args:
+      key: What they are drawn from; each block has its own.
+      space: Blocks and ops.
+
+    Returns:
+      Of each block ``{"layer0": {"k3e6": parameters of an inverted residual, ...}, ...}``.
+      Batch norms have no running statistics: they use those of the batch.
+
+    References:
+      He et al., 2015, https://arxiv.org/abs/1502.01852, eq. 10 (variance of the kernels).
+    """
+    keys = (jax.random.fold_in(key, i) for i in range(len(space.blocks)))
+    pairs = zip(keys, space.blocks, strict=True)
+    return tuple(supernet.init_block(key, block, space.ops) for key, block in pairs)
+
+
+def init_state(
+    params: Sequence[supernet.Params], optimizers: Sequence[optax.GradientTransformation]
+) -> State:
+    """Returns the state to begin distillation with; its items hold `params` and `optimizer`.
+
+    Args:
+      params: Of each block, see `init_supernet`.
+      optimizers: One for each block.
+    """
+    pairs = zip(params, optimizers, strict=True)
+    return tuple(BlockState(block, optimizer.init(block)) for block, optimizer in pairs)
+
+
 def fresh_state(
-    searched: space.Space,
+    searched: Space,
     optimizers: tuple[optax.GradientTransformation, ...],
     key: Key[Array, ""],
 ) -> State:
-    """The state to begin distillation with."""
-    state = []
-    for i, (block, optimizer) in enumerate(zip(searched.blocks, optimizers, strict=True)):
-        params = supernet.init_block(jax.random.fold_in(key, i), block, searched.ops)
-        state.append(BlockState(params, optimizer.init(params)))
-    return tuple(state)
+    """The state to begin distillation with, of a supernet that is drawn here."""
+    return init_state(init_supernet(key, searched), optimizers)
 
 
-def uniform_path(
-    key: Key[Array, ""], block: space.Block, ops: tuple[space.Op, ...]
-) -> Int[Array, "depth"]:
+def uniform_path(key: Key[Array, ""], block: Block, ops: tuple[Op, ...]) -> Int[Array, "depth"]:
     """An op for each layer of a block, drawn uniformly."""
     return jax.random.randint(key, (block.depth,), 0, len(ops))
 
 
-def fair_gradients(
-    params: supernet.Params,
-    block: space.Block,
-    ops: tuple[space.Op, ...],
-    x: Float[Array, "n h w i"],
-    target: Float[Array, "n h2 w2 o"],
-    variance: Float[Array, "o"],
-    key: Key[Array, ""],
-) -> tuple[Float[Array, ""], PyTree]:
-    """Gradients of the summed NSR of as many paths as there are ops.
+class BlockBatch(NamedTuple):
+    """What a block learns from at a step.
+
+    Attributes:
+      block: The block.
+      ops: Its candidates.
+      x: Its input, the teacher's features [n, h, w, i].
+      target: The teacher's features after it, [n, h2, w2, o].
+      variance: Of each channel of the target, [o].
+    """
+
+    block: Block
+    ops: tuple[Op, ...]
+    x: Array
+    target: Array
+    variance: Array
+
+
+class Loss(NamedTuple):
+    """The NSR of the paths that a step trains."""
+
+    total: Float[Array, ""]  # their sum, which is minimized
+    mean: Float[Array, ""]  # what is reported
+
+
+def fair_loss(params: supernet.Params, batch: BlockBatch, key: Key[Array, ""]) -> Loss:
+    """The NSR of as many paths as there are ops.
 
     The paths are permutations of the ops, so every op of every layer is trained once.
 
     References:
       Chu et al., 2021, https://arxiv.org/abs/1907.01845 (strict fairness).
     """
-    keys = jax.random.split(key, block.depth - 1)
-    orders = jax.vmap(lambda k: jax.random.permutation(k, len(ops)))(keys)
-
-    def loss(params):
-        outputs = supernet.fair_paths(params, block, ops, x, orders)
-        return jnp.sum(metrics.nsr(outputs, target, variance))
-
-    total, gradients = jax.value_and_grad(loss)(params)
-    return total / len(ops), gradients
+    keys = jax.random.split(key, batch.block.depth - 1)
+    orders = jax.vmap(lambda k: jax.random.permutation(k, len(batch.ops)))(keys)
+    outputs = supernet.fair_paths(params, batch.block, batch.ops, batch.x, orders)
+    total = jnp.sum(metrics.nsr(outputs, batch.target, batch.variance))
+    return Loss(total, total / len(batch.ops))
 
 
-def uniform_gradients(
-    params: supernet.Params,
-    block: space.Block,
-    ops: tuple[space.Op, ...],
-    x: Float[Array, "n h w i"],
-    target: Float[Array, "n h2 w2 o"],
-    variance: Float[Array, "o"],
-    key: Key[Array, ""],
-) -> tuple[Float[Array, ""], PyTree]:
-    """Gradients of the NSR of one path, which `uniform_path` draws."""
-    path = uniform_path(key, block, ops)
-
-    def loss(params):
-        output = supernet.one_path(params, block, ops, x, path)
-        return metrics.nsr(output, target, variance)
-
-    return jax.value_and_grad(loss)(params)
+def uniform_loss(params: supernet.Params, batch: BlockBatch, key: Key[Array, ""]) -> Loss:
+    """The NSR of one path, which `uniform_path` draws."""
+    path = uniform_path(key, batch.block, batch.ops)
+    output = supernet.one_path(params, batch.block, batch.ops, batch.x, path)
+    nsr = metrics.nsr(output, batch.target, batch.variance)
+    return Loss(nsr, nsr)
 
 
 class Sampling(NamedTuple):
     """Which ops a step trains.
 
     Attributes:
-      gradients: (params, block, ops, input, target, variance, key) -> mean NSR, gradients.
+      loss: (parameters, batch, key) -> the NSR of the sampled paths.
       path: (key, block, ops) -> the op trained at each layer; None: all of them are.
     """
 
-    gradients: Callable[..., tuple[Array, PyTree]]
-    path: Callable[..., Array] | None
+    loss: Callable[[supernet.Params, BlockBatch, Key[Array, ""]], Loss]
+    path: Callable[[Key[Array, ""], Block, tuple[Op, ...]], Array] | None
 
 
 SAMPLING = {
-    "fair": Sampling(fair_gradients, None),
-    "uniform": Sampling(uniform_gradients, uniform_path),
+    "fair": Sampling(fair_loss, None),
+    "uniform": Sampling(uniform_loss, uniform_path),
 }
 
 
@@ -125,14 +156,14 @@ class Recipe(NamedTuple):
       optimizers: One for each block.
       sampling: Which ops a step trains.
       key: What all sampling is drawn from.
-      parts: Of a batch, each with norm statistics of its own; their gradients are averaged,
+      parts: Of a batch, each with its own batch-norm statistics; their gradients are averaged,
         so that as many devices can share a batch and still compute the same.
-      compute: Type that the blocks compute in; the teacher, parameters, norms' statistics
+      compute: Type that the blocks compute in; the teacher, parameters, batch-norm statistics
         and losses stay float32.
     """
 
     features: Callable[[PyTree, Any], tuple[Array, ...]]
-    searched: space.Space
+    searched: Space
     optimizers: tuple[optax.GradientTransformation, ...]
     sampling: Sampling
     key: Key[Array, ""]
@@ -148,7 +179,7 @@ def block_gradients(
     number: Int[Array, ""],
     parts: int,
 ) -> tuple[Array, PyTree]:
-    """What block `i` has to learn at a step.
+    """Gradients of block `i` at a step.
 
     Args:
       recipe: How it is trained.
@@ -156,7 +187,7 @@ def block_gradients(
       params: The block's.
       maps: The teacher's feature maps of some images of the batch.
       number: Of the step.
-      parts: Parts of the batch that these images are.
+      parts: Parts of the batch in these images.
 
     Returns:
       Mean NSR and mean gradients.
@@ -167,8 +198,10 @@ def block_gradients(
     def of_part(part):
         x, target = part
         variance = metrics.channel_variance(target)
-        x = x.astype(recipe.compute)
-        return recipe.sampling.gradients(params, block, ops, x, target, variance, key)
+        batch = BlockBatch(block, ops, x.astype(recipe.compute), target, variance)
+        loss = jax.value_and_grad(recipe.sampling.loss, has_aux=True)
+        (_, nsr), gradients = loss(params, batch, key)
+        return nsr, gradients
 
     if parts == 1:
         return of_part((maps[i], maps[i + 1]))
@@ -194,14 +227,14 @@ def updated(
 
 
 def metric(i: int) -> str:
-    """What the NSR of block `i` is called in metrics."""
+    """The name of block `i`'s NSR in metrics."""
     return f"nsr_block{i + 1}"
 
 
 def train_step(recipe: Recipe) -> Callable:
-    """The step that trains every block of the supernet, as `train.several` takes it.
+    """The step that trains every block of the supernet, for `loop.several`.
 
-    It is handed the teacher's variables ahead of the state.
+    Its first argument is the teacher's variables, its second the state.
     """
 
     @jax.jit
@@ -221,26 +254,28 @@ def train_step(recipe: Recipe) -> Callable:
 
 def _only_sampled(new, old, ops, path):
     """The new state, but that of an op that was not sampled as it was, momentum too."""
-    names = [str(op) for op in ops]
+    sampled = {
+        (layer_name(layer), str(op)): path[layer] == i
+        for layer in range(len(path))
+        for i, op in enumerate(ops)
+    }
 
-    def choose(place, new, old):
-        keys = [key.key for key in place if isinstance(key, jax.tree_util.DictKey)]
-        layer = next((k for k in keys if k.startswith("layer")), None)
-        if layer is None:  # the schedule's step count
+    def choose(keys, new, old):
+        keys = [key.key for key in keys if isinstance(key, jax.tree_util.DictKey)]
+        place = next((pair for pair in itertools.pairwise(keys) if pair in sampled), None)
+        if place is None:  # the schedule's step count
             return new
-        op = names.index(keys[keys.index(layer) + 1])
-        return jnp.where(path[int(layer[5:])] == op, new, old)
+        return jnp.where(sampled[place], new, old)
 
     return jax.tree_util.tree_map_with_path(choose, new, old)
 
 
 def compared_paths(
-    block: space.Block, ops: tuple[space.Op, ...], count: int, key: Key[Array, ""]
+    block: Block, ops: tuple[Op, ...], count: int, key: Key[Array, ""]
 ) -> Int[np.ndarray, "paths depth"]:
     """The largest path of a block, its smallest, then random ones, as indices of ops.
 
-    The random ones are all different, so a block with fewer than `count` paths gives each
-    of them once.
+    The random ones are all different: a block with fewer than `count` paths has each once.
     """
     # Ops are all pairs of a kernel and an expansion: the last in order is greatest in both.
     extremes = [[ops.index(op)] * block.depth for op in (max(ops), min(ops))]
@@ -251,16 +286,16 @@ def compared_paths(
 
 
 def path_nsr(
-    searched: space.Space,
+    searched: Space,
     params: Sequence[supernet.Params],
     batches: Iterable[tuple[Array, ...]],
     paths: Sequence[Int[np.ndarray, "_ _"]],
 ) -> list[Float[np.ndarray, "_"]]:
-    """NSR of paths by themselves, just as the training step defines it.
+    """NSR of single paths, as the training step defines it.
 
-    Inputs, targets, the targets' variance and the norms' statistics are those of the batch,
+    Inputs, targets, the targets' variance and batch-norm statistics are those of the batch;
     nothing is quantized. With batches as large as in training, the mean over random paths is
-    the training's NSR on other pictures.
+    the training's NSR on other images.
 
     Args:
       searched: Blocks and ops.

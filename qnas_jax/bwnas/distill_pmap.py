@@ -1,14 +1,14 @@
-"""The distillation step over groups of blocks, each group on devices of its own.
+"""The distillation step over groups of blocks, each group on its own devices.
 
-`jax.pmap` wants arrays of one shape on all devices, and blocks differ: the state of a group
-is one flat vector, padded to the longest, and `lax.switch` picks the group's own work, a real
-conditional on each device. The replicas of a group share the batch and add up their
-gradients; between groups nothing passes but the NSR of each block.
+`jax.pmap` needs arrays of one shape on all devices, and blocks differ. So the state of a group
+is one flat vector, padded to the longest, and `lax.switch` selects the group's own work, a real
+conditional on each device. The replicas of a group share the batch and add up their gradients;
+groups exchange nothing but the NSR of each block.
 """
 
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -21,12 +21,66 @@ from jaxtyping import Array, PyTree
 from qnas_jax import space
 from qnas_jax.bwnas import distill
 from qnas_jax.kernels import convolution
-from qnas_jax.run.parallel import Device, Groups
+from qnas_jax.nn.trace import Unit, convs
+from qnas_jax.run.parallel import Device
 from qnas_jax.train import loop
 
 AXIS = "devices"
 BACKWARD = 2  # passes forward that one backward costs
 PROBE_CHANNELS, PROBE_KERNEL, PROBE_REPEATS = 192, 5, 5  # typical of blocks; see `depthwise_cost`
+
+
+class Groups(NamedTuple):
+    """Which blocks share devices.
+
+    Attributes:
+      members: The blocks of each group.
+      replicas: Devices of each group; they share a batch.
+    """
+
+    members: tuple[tuple[int, ...], ...]
+    replicas: int
+
+
+def lay_out(
+    cost: Callable[[tuple[int, ...]], float], blocks: int, devices: int, parts: int
+) -> Groups:
+    """The groups whose slowest is fastest, by exhaustive search: 6 blocks have 203 partitions.
+
+    Args:
+      cost: Of a step of a group of blocks on one device.
+      blocks: Number of blocks.
+      devices: Number of devices; some may get no work.
+      parts: Parts of a batch, a multiple of the replicas of a group.
+    """
+    candidates = [
+        (cost_of_slowest(cost, members) / replicas, replicas, members)
+        for replicas in range(1, min(parts, devices) + 1)
+        if parts % replicas == 0
+        for members in partitions(blocks, min(blocks, devices // replicas))
+    ]
+    _, replicas, members = min(candidates)
+    return Groups(members, replicas)
+
+
+def cost_of_slowest(
+    cost: Callable[[tuple[int, ...]], float], members: tuple[tuple[int, ...], ...]
+) -> float:
+    """Cost of the group that all others wait for."""
+    return max(cost(group) for group in members)
+
+
+def partitions(blocks: int, most: int) -> Iterator[tuple[tuple[int, ...], ...]]:
+    """Every way to divide `blocks` blocks into at most `most` groups."""
+    if blocks == 0:
+        yield ()
+        return
+    last = blocks - 1
+    for groups in partitions(last, most):
+        for g, group in enumerate(groups):
+            yield (*groups[:g], (*group, last), *groups[g + 1 :])
+        if len(groups) < most:
+            yield (*groups, (last,))
 
 
 def depthwise_cost(height: int, width: int) -> float:
@@ -60,26 +114,21 @@ def _gradient_seconds(convolve, x, w) -> float:
 def step_cost(
     searched: space.Space,
     shape: tuple[int, int],
-    teacher: Sequence[space.Conv],
+    teacher: Sequence[Unit],
     depthwise: float,
 ) -> Callable[[tuple[int, ...]], float]:
     """What a step of a group of blocks costs on one device, in products of two numbers.
 
     Args:
       searched: Blocks and ops; every op is trained once a step, as fair sampling does.
-      shape: Height and width of the features ahead of the first block.
-      teacher: The encoder's convolutions, named by their place, `encoder/block1/...`; they
-        are run forward as deep as the group's last block.
+      shape: Height and width of the input of the first block.
+      teacher: Units of its encoder; they run forward as far as the group's last block.
       depthwise: Products that a multiply-accumulate of a depthwise convolution costs; see
         `depthwise_cost`.
     """
 
-    def cost(convs):
-        return sum(conv.macs * (depthwise if conv.groups > 1 else 1) for conv in convs)
-
-    def depth(conv):
-        part = conv.name.split("/")[1]
-        return int(part[5:]) if part.startswith("block") else 0
+    def cost(layers):
+        return sum(conv.macs * (depthwise if conv.groups > 1 else 1) for conv in layers)
 
     blocks, ahead = [], []
     height, width = shape
@@ -87,22 +136,22 @@ def step_cost(
         layers = space.block_convs(block, searched.ops, (height, width))
         blocks.append((1 + BACKWARD) * sum(map(cost, layers)))
         height, width = -(-height // block.stride), -(-width // block.stride)
-        ahead.append(cost(conv for conv in teacher if depth(conv) <= i + 1))
+        needed = [unit for unit in teacher if not unit.site or unit.site.block <= i]
+        ahead.append(cost(convs(needed)))
     return lambda group: sum(blocks[i] for i in group) + ahead[max(group)]
 
 
 class Grouped(NamedTuple):
-    """The steps, and the two forms of their state.
+    """The steps over groups, and the layout of their state.
 
     Attributes:
-      steps: Several steps, for `train.fit`; their state is [local devices, longest group].
-      spread: That state from the states of all blocks.
-      gathered: The states of all blocks from it.
+      steps: Several steps, for `loop.fit`.
+      layout: Their state, [local devices, longest group], from the states of all blocks, and
+        the reverse.
     """
 
     steps: loop.Steps
-    spread: Callable[[distill.State], np.ndarray]
-    gathered: Callable[[Array], distill.State]
+    layout: loop.Layout
 
 
 def train_step(
@@ -112,10 +161,9 @@ def train_step(
     groups: Groups,
     devices: Sequence[Device],
 ) -> Grouped:
-    """`distill.train_step` over groups of blocks; the same numbers.
+    """`distill.train_step` over groups of blocks, with the same numbers.
 
-    Every process holds all groups and reads its own share of the batch, in the order of
-    the processes.
+    Every process holds all groups, and reads its own share of the batch.
 
     Args:
       recipe: How the blocks are trained.
@@ -162,11 +210,11 @@ def train_step(
         flat, nsr = mapped(teacher, flat, shares, numbers)
         return flat, by_block(nsr.addressable_data(0))
 
-    return Grouped(steps, work.spread, work.gathered)
+    return Grouped(steps, loop.Layout(work.spread, work.gather))
 
 
 class _Work:
-    """What each group does, on flat vectors: states of one length, gradients of another."""
+    """The work of each group on flat vectors: states of one length, gradients of another."""
 
     def __init__(self, recipe: distill.Recipe, like: distill.State, groups: Groups):
         self._recipe, self._groups, self._blocks = recipe, groups, len(like)
@@ -178,7 +226,7 @@ class _Work:
 
     def gradients(self, g, parts, teacher, flat, images, number):
         """A group's NSR by block, and its gradients."""
-        # Of the teacher's maps the compiler keeps what the group reads, and nothing deeper.
+        # The compiler drops the teacher's layers after the last map that the group reads.
         maps = self._recipe.features(teacher, images)
         nsr, found = jnp.zeros(self._blocks), []
         for i, state in zip(self._groups.members[g], self._unravel(g, flat), strict=True):
@@ -204,15 +252,15 @@ class _Work:
         return _padded(tuple(states), self._state_size)
 
     def spread(self, state: distill.State) -> np.ndarray:
-        """A row for each device of this process."""
+        """One row for each device of this process."""
         rows = [
             _padded(tuple(state[i] for i in members), self._state_size)
             for members in self._groups.members
         ]
         return np.repeat(np.stack(rows), self._groups.replicas, axis=0)
 
-    def gathered(self, flat: Array) -> distill.State:
-        """The states of all blocks; of a group's replicas, which are alike, the first one's."""
+    def gather(self, flat: Array) -> distill.State:
+        """The states of all blocks, each from the first replica of its group."""
         state: dict[int, distill.BlockState] = {}
         for g, members in enumerate(self._groups.members):
             row = np.asarray(flat.addressable_data(g * self._groups.replicas)).ravel()

@@ -16,8 +16,8 @@ from qnas_jax.data.cityscapes import Cityscapes
 from qnas_jax.errors import InputError
 from qnas_jax.hardware import target as targets
 from qnas_jax.hardware.deployment import Deployment
-from qnas_jax.nn import trace
 from qnas_jax.nn.conv import ConvBnAct
+from qnas_jax.nn.trace import Unit, trace
 from qnas_jax.stages.experiment import Problem
 
 logger = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ class Statistics(NamedTuple):
       value: Value of this setting.
       images: Number of images.
       shape: Height and width of the images.
-      within: Prefix of the norms' names.
+      searched: Whether only norms in searched blocks share them, not those of the whole network.
       least: Value of the setting that gives two images.
     """
 
@@ -39,7 +39,7 @@ class Statistics(NamedTuple):
     value: int
     images: int
     shape: tuple[int, int]
-    within: str = "encoder/block"
+    searched: bool = True
     least: str = "2"
 
 
@@ -82,7 +82,7 @@ def check_norms(config: Config, problem: Problem) -> None:
     shapes = {one.shape for one in known}
     lone = {shape: _single_pixels(problem.teacher, shape) for shape in shapes}
     for one in known:
-        names = [name for name in lone[one.shape] if name.startswith(one.within)]
+        names = [unit.name for unit in lone[one.shape] if unit.site or not one.searched]
         if names and one.images == 1:
             raise InputError(
                 f"{one.name}={one.value}: {names[0]} gives a map of 1 x 1 pixel and statistics are "
@@ -91,11 +91,11 @@ def check_norms(config: Config, problem: Problem) -> None:
             )
 
 
-def _single_pixels(teacher: nn.Module, shape: tuple[int, int]) -> list[str]:
+def _single_pixels(teacher: nn.Module, shape: tuple[int, int]) -> list[Unit]:
     """The norms that see one pixel of each image; depths and ops do not change the shapes."""
     return [
-        name
-        for name, unit in trace.units(teacher, (*shape, 3)).items()
+        unit
+        for unit in trace(teacher, (*shape, 3)).units
         if isinstance(unit.module, ConvBnAct) and unit.module.norm and unit.out_shape[:2] == (1, 1)
     ]
 
@@ -105,7 +105,7 @@ def _statistics(config: Config, problem: Problem) -> Iterator[Statistics]:
     how, (height, width) = config.supernet, config.train.crop
     crop = height, width
     middle = min(height, config.data.height), min(width, config.data.width)
-    yield Statistics("train.batch", config.train.batch, config.train.batch, crop, "")
+    yield Statistics("train.batch", config.train.batch, config.train.batch, crop, searched=False)
     part, least = how.batch // how.parts, f"{2 * how.parts} for supernet.parts={how.parts}"
     yield Statistics("supernet.batch", how.batch, part, crop, least=least)
     images = images_per_pass(how, problem.val)

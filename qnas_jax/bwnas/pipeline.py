@@ -55,7 +55,7 @@ def run(given: Config, workdir: pathlib.Path) -> dict[str, Any]:
         workdir, problem, how, config.space, config.supernet, teacher.stage, variables
     )
     populated, rows = populate_table.populate_table(
-        workdir, problem, deployed, config.space, config.lut, how.train.crop,
+        workdir, problem, deployed, config.space, config.lut, config.kernels, how.train.crop,
         distilled, variables, params,
     )  # fmt: skip
     searched, points = search_front.search_front(workdir, config.search, deployed, populated, rows)

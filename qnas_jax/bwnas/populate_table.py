@@ -1,23 +1,27 @@
 """Fills the LUT: scores every path of every block."""
 
+import logging
 import pathlib
 import shutil
+from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from qnas_jax.bwnas.config import Lut, Space
-from qnas_jax.bwnas.lut import populate, table
+from qnas_jax.bwnas.config import Kernels, Lut, Space
+from qnas_jax.bwnas.lut import populate, table, workload
 from qnas_jax.data.batching import central_crops
 from qnas_jax.hardware.deployment import Deployment
 from qnas_jax.kernels import int8
 from qnas_jax.nn import supernet
 from qnas_jax.quant.calibrate import RANGES
 from qnas_jax.run import artefacts, parallel
-from qnas_jax.run.stage import Stage, defaults
+from qnas_jax.run.stage import Stage, begun_with, defaults
 from qnas_jax.stages.experiment import Problem
 from qnas_jax.train import supervised
+
+logger = logging.getLogger(__name__)
 
 
 def populate_table(
@@ -26,6 +30,7 @@ def populate_table(
     deployed: Deployment,
     chosen: Space,
     how: Lut,
+    kernels: Kernels,
     crop: tuple[int, int],
     distilled: Stage,
     variables: PyTree,
@@ -39,14 +44,69 @@ def populate_table(
       deployed: Has the convolutions that are in no block.
       chosen: The settings of the search space.
       how: How paths are scored.
+      kernels: Whether kernels are compiled.
       crop: Height and width of the centres of the images.
       distilled: The stage of the supernet.
       variables: The teacher's variables.
       params: The supernet's parameters by block.
     """
-    searched, per_layer = problem.space, chosen.bits_per == "layer"
-    per_tensor = how.a_ranges_per == "tensor"
-    made_from = {
+    may_compile, per_layer = kernels.compile == "auto", chosen.bits_per == "layer"
+    with parallel.first_goes_first("lut"):
+        begun = begun_with(workdir / "lut", "compute")
+        compute = resolve_compute(how, may_compile, begun)
+        made_from = _made_from(chosen, how, distilled, compute)
+        stage = Stage(workdir / "lut", made_from, defaults(how))
+        if parallel.is_first():
+            stage.begin()
+    if stage.done:
+        return stage, table.load(stage.folder / "lut.npz")
+    kernel = _kernel(may_compile) if compute == "int8" else None
+    parts = table.parts_of(problem.space, chosen.bits, per_layer)
+    folder = stage.folder / "partial"
+    job = _job(problem, how, crop, parts, variables, params, kernel, folder)
+    found = populate.populate(job, how.time_budget_s)
+    rows = table.build(found.nsr, problem.space, parts)
+    if parallel.is_first():
+        _finish_table(deployed, stage, made_from, job, found, rows)
+    parallel.wait_for_all("table")
+    return stage, rows
+
+
+def resolve_compute(how: Lut, may_compile: bool, begun: str | None) -> str:
+    """The arithmetic of a table, "int8" or "float32"; logs why "auto" does not become int8.
+
+    Args:
+      how: The settings.
+      may_compile: Whether a C++ compiler may be started.
+      begun: The arithmetic of a table that was begun, which "auto" keeps on any machine; None
+        if there is none.
+    """
+    if how.compute != "auto":
+        return how.compute
+    if how.a_ranges_per == "channel":
+        if begun is None:
+            logger.info("lut: float32, as lut.a_ranges_per=channel; int8 has one range for all")
+        return "float32"
+    if begun in workload.VALUE_BYTES:
+        return begun
+    found = int8.find_kernel(may_compile)
+    if not found.is_fast:
+        logger.warning("lut: float32, several times slower than int8 in C++: %s", found.reason)
+    return "int8" if found.is_fast else "float32"
+
+
+def _kernel(may_compile: bool) -> int8.Kernel:
+    """The kernel of an int8 table; logs which, and why the fast one is missing."""
+    found = int8.find_kernel(may_compile)
+    if found.is_fast:
+        logger.info("lut: int8 in %s", found.kernel)
+    else:
+        logger.warning("lut: int8 in XLA, several times slower than in C++: %s", found.reason)
+    return found.kernel
+
+
+def _made_from(chosen: Space, how: Lut, distilled: Stage, compute: str) -> dict[str, Any]:
+    return {
         "supernet": distilled.hash,
         "bits": chosen.bits,
         "bits_per": chosen.bits_per,
@@ -55,50 +115,41 @@ def populate_table(
         "images_per_pass": how.images_per_pass,
         "ranges": how.ranges,
         "a_ranges_per": how.a_ranges_per,
-        "compute": how.compute,
+        "compute": compute,
         "time_budget_s": how.time_budget_s,
     }
-    with parallel.first_goes_first("lut"):
-        stage = Stage(workdir / "lut", made_from, defaults(how))
-        if parallel.is_first():
-            stage.begin()
-    if stage.done:
-        return stage, table.load(stage.folder / "lut.npz")
+
+
+def _job(problem, how, crop, parts, variables, params, kernel, folder) -> populate.Job:
     variables = jax.device_get(variables)  # else all devices' features are computed on one
-    compute = jax.jit(supervised.features(problem.teacher))
+    features = jax.jit(supervised.features(problem.teacher))
     starts = range(0, how.images, how.images_per_pass)
-    job = populate.Job(
-        lambda indices: compute(variables, central_crops(problem.train, indices, crop)),
+    return populate.Job(
+        lambda indices: features(variables, central_crops(problem.train, indices, crop)),
         params,
-        searched,
-        table.parts_of(searched, chosen.bits, per_layer),
+        problem.space,
+        parts,
         calibration=range(how.calibration_images),
         chunks=[range(s, min(s + how.images_per_pass, how.images)) for s in starts],
         method=populate.Method(
             RANGES[how.ranges],
-            per_channel=not per_tensor,
-            in_bytes=how.compute == "fastest" and per_tensor and int8.is_fast(),
+            per_channel=how.a_ranges_per == "channel",
+            kernel=kernel,
             nodes_per_pass=how.nodes_per_pass,
         ),
-        folder=stage.folder / "partial",
+        folder=folder,
     )
-    found = populate.populate(job, how.time_budget_s)
-    rows = table.build(found.nsr, searched, job.parts)
-    if parallel.is_first():
-        _finish_table(deployed, stage, made_from, job, found, rows)
-    parallel.wait_for_all("table")
-    return stage, rows
 
 
 def _finish_table(deployed, stage, made_from, job, found, rows) -> None:
-    """Writes the table and how it came about; what is only half of it is deleted."""
+    """Writes the table and what it was made with; deletes the partial results."""
     table.save(stage.folder / "lut.npz", rows)
     with artefacts.writing(stage.folder / "by_chunk.npy") as file:
         np.save(file, found.by_chunk)
     description = {
         **made_from,
         "images_done": found.images,
-        "in_bytes": job.method.in_bytes,
+        "kernel": job.method.kernel or "XLA",
         "agreement": populate.agreement(found, rows),
         "ops": [str(op) for op in rows.ops],
         "blocks": job.searched.blocks,

@@ -1,6 +1,6 @@
 """The front of a table's subnets, and which of them are retrained.
 
-Needs the table and the description of the deployment, no network: `launch/tools/pick.py` runs the
+Needs the table and the description of the deployment, no network: `qnas pick` runs the
 same functions for other budgets and targets.
 """
 

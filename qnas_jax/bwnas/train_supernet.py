@@ -14,7 +14,8 @@ from qnas_jax.bwnas import distill, distill_pmap
 from qnas_jax.bwnas.config import Space, Supernet
 from qnas_jax.data.batching import Dataset, central_crops
 from qnas_jax.errors import InputError
-from qnas_jax.nn import supernet, trace
+from qnas_jax.nn import supernet
+from qnas_jax.nn.trace import trace
 from qnas_jax.run import artefacts, log, parallel
 from qnas_jax.run.stage import Stage, read_json
 from qnas_jax.stages import experiment
@@ -96,11 +97,10 @@ def train_supernet(
     key = experiment.key(seed, Purpose.SUPERNET_INIT)
     state = distill.fresh_state(searched, recipe.optimizers, key)
     if jax.device_count() == 1 or stage.done:
-        steps, forms = loop.several(distill.train_step(recipe), variables), loop.AS_IT_IS
+        steps, layout = loop.several(distill.train_step(recipe), variables), loop.AS_SAVED
     else:
         crop = training.train.crop
-        together = _on_all_devices(problem.teacher, crop, stage, recipe, variables, state)
-        steps, forms = together.steps, (together.spread, together.gathered)
+        steps, layout = _on_all_devices(problem.teacher, crop, stage, recipe, variables, state)
     watched = [
         loop.Watched(
             f"block {i + 1}",
@@ -113,7 +113,7 @@ def train_supernet(
     ]
     planned = plan(stage, training, "supernet", how.steps, watched)
     make_batch = batches(problem.train, training, how.batch)
-    state = fit(workdir, planned, steps, state, make_batch, forms)
+    state = fit(workdir, planned, steps, state, make_batch, layout)
     params = [block.params for block in state]
     if parallel.is_first() and not stage.done:
         found = _validate(workdir, problem, training, how, variables, params)
@@ -139,13 +139,12 @@ def _on_all_devices(
             f"supernet.parts={recipe.parts}: {processes} processes share a batch; "
             f"set a multiple of {processes}"
         )
-    convs = trace.convs(teacher, (*crop, 3))
-    encoder = [conv for conv in convs if conv.name.startswith("encoder/")]
-    first = next(conv for conv in encoder if conv.name.startswith("encoder/block1/"))
-    shape = (first.in_height, first.in_width)
+    encoder = trace(teacher, (*crop, 3)).encoder
+    first = next(unit for unit in encoder if unit.site)
+    shape = first.in_shape[:2]
     cost = distill_pmap.step_cost(recipe.searched, shape, encoder, _depthwise_cost(stage, shape))
     blocks = len(recipe.searched.blocks)
-    groups = parallel.lay_out(cost, blocks, here, recipe.parts // processes)
+    groups = distill_pmap.lay_out(cost, blocks, here, recipe.parts // processes)
     used = len(groups.members) * groups.replicas
     names = " | ".join(" ".join(str(i + 1) for i in group) for group in groups.members)
     logger.info(

@@ -7,7 +7,7 @@ would have seen.
 import collections
 import concurrent.futures
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
@@ -123,7 +123,7 @@ def training_batch(
     return Batch(np.stack(images), np.stack(labels))
 
 
-def stacked(data: Dataset, indices) -> Batch:
+def stacked(data: Dataset, indices: Iterable[int]) -> Batch:
     """The pictures of some indices as they are."""
     pairs = [data[int(i)] for i in indices]
     return Batch(np.stack([i for i, _ in pairs]), np.stack([label for _, label in pairs]))

@@ -22,11 +22,11 @@ class File(NamedTuple):
 def describe(network: Graph, files: Mapping[str, File]) -> dict[str, Any]:
     """The layers of a graph and their bytes.
 
-    `size_bytes` is what a search compares: weights at their bitwidth, a scale and a bias for
-    each output channel. `stored_bytes` is what the size table says of each file: weights in
-    what the format has for them (`w_container`), and what it wants of each channel, in all also
-    what it holds once. What a file has beyond that (`graph_bytes`) are names, nodes, and the grids
-    of the activations.
+    `size_bytes` is what a search compares: weights at their bitwidth, and a scale and a bias for
+    each output channel. `stored_bytes` is what the size table says of each file: weights in the
+    type that the format has for them (`w_container`), what the format stores for each channel,
+    and (in the sum over layers) what it stores once. The rest of a file (`graph_bytes`) are
+    names, nodes and the grids of the activations.
 
     Args:
       network: The graph that the files were written from.
@@ -63,7 +63,7 @@ def _tensor(tensor: graph.Tensor) -> dict[str, Any]:
 
 
 def _layer(
-    conv: graph.Conv, tensors: dict[str, graph.Tensor], files: Mapping[str, File]
+    conv: graph.ConvNode, tensors: dict[str, graph.Tensor], files: Mapping[str, File]
 ) -> dict[str, Any]:
     height, width, channels = tensors[conv.x].shape
     outputs = conv.weights.shape[-1]

@@ -1,10 +1,9 @@
 """A network as plain data: what is written to files, run as integers, and described.
 
-Nothing here knows a runtime, a file format or Flax. The same records hold a quantized
-network (tensors are codes on grids, `real = scale * (code - zero_point)`) and a float one
-(tensors are real values); batch norm is folded into weights and biases in both. Every
-tensor has the name of the node that gives it, which for convolutions is their place in the
-Flax network.
+Nothing here knows a runtime, a file format or Flax. The same records hold a quantized network
+(tensors are codes on grids, `real = scale * (code - zero_point)`) and a float one (tensors are
+real values). In both, batch norm is folded into weights and biases. Every tensor has the name
+of its node, which is the path of the unit in the Flax network.
 
 Images are [height, width, channels]; the batch axis is the runtime's.
 """
@@ -14,12 +13,14 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
+from qnas_jax import space
+
 Shape = tuple[int, int, int]  # height, width, channels of one image
 Bounds = tuple[float, float]  # the interval that an activation clips to
 
 
-class Grid(NamedTuple):
-    """The codes ``0 ... 2**bits - 1`` of an activation and what they stand for."""
+class QParams(NamedTuple):
+    """The grid of an activation: what its codes ``0 ... 2**bits - 1`` stand for."""
 
     scale: float  # a float32 number
     zero_point: int
@@ -40,9 +41,9 @@ class Grid(NamedTuple):
         return np.float32(self.scale) * (codes.astype(np.float32) - np.float32(self.zero_point))
 
     def code_bounds(self, bounds: Bounds) -> tuple[int, int]:
-        """The codes that an activation clips to: clipping them is clipping the real values.
+        """The codes that an activation clips to.
 
-        Rounding keeps order, so that it does not matter which is done first.
+        Rounding keeps order, so clipping codes is the same as clipping real values first.
         """
         scaled = np.asarray(bounds, np.float64) / self.scale + self.zero_point
         low, high = np.rint(np.clip(scaled, 0, self.q_max))
@@ -50,19 +51,20 @@ class Grid(NamedTuple):
 
 
 class Tensor(NamedTuple):
-    """What a node gives: codes where there is a grid, else real values."""
+    """The output of a node: codes where it has a grid, else real values."""
 
     name: str
     shape: Shape
-    grid: Grid | None = None
+    grid: QParams | None = None
+    site: space.Site | None = None  # of the unit whose output it is
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Conv:
+class ConvNode:
     """Convolution, folded batch norm, activation and the grid of the output.
 
     Attributes:
-      out: What it gives.
+      out: Its output.
       x: Name of the tensor that it reads.
       weights: [k, k, inputs / groups, outputs]; int8 codes (zero point 0), or float32.
       bias: float32[outputs], real units.
@@ -152,11 +154,11 @@ class Concat(_Joint):
     """Tensors of the same grid, joined by channels; the grid stays."""
 
 
-Node: TypeAlias = Conv | Dequantize | Mean | Broadcast | Resize | ArgMax | Add | Concat
+Node: TypeAlias = ConvNode | Dequantize | Mean | Broadcast | Resize | ArgMax | Add | Concat
 
 
 class Graph(NamedTuple):
-    """A network: its input and its nodes in the order in which they run.
+    """A network: its input, and its nodes in the order in which they run.
 
     The input is uint8 where it has a grid (bytes of an image are codes of the pixels'
     grid), else float32. The last node gives the output.
@@ -167,13 +169,13 @@ class Graph(NamedTuple):
 
     @property
     def out(self) -> Tensor:
-        """What the last node gives."""
+        """The output of the last node."""
         return self.nodes[-1].out
 
     @property
-    def convs(self) -> tuple[Conv, ...]:
+    def convs(self) -> tuple[ConvNode, ...]:
         """The convolutions among the nodes."""
-        return tuple(node for node in self.nodes if isinstance(node, Conv))
+        return tuple(node for node in self.nodes if isinstance(node, ConvNode))
 
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor by its name, the input first."""

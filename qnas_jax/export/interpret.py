@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from qnas_jax.export import graph
-from qnas_jax.export.graph import Graph, Grid, Node
+from qnas_jax.export.graph import Graph, Node, QParams
 from qnas_jax.quant import integer
 
 
@@ -53,7 +53,7 @@ def step(
     """Returns the output of one node; `grids` are those of its inputs (None in float)."""
     x, read, written = inputs[0], grids[0], node.out.grid
     match node:
-        case graph.Conv():
+        case graph.ConvNode():
             return _conv(node, x, read, rule)
         case graph.Add() if written:
             a, b, out = ((grid.scale, grid.zero_point) for grid in (*grids, written))
@@ -78,7 +78,7 @@ def step(
             return x.argmax(-1)[..., None].astype(np.uint8)
 
 
-def _conv(node: graph.Conv, x: np.ndarray, read, rule: integer.Rule) -> np.ndarray:
+def _conv(node: graph.ConvNode, x: np.ndarray, read, rule: integer.Rule) -> np.ndarray:
     how = (node.stride, node.dilation, node.groups)
     written = node.out.grid
     if written is None or node.w_scale is None or node.bias_codes is None:
@@ -89,13 +89,13 @@ def _conv(node: graph.Conv, x: np.ndarray, read, rule: integer.Rule) -> np.ndarr
     return integer.requantize(sums, multiplier(node, read), written.zero_point, bounds, rule)
 
 
-def multiplier(conv: graph.Conv, read: Grid) -> Float[np.ndarray, "c"]:
+def multiplier(conv: graph.ConvNode, read: QParams) -> Float[np.ndarray, "c"]:
     """Returns the scale of a convolution's accumulators over its output's scale, float32."""
     assert conv.out.grid is not None and conv.w_scale is not None
     return np.float32(read.scale) * conv.w_scale / np.float32(conv.out.grid.scale)
 
 
-def mean_multiplier(read: Grid, out: Grid, pixels: int) -> Float[np.ndarray, "1"]:
+def mean_multiplier(read: QParams, out: QParams, pixels: int) -> Float[np.ndarray, "1"]:
     """Returns the scale of a sum over `pixels` pixels over the scale of their mean, float32."""
     return np.asarray([read.scale / (out.scale * pixels)], np.float32)
 

@@ -19,6 +19,7 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any
 
+import flax.linen as nn
 import jax
 import numpy as np
 from jaxtyping import PyTree
@@ -28,8 +29,8 @@ from qnas_jax.data.batching import Dataset
 from qnas_jax.errors import InputError
 from qnas_jax.export import graph, interpret
 from qnas_jax.export.graph import Graph, Node
-from qnas_jax.nn.conv import Grid
-from qnas_jax.nn.deeplab import DeepLabV3
+from qnas_jax.nn import policy
+from qnas_jax.nn.fake_quant import OnGrid
 from qnas_jax.quant import integer
 from qnas_jax.tasks.task import Classify, Task, predictions
 from qnas_jax.train import supervised
@@ -37,7 +38,7 @@ from qnas_jax.train import supervised
 Codes = dict[str, np.ndarray]  # tensor name -> codes
 
 
-def simulate(model: DeepLabV3, network: Graph, variables: PyTree, images: np.ndarray) -> Codes:
+def simulate(model: nn.Module, network: Graph, variables: PyTree, images: np.ndarray) -> Codes:
     """Returns the codes of all tensors under fake quantization.
 
     Args:
@@ -48,12 +49,10 @@ def simulate(model: DeepLabV3, network: Graph, variables: PyTree, images: np.nda
     """
     tensors, found = network.tensors(), {network.x.name: images}
     captured = jax.device_get(_captured(model, variables, images))
-    for path, value in jax.tree_util.tree_leaves_with_path(captured):
-        place = "/".join(key.key for key in path if isinstance(key, jax.tree_util.DictKey))
-        name = place.removesuffix("/__call__").removesuffix("/out")
-        grid = tensors[name].grid if name in tensors else None
-        if grid:
-            found[name] = grid.codes(value)
+    for name, tensor in tensors.items():
+        given = policy.output_at(captured, name)
+        if tensor.grid and "__call__" in given:
+            found[name] = tensor.grid.codes(given["__call__"][0])
     return _parts(network, found)
 
 
@@ -63,7 +62,9 @@ def _captured(model, variables, images):
     _, state = model.apply(
         variables,
         supervised.pixels(images),
-        capture_intermediates=lambda module, _: isinstance(module, Grid),
+        capture_intermediates=lambda module, method: (
+            isinstance(module, OnGrid) and method == "__call__"
+        ),
         mutable=["intermediates"],
     )
     return state["intermediates"]
@@ -98,7 +99,7 @@ def layers(network: Graph, simulated: Codes, computed: dict[str, Codes]) -> list
     tensors, rows = network.tensors(), []
     for node in network.nodes:
         name = node.out.name
-        if not isinstance(node, (graph.Conv, graph.Add, graph.Mean)) or not node.out.grid:
+        if not isinstance(node, (graph.ConvNode, graph.Add, graph.Mean)) or not node.out.grid:
             continue
         inputs = [simulated[x] for x in node.inputs]
         grids = [tensors[x].grid for x in node.inputs]
@@ -131,7 +132,7 @@ def _unrounded(node: Node, inputs: list[np.ndarray], grids: list) -> np.ndarray:
     """Output of a layer before rounding, in steps of its grid, float64."""
     out = node.out.grid
     assert out is not None
-    if isinstance(node, graph.Conv):
+    if isinstance(node, graph.ConvNode):
         assert node.w_scale is not None and node.bias_codes is not None
         how = (node.stride, node.dilation, node.groups)
         x = integer.conv(inputs[0], grids[0].zero_point, node.weights, node.bias_codes, *how)

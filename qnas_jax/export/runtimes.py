@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from qnas_jax.errors import InputError
-from qnas_jax.export.fold import IMAGE
 from qnas_jax.export.graph import Graph
 from qnas_jax.export.parity import Codes
 from qnas_jax.hardware import size
 from qnas_jax.hardware.size import FileFormat
+from qnas_jax.nn.trace import IMAGE
 from qnas_jax.run import disk
 from qnas_jax.tasks.task import Classify
 

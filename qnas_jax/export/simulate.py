@@ -21,7 +21,7 @@ from jax import lax
 from jaxtyping import Array, PyTree, UInt8
 
 from qnas_jax.export import graph, interpret
-from qnas_jax.export.graph import Graph, Grid, Node, Tensor
+from qnas_jax.export.graph import Graph, Node, QParams, Tensor
 from qnas_jax.kernels import convolution
 from qnas_jax.nn.deeplab import resize_logits
 from qnas_jax.quant import integer
@@ -84,7 +84,7 @@ def _constants(node: Node, inputs: list[Tensor]) -> PyTree:
     grids, out = [tensor.grid for tensor in inputs], node.out.grid
     read = grids[0]
     match node:
-        case graph.Conv():
+        case graph.ConvNode():
             assert read and out
             low, high = out.code_bounds(node.bounds)
             rounding = _rounding(interpret.multiplier(node, read), out, low, high)
@@ -102,11 +102,11 @@ def _constants(node: Node, inputs: list[Tensor]) -> PyTree:
             return np.float32(read.scale), np.float32(read.zero_point)
 
 
-def _rounding(multiplier: np.ndarray, out: Grid, low: int, high: int) -> _Rounding:
+def _rounding(multiplier: np.ndarray, out: QParams, low: int, high: int) -> _Rounding:
     return _Rounding(multiplier, np.float32(out.zero_point), (np.float32(low), np.float32(high)))
 
 
-def _parts(conv: graph.Conv, read: Grid) -> int:
+def _parts(conv: graph.ConvNode, read: QParams) -> int:
     """The smallest number of input-channel parts whose accumulators never exceed `EXACT`.
 
     Raises:
@@ -121,7 +121,7 @@ def _parts(conv: graph.Conv, read: Grid) -> int:
     return next(fits)  # one channel per part always fits
 
 
-def _largest(weights: np.ndarray, read: Grid) -> np.ndarray:
+def _largest(weights: np.ndarray, read: QParams) -> np.ndarray:
     """Largest possible magnitude of any partial sum, per output channel."""
     low, high = read.zero_point, read.q_max - read.zero_point
     up, down = (np.maximum(sign * weights.astype(np.int64), 0).sum((0, 1, 2)) for sign in (1, -1))
@@ -132,7 +132,7 @@ def _step(node: Node, inputs: list[Any], constants: PyTree) -> Any:
     """The output of one node."""
     x = inputs[0]
     match node:
-        case graph.Conv():
+        case graph.ConvNode():
             return _conv(node, x, *constants)
         case graph.Add():
             a, b = (codes.astype(jnp.int32) for codes in inputs)
@@ -154,7 +154,7 @@ def _step(node: Node, inputs: list[Any], constants: PyTree) -> Any:
             return jnp.argmax(x, -1, keepdims=True).astype(jnp.uint8)
 
 
-def _conv(conv: graph.Conv, x, zero_point, weights, bias, rounding: _Rounding):
+def _conv(conv: graph.ConvNode, x, zero_point, weights, bias, rounding: _Rounding):
     x = x.astype(jnp.float32) - zero_point
     sums = bias
     for part, w in zip(jnp.array_split(x, len(weights), -1), weights, strict=True):
@@ -162,7 +162,7 @@ def _conv(conv: graph.Conv, x, zero_point, weights, bias, rounding: _Rounding):
     return _requantize(sums, rounding)
 
 
-def _sums(conv: graph.Conv, x, w):
+def _sums(conv: graph.ConvNode, x, w):
     """The convolution without bias and requantization."""
     if conv.groups > 1:
         return convolution.depthwise(x, w[:, :, 0], conv.stride, conv.dilation)

@@ -11,8 +11,9 @@ import numpy as np
 from jaxtyping import PyTree
 
 from qnas_jax.export import graph
-from qnas_jax.export.graph import Graph, Grid
+from qnas_jax.export.graph import Graph, QParams
 from qnas_jax.export.litert import rounding
+from qnas_jax.nn import policy
 from qnas_jax.quant import affine, integer
 
 STEP = 2.0**-20  # relative widening per step
@@ -33,14 +34,12 @@ def with_agreed_sums(network: Graph, quant: PyTree) -> PyTree:
     grids = {name: tensor.grid for name, tensor in network.tensors().items()}
     for node in network.nodes:
         if isinstance(node, graph.Add):
-            leaves = quant
-            for part in node.out.name.split("/"):
-                leaves = leaves[part]
+            leaves = policy.output_at(quant, node.out.name)
             leaves["range"], grids[node.out.name] = _agreed(node, grids, leaves)
     return quant
 
 
-def _agreed(add: graph.Add, grids: dict[str, Grid | None], leaves) -> tuple[np.ndarray, Grid]:
+def _agreed(add: graph.Add, grids: dict[str, QParams | None], leaves) -> tuple[np.ndarray, QParams]:
     """The first range without a differing pair, else the one with the fewest, and its grid."""
     inputs = [grid for name in add.inputs if (grid := grids[name]) is not None]
     found = []
@@ -54,20 +53,20 @@ def _agreed(add: graph.Add, grids: dict[str, Grid | None], leaves) -> tuple[np.n
     return range_, grid
 
 
-def _grid(range_, bits) -> Grid:
+def _grid(range_, bits) -> QParams:
     scale, zero_point, _ = _asymmetric_grid(range_, bits)
-    return Grid(float(scale), int(zero_point), int(bits))
+    return QParams(float(scale), int(zero_point), int(bits))
 
 
 _asymmetric_grid = jax.jit(affine.asymmetric_grid)  # jitted as in fold.py, for the same bits
 
 
-def pairs_that_differ(inputs: list[Grid], out: Grid) -> int:
+def pairs_that_differ(inputs: list[QParams], out: QParams) -> int:
     """Returns the number of pairs of codes for which ONNX Runtime and XNNPACK differ.
 
     Args:
       inputs: Grids of the two terms.
-      out: Grid of the sum.
+      out: QParams of the sum.
     """
     every = (np.arange(grid.q_max + 1, dtype=np.uint8) for grid in inputs)
     a, b = np.meshgrid(*every, indexing="ij")

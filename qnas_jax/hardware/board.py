@@ -1,6 +1,6 @@
 """Measuring on a board: which files to run there, and what the runtimes' tools print.
 
-`launch/tools/profile_latency.py --export_only DIR` writes one file for each subject, and
+`qnas profile_latency --export_only DIR` writes one file for each subject, and
 `manifest.csv`, which says what each is. `launch/jobs/profile_board.sh` runs every file on the
 board and keeps what the tool printed next to it, as FILE.log. `rows` makes lines of a table from
 both.
@@ -69,7 +69,7 @@ def read_manifest(folder: pathlib.Path) -> dict[str, Subject]:
       InputError: There is no manifest, or it is none.
     """
     path = folder / MANIFEST
-    way_out = "launch/tools/profile_latency.py --export_only writes one"
+    way_out = "qnas profile_latency --export_only writes one"
     try:
         content = disk.read(path)
     except disk.Missing as error:

@@ -3,7 +3,7 @@
 Models read them (`roofline.py`, `bismo.py`, `bitfusion.py`); to add a device, add an instance.
 Parameters that no paper gives are fitted to published figures (`published.py`) by
 
-    python launch/tools/fit_devices.py
+    qnas fit_devices
 
 and marked "fitted" below.
 """

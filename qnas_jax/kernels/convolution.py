@@ -1,10 +1,10 @@
 """Convolutions and batch norm as functions, each in the form that its platform runs fast.
 
-This is the one place that looks at the platform. On the CPU, XLA's depthwise convolution
-is 30 to 100 times slower than it need be, and XLA fuses a reduction with the work that
-produces its input and so repeats that work; both are written differently here. Images are
-[n, h, w, channels]; padding is symmetric, `dilation * (kernel - 1) // 2` on every side.
-What is jitted here is traced once for each shape, however often a network calls it.
+On the CPU, XLA's depthwise convolution is 30 to 100 times slower than necessary, and XLA fuses a
+reduction with the computation of its input, and so repeats that computation; both are written
+differently here. Images are [n, h, w, channels]; padding is symmetric, `dilation * (kernel - 1)
+// 2` on every side. Functions that are jitted here are traced once for each shape, however often
+a network calls them.
 """
 
 import functools
@@ -25,16 +25,17 @@ def _on_cpu() -> bool:
 def pointwise(x: Float[Array, "*n h w i"], w: Float[Array, "i o"]) -> Float[Array, "*n h w o"]:
     """A 1x1 convolution: one matrix product over the channels.
 
-    Of pixels in a row: summed over images, rows and columns apart, XLA's product for the
-    gradient of `w` is 1.3 to 10 times slower on the CPU.
+    All pixels are one axis: with images, rows and columns as axes, XLA's product for the gradient
+    of `w` is 1.3 to 10 times slower on the CPU.
     """
     return (x.reshape(-1, x.shape[-1]) @ w).reshape(*x.shape[:-1], w.shape[-1])
 
 
 def pointwise_codes(x: UInt8[Array, "*n h w i"], w: Int8[Array, "i o"]) -> Float[Array, "*n h w o"]:
-    """`pointwise` of bytes, exact up to sums of 2**24.
+    """`pointwise` of codes, exact up to sums of 2**24.
 
-    Bytes are exact in bfloat16, the fastest type of accelerators; a CPU is fastest in float32.
+    Codes of 8 bits are exact in bfloat16, the fastest type of accelerators; a CPU is fastest in
+    float32.
     """
     dtype = jnp.float32 if _on_cpu() else jnp.bfloat16
     x, w = x.astype(dtype), w.astype(dtype)
@@ -79,7 +80,7 @@ def _taps(x, w, stride, dilation):
     """Depthwise convolution without padding, as a sum of shifted products.
 
     XLA fuses the sum into one pass over `x`, vectorized over the channels. Each row of the
-    kernel has a sum of its own, so that a product need not wait for the one before it.
+    kernel has its own sum, so that a product need not wait for the one before it.
     """
     k = w.shape[0]
     reach = dilation * (k - 1)
@@ -107,11 +108,11 @@ def _taps(x, w, stride, dilation):
 
 
 def _alone(function, *args):
-    """`function(*args)`, computed once even where several others read the result.
+    """`function(*args)`, computed once even if several others read the result.
 
-    XLA would fuse a copy of the work into each of them, but does not look into a
-    conditional. (An optimization barrier does not stop it on the CPU.) The condition
-    must be one that it cannot work out: that the first number is not infinite or NaN.
+    XLA would fuse a copy of the computation into each of them, but does not look into a
+    conditional. (An optimization barrier does not stop it on the CPU.) The condition must be one
+    that it cannot evaluate: that the first number is not infinite or NaN.
     """
     out = jax.eval_shape(function, *args)
     nothing = functools.partial(jnp.full, out.shape, jnp.nan, out.dtype)
@@ -135,7 +136,7 @@ def _depthwise_taps_bwd(stride, dilation, saved, g):
     x, w = saved
     k = w.shape[0]
     pad = dilation * (k - 1) // 2
-    # dL/dx: spread the gradient over the strided pixels, correlate with the turned kernel.
+    # dL/dx: spread the gradient over the strided pixels, correlate with the flipped kernel.
     sizes = zip(x.shape[1:3], g.shape[1:3], strict=True)
     ends = [size - (out - 1) * stride - 1 for size, out in sizes]
     spread = [(0, 0, 0), *((pad, pad + end, stride - 1) for end in ends), (0, 0, 0)]
@@ -170,10 +171,10 @@ _depthwise_taps.defvjp(_depthwise_taps_fwd, _depthwise_taps_bwd)
 
 
 def _pixel_sums(function, *arrays):
-    """Sums over all axes but the last of each array that `function(*arrays)` gives.
+    """Sums over all axes but the last, of each array that `function(*arrays)` returns.
 
-    On the CPU row upon row, in one pass for all sums: left to itself, XLA writes out what
-    is to be summed, or works it out once more for each sum.
+    On the CPU row by row, in one pass for all sums: by itself, XLA stores the terms, or computes
+    them again for each sum.
     """
     if not _on_cpu():
         return tuple(jnp.sum(x, range(x.ndim - 1)) for x in function(*arrays))
@@ -192,8 +193,8 @@ def pixel_moments(
 ) -> tuple[Float[Array, "c"], Float[Array, "c"]]:
     """Mean and (biased) variance of each channel over images and pixels, in one pass.
 
-    Sums are taken of the distance to one of the pixels, so that a mean far from zero does
-    not drown the variance.
+    The sums are of distances to one of the pixels, so that the variance keeps its digits if the
+    mean is far from zero.
     """
     pixels = x.size // x.shape[-1]
     pivot = x[0, 0, 0].astype(jnp.float32)
@@ -215,18 +216,18 @@ def norm_act(
 ) -> tuple[Float[Array, "n h w c"], Float[Array, "c"], Float[Array, "c"]]:
     """Batch norm by the batch's own statistics, then clipping to the activation's bounds.
 
-    Both in one function, so that its gradient is written as few passes over the pixels;
-    left to itself, the compiler repeats the work before it in each of them.
+    Both are one function, so that the gradient takes few passes over the pixels; by itself, the
+    compiler repeats the computation before it in each pass.
 
     Args:
-      u: What a convolution gave.
+      u: The output of a convolution.
       scale: The norm's learned factor.
       bias: The norm's learned offset.
-      bounds: Lower and upper bound of the activation, (0, 6) for ReLU6; infinite: none.
+      bounds: Lower and upper bound of the activation: (0, 6) for ReLU6, infinite for none.
 
     Returns:
-      The activation, and the batch's mean and (biased) variance per channel, through
-      which no gradient flows.
+      The activation, and the batch's mean and (biased) variance per channel, through which no
+      gradient flows.
     """
     return _norm_act(u, scale, bias, bounds)
 

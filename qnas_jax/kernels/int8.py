@@ -1,12 +1,15 @@
-"""Convolutions of bytes to bytes, norm and grid included, in the form that is fastest here.
+"""INT8 convolutions from codes to codes: product, batch norm and requantization in one call.
 
-Activations are bytes: codes counted from the least. Weights are codes in [-127, 127]. Sums of
-their products are exact: as 32-bit integers in C++ (`native.py`), or in XLA as float32, where
-bytes are exact as bfloat16, the fastest type of accelerators, up to sums of 2**24.
+Activations are uint8 codes from 0, weights int8 codes in [-127, 127]. A sum of their products
+becomes the code ``clip(round(sum * norm[0] + norm[1]), 0, norm[2])``, ties to even; `norm` holds
+three numbers for each output channel.
 
-A sum becomes a byte by a `norm` of three numbers for each channel,
-``clip(round(sum * norm[0] + norm[1]), 0, norm[2])``, with ties to even.
+There are two kernels. C++ (`native.py`) adds up in int32. XLA adds up in float32, which is
+exact up to sums of 2**24; below that both give the same codes. This module is the one door to
+C++: nothing else imports `native`.
 """
+
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,43 +17,63 @@ from jaxtyping import Array, Float, Int8, UInt8
 
 from qnas_jax.kernels import convolution, native
 
-
-def is_fast() -> bool:
-    """Whether these convolutions are faster here than those of floats."""
-    return not _on_cpu() or native.available()
+Kernel = Literal["C++", "XLA"]
 
 
-def _on_cpu() -> bool:
-    return jax.default_backend() == "cpu"
+class Found(NamedTuple):
+    """Which kernel a machine can use.
+
+    Attributes:
+      kernel: The faster one.
+      is_fast: Whether it is faster than convolutions of float32.
+      reason: On a CPU, why it is not C++; else empty.
+    """
+
+    kernel: Kernel
+    is_fast: bool
+    reason: str
 
 
-def _in_cpp() -> bool:
-    return _on_cpu() and native.available()
+def find_kernel(may_compile: bool = True) -> Found:
+    """The kernel to use here, and the reason if the fast one is missing.
+
+    Args:
+      may_compile: Whether a C++ compiler may be started. Without, C++ is used only if an
+        earlier run has compiled it.
+    """
+    if jax.default_backend() != "cpu":
+        return Found("XLA", True, "")
+    reason = native.missing(may_compile)
+    return Found("XLA", False, reason) if reason else Found("C++", True, "")
 
 
-def pack_pointwise(w: Float[Array, "i o"]) -> Int8[Array, "..."]:
-    """Codes of weights, in the order in which `pointwise` reads them here."""
-    return native.pack_pointwise(w) if _in_cpp() else w.astype(jnp.int8)
+def pack_pointwise(w: Float[Array, "i o"], kernel: Kernel) -> Int8[Array, "..."]:
+    """Weight codes, in the order in which `pointwise` reads them."""
+    return native.pack_pointwise(w) if kernel == "C++" else w.astype(jnp.int8)
 
 
-def pack_depthwise(w: Float[Array, "k k c"]) -> Int8[Array, "..."]:
-    """Codes of weights, in the order in which `depthwise` reads them here."""
-    return native.pack_depthwise(w) if _in_cpp() else w.astype(jnp.int8)
+def pack_depthwise(w: Float[Array, "k k c"], kernel: Kernel) -> Int8[Array, "..."]:
+    """Weight codes, in the order in which `depthwise` reads them."""
+    return native.pack_depthwise(w) if kernel == "C++" else w.astype(jnp.int8)
 
 
 def pointwise(
-    x: UInt8[Array, "n h w i"], w: Int8[Array, "..."], norm: Float[Array, "3 o"]
+    x: UInt8[Array, "n h w i"],
+    w: Int8[Array, "..."],
+    norm: Float[Array, "3 o"],
+    kernel: Kernel,
 ) -> UInt8[Array, "n h w o"]:
     """A 1x1 convolution.
 
     Args:
-      x: Activations.
-      w: Weights from `pack_pointwise`.
-      norm: What makes bytes of sums: factor, offset, and the greatest byte.
+      x: Activation codes.
+      w: Weights from `pack_pointwise` for the same kernel.
+      norm: Factor, offset and highest code of each output channel.
+      kernel: What computes it, from `find_kernel`.
     """
-    if _in_cpp():
+    if kernel == "C++":
         return native.pointwise(x, w, norm)
-    return _normed(convolution.pointwise_codes(x, w), norm)
+    return _requantized(convolution.pointwise_codes(x, w), norm)
 
 
 def depthwise(
@@ -59,21 +82,23 @@ def depthwise(
     norm: Float[Array, "3 c"],
     stride: int,
     dilation: int,
+    kernel: Kernel,
 ) -> UInt8[Array, "n h2 w2 c"]:
-    """A depthwise convolution, with zeros around the image.
+    """A depthwise convolution; the image is padded with code 0.
 
     Args:
-      x: Activations.
-      w: Weights from `pack_depthwise`.
-      norm: See `pointwise`.
-      stride: Of the pixels.
-      dilation: Of the kernel.
+      x: Activation codes.
+      w: Weights from `pack_depthwise` for the same kernel.
+      norm: Factor, offset and highest code of each channel.
+      stride: Step between output pixels.
+      dilation: Step between the kernel's taps.
+      kernel: What computes it, from `find_kernel`.
     """
-    if _in_cpp():
+    if kernel == "C++":
         return native.depthwise(x, w, norm, stride, dilation)
     sums = convolution.depthwise(x.astype(jnp.float32), w.astype(jnp.float32), stride, dilation)
-    return _normed(sums, norm)
+    return _requantized(sums, norm)
 
 
-def _normed(sums, norm):
+def _requantized(sums, norm):
     return jnp.clip(jnp.round(sums * norm[0] + norm[1]), 0, norm[2]).astype(jnp.uint8)

@@ -1,9 +1,9 @@
-// Convolutions of bytes, for CPUs whose vectors multiply them (AVX-512 VNNI).
+// INT8 convolutions for CPUs with AVX-512 VNNI, whose vector instructions multiply bytes.
 //
-// Activations are unsigned bytes, weights signed ones, sums 32-bit integers: exact. One
-// instruction adds up four products in each of 16 channels, so both kinds of convolution are
-// brought to that form: 1x1 ones over four input channels, depthwise ones over four columns of
-// the kernel. A sum becomes the byte clip(round(sum * factor + offset), 0, top), ties to even.
+// Activations are uint8, weights int8, sums int32: exact. One instruction adds four products to
+// each of 16 sums, so both kinds of convolution are brought to that form: a 1x1 convolution over
+// four input channels, a depthwise one over four columns of the kernel. A sum becomes the code
+// clip(round(sum * factor + offset), 0, top), ties to even.
 //
 // native.py packs the weights and compiles this file.
 
@@ -24,14 +24,39 @@ namespace {
 
 namespace ffi = xla::ffi;
 
-constexpr int64_t kLanes = 16;   // channels whose sums are a vector
-constexpr int64_t kGroup = 4;    // products that one instruction adds up in a channel
-constexpr int64_t kPixels = 96;  // of a piece of work; with their sums they fit into a cache
-constexpr int64_t kLine = 4;     // vectors of a piece of work: a cache line of one core
+constexpr int64_t kLanes = 16;   // channels of a vector of sums
+constexpr int64_t kGroup = 4;    // products that one instruction adds to a sum
+constexpr int64_t kPixels = 96;  // pixels of a piece of work; with their sums they fit a cache
+constexpr int64_t kLine = 4;     // vectors of a piece of work: one cache line of codes
 
 int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// Calls body(0) to body(count - 1), on this thread and on those of the pool that are free.
+using Bytes = ffi::Buffer<ffi::U8>;
+using Weights = ffi::Buffer<ffi::S8>;
+using Norms = ffi::Buffer<ffi::F32>;
+using Result = ffi::Result<Bytes>;
+
+const __m512i* Vectors(const Weights& weights) {
+  return reinterpret_cast<const __m512i*>(weights.typed_data());
+}
+
+// Whether these are the sizes that a convolution expects, and each node (the first dimensions of
+// x) has its own norm, or all have the same.
+bool Fit(const Bytes& x, const Weights& weights, const Norms& norms, int64_t vectors,
+         const Bytes& out, int64_t values) {
+  auto dims = x.dimensions(), of_norms = norms.dimensions();
+  bool own = of_norms.size() + 2 == dims.size(), same = own;
+  for (size_t i = 0; i + 4 < dims.size() && (own || same); ++i) {
+    own = own && of_norms[i] == dims[i];
+    same = same && of_norms[i] == 1;
+  }
+  return (own || same) && int64_t(out.element_count()) == values &&
+         int64_t(weights.element_count()) == vectors * kLanes * kGroup;
+}
+
+ffi::Error Unfit() { return ffi::Error::InvalidArgument("shapes do not fit each other"); }
+
+// Calls body(0) to body(count - 1), on this thread and on the pool's free threads.
 template <typename Body>
 ffi::Error Spread(ffi::ThreadPool pool, int64_t count, const Body& body) {
   struct Shared {
@@ -39,12 +64,12 @@ ffi::Error Spread(ffi::ThreadPool pool, int64_t count, const Body& body) {
     std::atomic<bool> failed{false};
   };
   auto shared = std::make_shared<Shared>();
-  // A thread of the pool may come when all is done and `body` is gone: it finds nothing left.
+  // A thread of the pool may start after the last piece, when `body` is gone: it finds no work.
   std::function<void()> work = [shared, count, &body] {
     for (int64_t i; (i = shared->next++) < count; shared->done++) {
       try {
         body(i);
-      } catch (...) {  // of the pool's threads it would end the process
+      } catch (...) {  // on a thread of the pool it would end the process
         shared->failed = true;
       }
     }
@@ -54,21 +79,15 @@ ffi::Error Spread(ffi::ThreadPool pool, int64_t count, const Body& body) {
   work();
   while (shared->done < count) std::this_thread::yield();
   if (!shared->failed) return ffi::Error::Success();
-  return ffi::Error(ffi::ErrorCode::kResourceExhausted, "a convolution of bytes lacks memory");
+  return ffi::Error(ffi::ErrorCode::kResourceExhausted, "an int8 convolution lacks memory");
 }
 
-// Adds to each of 16 sums four products. (Written out, for compilers keep moving the sums of the
-// intrinsic between registers and memory.)
-inline void Dot(__m512i& sums, __m512i values, __m512i weights) {
-  asm("vpdpbusd %2, %1, %0" : "+v"(sums) : "v"(values), "v"(weights));
-}
-
-// What turns the sums of 16 channels, or of those that are left, into bytes.
+// Turns the sums of 16 channels (fewer in the last vector) into codes.
 struct Norm {
   __mmask16 mask;
   __m512 factor, offset, top;
 
-  // Of the channels from `first` on; norms are [nodes, 3, channels].
+  // For the channels from `first` on; norms are [nodes, 3, channels].
   Norm(const float* norms, int64_t node, int64_t channels, int64_t first)
       : mask(first + kLanes <= channels ? 0xffff : (1u << (channels - first)) - 1) {
     norms += 3 * node * channels + first;
@@ -95,14 +114,12 @@ struct Product {
   int64_t in;
   const __m512i* weights;
   const float* norms;
-  int64_t node;
-  int64_t channels;  // of the result
-  int64_t first;     // of them here
+  int64_t node, channels, first;  // output channels in all; the first of those computed here
 
   int64_t groups() const { return CeilDiv(in, kGroup); }
 };
 
-// Adds what a group of inputs gives to the sums of kRows pixels times kVectors vectors.
+// Adds the products of a group of inputs to the sums of kRows pixels x kVectors vectors.
 template <int kRows, int kVectors>
 [[gnu::always_inline]] inline void AddGroup(const Product& p, const uint8_t* x, int64_t group,
                                             int64_t inputs, __m512i (&sums)[kRows][kVectors]) {
@@ -116,11 +133,12 @@ template <int kRows, int kVectors>
     std::memcpy(&four, x + r * p.in + group * kGroup, inputs);
     const __m512i values = _mm512_set1_epi32(four);
 #pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) Dot(sums[r][v], values, weights[v]);
+    for (int v = 0; v < kVectors; ++v)
+      sums[r][v] = _mm512_dpbusd_epi32(sums[r][v], values, weights[v]);
   }
 }
 
-// Sums that the registers hold.
+// kRows pixels x kVectors vectors, whose sums fit the registers.
 template <int kRows, int kVectors>
 void Multiply(const Product& p, int64_t pixel, uint8_t* out) {
   __m512i sums[kRows][kVectors] = {};
@@ -146,25 +164,23 @@ void MultiplyPixels(const Product p, int64_t pixels, uint8_t* out) {
   for (; pixel < pixels; ++pixel) Multiply<1, kVectors>(p, pixel, out);
 }
 
-ffi::Error Pointwise(ffi::ThreadPool pool, const uint8_t* x, int64_t pixels, int64_t in,
-                     const __m512i* weights, const float* norms, int64_t nodes, int64_t channels,
-                     uint8_t* out) {
+ffi::Error Pointwise(ffi::ThreadPool pool, Bytes x, Weights weights, Norms norms, Result out) {
+  int64_t in = x.dimensions().back(), channels = out->dimensions().back();
+  int64_t pixels = x.element_count() / in, nodes = norms.element_count() / (3 * channels);
   int64_t vectors = CeilDiv(channels, kLanes), panels = CeilDiv(vectors, 4);
+  if (!Fit(x, weights, norms, vectors * CeilDiv(in, kGroup), *out, pixels * channels))
+    return Unfit();
   int64_t of_node = pixels / nodes, pieces = CeilDiv(of_node, kPixels);
   return Spread(pool, nodes * pieces, [&](int64_t piece) {
     int64_t node = piece / pieces, start = piece % pieces * kPixels;
     int64_t count = std::min(kPixels, of_node - start);
     start += node * of_node;
-    for (int64_t panel = 0; panel < panels; ++panel) {  // as even as can be
+    for (int64_t panel = 0; panel < panels; ++panel) {  // of nearly equal widths
       int64_t begin = panel * vectors / panels, end = (panel + 1) * vectors / panels;
-      Product p{x + start * in,
-                in,
-                weights + begin * CeilDiv(in, kGroup),
-                norms,
-                node,
-                channels,
+      const __m512i* from = Vectors(weights) + begin * CeilDiv(in, kGroup);
+      Product p{x.typed_data() + start * in, in, from, norms.typed_data(), node, channels,
                 begin * kLanes};
-      uint8_t* to = out + start * channels;
+      uint8_t* to = out->typed_data() + start * channels;
       switch (end - begin) {
         case 1: MultiplyPixels<1>(p, count, to); break;
         case 2: MultiplyPixels<2>(p, count, to); break;
@@ -176,28 +192,27 @@ ffi::Error Pointwise(ffi::ThreadPool pool, const uint8_t* x, int64_t pixels, int
 }
 
 // Depthwise convolutions. Weights are [channels / 16, kernel, kernel / 4] vectors of 16
-// channels x 4 columns, filled up with zeros. Padding counts as zero.
+// channels x 4 columns, padded with zeros. The image is padded with code 0.
 
 struct Window {
-  int64_t images, height, width, channels, out_height, out_width, kernel, stride, dilation;
+  int64_t height, width, channels, out_height, out_width, kernel, stride, dilation;
 
   int64_t groups() const { return CeilDiv(kernel, kGroup); }
   int64_t pad() const { return dilation * (kernel - 1) / 2; }
-  // Fours of columns that a row's sums read.
+  // Groups of four columns that the sums of a row read.
   int64_t fours() const {
     return (out_width - 1) * stride + kGroup * (groups() - 1) * dilation + 1;
   }
 };
 
-// A row's bytes by fours: of 16 channels each the columns c, c + d, c + 2d, c + 3d, for all c
-// of the padded row.
+// Rearranges a row: for every column c of the padded row, the columns c, c + d, c + 2d, c + 3d
+// of each of 16 channels.
 void Interleave(const Window& w, const uint8_t* row, __mmask16 mask, __m128i* padded,
                 __m512i* fours) {
-  const __m512i quarters =
-      _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  const auto quarters = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
   const __m512i bytes = _mm512_broadcast_i32x4(
       _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
-  // Copies, which the compiler knows no store to change.
+  // Local copies: the compiler then knows that no store changes them.
   const int64_t channels = w.channels, width = w.width, count = w.fours(), d = w.dilation;
   __m128i* inner = padded + w.pad();
   if (mask == 0xffff)
@@ -214,9 +229,9 @@ void Interleave(const Window& w, const uint8_t* row, __mmask16 mask, __m128i* pa
   }
 }
 
-// Rows of the kernel that lie on the image for a row of the result.
+// The rows of the kernel that lie on the image, for a row of the output.
 struct Rows {
-  int64_t top, first, last;  // where the kernel begins on the image; its rows
+  int64_t top, first, last;  // the image's row at the kernel's top; the kernel's rows
 
   Rows(const Window& w, int64_t row)
       : top(row * w.stride - w.pad()),
@@ -224,7 +239,7 @@ struct Rows {
         last(std::min(w.kernel, CeilDiv(w.height - top, w.dilation))) {}
 };
 
-// The sums of kColumns pixels of a row, from column `column` of the padded image on.
+// kColumns pixels of a row, from column `column` of the padded image on.
 template <int kColumns>
 inline void Correlate(const Window& w, const Rows& rows, int64_t column, const __m512i* fours,
                       const __m512i* weights, const Norm& norm, uint8_t* out) {
@@ -235,7 +250,8 @@ inline void Correlate(const Window& w, const Rows& rows, int64_t column, const _
       const __m512i* at = fours + (rows.top + i * w.dilation) * w.fours() + column +
                           group * kGroup * w.dilation;
 #pragma GCC unroll 8
-      for (int c = 0; c < kColumns; ++c) Dot(sums[c], at[c * w.stride], four);
+      for (int c = 0; c < kColumns; ++c)
+        sums[c] = _mm512_dpbusd_epi32(sums[c], at[c * w.stride], four);
     }
 #pragma GCC unroll 8
   for (int c = 0; c < kColumns; ++c) norm.Store(sums[c], out + c * w.channels);
@@ -248,9 +264,9 @@ void CorrelateImage(const Window& w, const uint8_t* x, const __m512i* weights, c
   thread_local std::vector<__m128i> padded;
   fours.resize(std::max<size_t>(fours.size(), w.height * w.fours()));
   padded.assign(std::max(w.width + w.pad(), w.fours() + 3 * w.dilation), _mm_setzero_si128());
-  // Rows that lie `dilation` apart share their inputs: in that order these stay in the cache.
+  // Rows that are `dilation` apart share inputs: in this order these stay in the cache.
   for (int64_t phase = 0; phase < std::min(w.dilation, w.out_height); ++phase) {
-    int64_t made = 0;  // rows of this phase's inputs that are interleaved end here
+    int64_t made = 0;  // rows before this one are rearranged, of this phase's inputs
     for (int64_t row = phase; row < w.out_height; row += w.dilation) {
       Rows rows(w, row);
       for (int64_t i = rows.first; i < rows.last; ++i) {
@@ -272,85 +288,42 @@ void CorrelateImage(const Window& w, const uint8_t* x, const __m512i* weights, c
   }
 }
 
-ffi::Error Depthwise(ffi::ThreadPool pool, const Window& w, const uint8_t* x,
-                     const __m512i* weights, const float* norms, int64_t nodes, uint8_t* out) {
+ffi::Error Depthwise(ffi::ThreadPool pool, Bytes x, Weights weights, Norms norms, Result out,
+                     int64_t kernel, int64_t stride, int64_t dilation) {
+  auto in = x.dimensions().last(3), to = out->dimensions().last(3);
+  int64_t images = x.element_count() / (in[0] * in[1] * in[2]);
+  Window w{in[0], in[1], in[2], to[0], to[1], kernel, stride, dilation};
   int64_t vectors = CeilDiv(w.channels, kLanes), pieces = CeilDiv(vectors, kLine);
-  int64_t of_node = w.images / nodes;
-  return Spread(pool, w.images * pieces, [&](int64_t piece) {
+  if (!Fit(x, weights, norms, vectors * kernel * w.groups(), *out, images * to[0] * to[1] * to[2]))
+    return Unfit();
+  int64_t of_node = images / (norms.element_count() / (3 * w.channels));
+  return Spread(pool, images * pieces, [&](int64_t piece) {
     int64_t image = piece / pieces, begin = piece % pieces * kLine;
     for (int64_t vector = begin; vector < std::min(begin + kLine, vectors); ++vector) {
       int64_t first = vector * kLanes;
-      CorrelateImage(w, x + image * w.height * w.width * w.channels + first,
-                     weights + vector * w.kernel * w.groups(),
-                     Norm(norms, image / of_node, w.channels, first),
-                     out + image * w.out_height * w.out_width * w.channels + first);
+      CorrelateImage(w, x.typed_data() + image * w.height * w.width * w.channels + first,
+                     Vectors(weights) + vector * kernel * w.groups(),
+                     Norm(norms.typed_data(), image / of_node, w.channels, first),
+                     out->typed_data() + image * w.out_height * w.out_width * w.channels + first);
     }
   });
 }
 
-using Bytes = ffi::Buffer<ffi::U8>;
-using Weights = ffi::Buffer<ffi::S8>;
-using Norms = ffi::Buffer<ffi::F32>;
-using Result = ffi::Result<Bytes>;
-
-const __m512i* Vectors(const Weights& weights) {
-  return reinterpret_cast<const __m512i*>(weights.typed_data());
-}
-
-// Whether each node, the first dimensions of x, has a norm of its own, or all have the same.
-bool NormsFit(const Bytes& x, const Norms& norms) {
-  auto dims = x.dimensions(), of_norms = norms.dimensions();
-  bool own = of_norms.size() + 2 == dims.size(), same = own;
-  for (size_t i = 0; i + 4 < dims.size() && (own || same); ++i) {
-    own = own && of_norms[i] == dims[i];
-    same = same && of_norms[i] == 1;
-  }
-  return own || same;
-}
-
-ffi::Error Unfit() { return ffi::Error::InvalidArgument("shapes do not fit each other"); }
-
-ffi::Error CallPointwise(ffi::ThreadPool pool, Bytes x, Weights weights, Norms norms, Result out) {
-  int64_t in = x.dimensions().back(), channels = out->dimensions().back();
-  int64_t pixels = x.element_count() / in, nodes = norms.element_count() / (3 * channels);
-  int64_t vectors = CeilDiv(channels, kLanes) * CeilDiv(in, kGroup);
-  if (!NormsFit(x, norms) || int64_t(weights.element_count()) != vectors * kLanes * kGroup ||
-      int64_t(out->element_count()) != pixels * channels)
-    return Unfit();
-  return Pointwise(pool, x.typed_data(), pixels, in, Vectors(weights), norms.typed_data(), nodes,
-                   channels, out->typed_data());
-}
-
-ffi::Error CallDepthwise(ffi::ThreadPool pool, Bytes x, Weights weights, Norms norms, Result out,
-                         int64_t kernel, int64_t stride, int64_t dilation) {
-  auto in = x.dimensions().last(3), to = out->dimensions().last(3);
-  int64_t images = x.element_count() / (in[0] * in[1] * in[2]);
-  Window w{images, in[0], in[1], in[2], to[0], to[1], kernel, stride, dilation};
-  int64_t nodes = norms.element_count() / (3 * w.channels);
-  int64_t vectors = CeilDiv(w.channels, kLanes) * kernel * w.groups();
-  if (!NormsFit(x, norms) || int64_t(weights.element_count()) != vectors * kLanes * kGroup ||
-      int64_t(out->element_count()) != images * to[0] * to[1] * to[2])
-    return Unfit();
-  return Depthwise(pool, w, x.typed_data(), Vectors(weights), norms.typed_data(), nodes,
-                   out->typed_data());
+auto Signature() {
+  using Pool = ffi::ThreadPool;
+  return ffi::Ffi::Bind().Ctx<Pool>().Arg<Bytes>().Arg<Weights>().Arg<Norms>().Ret<Bytes>();
 }
 
 }  // namespace
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(qnas_jax_pointwise, CallPointwise,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<Bytes>()
-                                  .Arg<Weights>()
-                                  .Arg<Norms>()
-                                  .Ret<Bytes>());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(qnas_jax_depthwise, CallDepthwise,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<Bytes>()
-                                  .Arg<Weights>()
-                                  .Arg<Norms>()
-                                  .Ret<Bytes>()
-                                  .Attr<int64_t>("kernel")
-                                  .Attr<int64_t>("stride")
-                                  .Attr<int64_t>("dilation"));
+// Whether this CPU has the instructions that this file is compiled to.
+extern "C" bool qnas_jax_runs_here() {
+  __builtin_cpu_init();
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
+}
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(qnas_jax_pointwise, Pointwise, Signature());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(
+    qnas_jax_depthwise, Depthwise,
+    Signature().Attr<int64_t>("kernel").Attr<int64_t>("stride").Attr<int64_t>("dilation"));

@@ -1,15 +1,14 @@
-"""Convolutions of bytes in C++, for CPUs whose vectors multiply bytes.
+"""INT8 convolutions in C++, for CPUs with AVX-512 VNNI. Only `int8.py` imports this module.
 
-XLA's products of bytes are slower than those of floats; these are several times as fast. The
-machine's C++ compiler compiles `native.cc` when it is first asked for, which takes 3 s. On
-another CPU, or without a compiler, `available` is false.
+On a CPU, XLA's products of int8 are slower than its products of float32; these are several
+times faster. `native.cc` is compiled on first use by the machine's own C++ compiler, which takes
+a few seconds, and the library is kept from run to run.
 """
 
 import ctypes
 import functools
 import hashlib
 import importlib.metadata
-import logging
 import os
 import pathlib
 import platform
@@ -26,81 +25,89 @@ from jaxtyping import Array, Float, Int8, UInt8
 from qnas_jax.run import disk
 from qnas_jax.run.platform import cache_folder
 
-logger = logging.getLogger(__name__)
-
-LANES = 16  # channels whose sums are a vector
-GROUP = 4  # products that one instruction adds up
+LANES = 16  # channels of a vector of sums
+GROUP = 4  # products that one instruction adds to a sum
 
 SOURCE = pathlib.Path(__file__).with_suffix(".cc")
-FEATURES = ("avx512f", "avx512bw", "avx512vl", "avx512vnni")
-FLAGS = ("-std=c++17", "-O3", "-fPIC", "-shared", *(f"-m{name}" for name in FEATURES))
+MACHINES = ("x86_64", "AMD64")  # which may have AVX-512 VNNI
+FLAGS = (
+    *("-std=c++17", "-O3", "-fPIC", "-shared"),
+    "-fno-tree-pre",  # with it GCC 12 keeps sums in memory: 1.7 times slower
+    *("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512vnni"),
+)
 FUNCTIONS = ("qnas_jax_pointwise", "qnas_jax_depthwise")
-SLOWER = "paths are scored several times more slowly"
 COMPILE_S = 300
 
 
 @functools.cache
-def available() -> bool:
-    """Whether this machine has these convolutions; compiles them where it can."""
-    if not _cpu_multiplies_bytes():
-        return False
+def missing(may_compile: bool) -> str:
+    """Loads the library, and compiles it first where that is needed and allowed.
+
+    Returns:
+      Why this machine cannot use it; empty if it can.
+    """
+    if platform.machine() not in MACHINES:
+        return f"{platform.machine()} CPUs have no AVX-512 VNNI"
     try:
-        library = _loaded(_compiler())
+        library = _loaded(may_compile)
+        if not _runs_here(library):
+            return "this CPU has no AVX-512 VNNI"
         for name in FUNCTIONS:
             jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(library[name]), platform="cpu")
     except (OSError, AttributeError, RuntimeError, subprocess.SubprocessError) as error:
-        logger.warning("no convolutions of bytes, so %s: %s", SLOWER, _reason(error))
-        return False
-    return True
+        return _reason(error)
+    return ""
 
 
-def _cpu_multiplies_bytes() -> bool:
-    """Whether the CPU has the instructions that `native.cc` is made of."""
-    if platform.machine() != "x86_64" or not os.path.exists("/proc/cpuinfo"):
-        return False
-    with open("/proc/cpuinfo") as file:
-        flags = next((line for line in file if line.startswith("flags")), "")
-    return set(FEATURES) <= set(flags.replace("512_vnni", "512vnni").split())
+def _loaded(may_compile: bool) -> ctypes.CDLL:
+    """The library, from the cache folder; if there is none, compiled for this process alone."""
+    if folder := cache_folder():
+        return ctypes.CDLL(str(_compiled(folder, may_compile)))
+    with tempfile.TemporaryDirectory() as temporary:  # what is loaded stays without its file
+        return ctypes.CDLL(str(_compiled(pathlib.Path(temporary), may_compile)))
+
+
+def _runs_here(library: ctypes.CDLL) -> bool:
+    """Whether this CPU has the instructions that the library is made of."""
+    library.qnas_jax_runs_here.restype = ctypes.c_bool
+    return library.qnas_jax_runs_here()
+
+
+def _compiled(folder: pathlib.Path, may_compile: bool) -> pathlib.Path:
+    """The library in a folder, compiled once for each version of what goes into it."""
+    versions = (FLAGS, importlib.metadata.version("jaxlib"))
+    key = hashlib.sha256(SOURCE.read_bytes() + repr(versions).encode()).hexdigest()[:16]
+    file = folder / f"native-{key}.so"
+    if not _is_whole(file):
+        if not may_compile:
+            raise FileNotFoundError(f"kernels.compile=never, and nothing is compiled in {folder}")
+        _compile(_compiler(), file)
+    return file
 
 
 def _compiler() -> list[str]:
-    """The compiler's command: what CXX says, else the machine's own."""
+    """The compiler's command: that of CXX, else the machine's own."""
     given, own = shlex.split(os.environ.get("CXX", "")), shutil.which("c++")
     if not given and own is None:
         raise FileNotFoundError("there is no C++ compiler (c++)")
     return given or [str(own)]
 
 
-def _loaded(compiler: list[str]) -> ctypes.CDLL:
-    """The library, from the cache folder; where there is none, compiled for this process alone."""
-    if folder := cache_folder():
-        return ctypes.CDLL(str(_compiled(compiler, folder)))
-    with tempfile.TemporaryDirectory() as temporary:  # what is loaded stays without its file
-        return ctypes.CDLL(str(_compiled(compiler, pathlib.Path(temporary))))
-
-
-def _compiled(compiler: list[str], folder: pathlib.Path) -> pathlib.Path:
-    """The library in a folder, compiled once for each version of all that goes into it."""
-    versions = (compiler, FLAGS, importlib.metadata.version("jaxlib"))
-    key = hashlib.sha256(SOURCE.read_bytes() + repr(versions).encode()).hexdigest()[:16]
-    file = folder / f"native-{key}.so"
-    if not _is_whole(file):
-        # Several processes may compile at once: each its own file, whole when it gets its name.
-        with tempfile.TemporaryDirectory(dir=folder) as part:
-            made = pathlib.Path(part) / file.name
-            headers = f"-I{jax.ffi.include_dir()}"
-            command = [*compiler, *FLAGS, headers, str(SOURCE), "-o", str(made)]
-            subprocess.run(
-                command, check=True, capture_output=True, errors="replace", timeout=COMPILE_S
-            )
-            code = made.read_bytes()
-            made.write_bytes(code + hashlib.sha256(code).digest())
-            made.replace(file)
-    return file
+def _compile(compiler: list[str], file: pathlib.Path) -> None:
+    # Several processes may compile at once: each its own file, whole when it gets its name.
+    with tempfile.TemporaryDirectory(dir=file.parent) as folder:
+        made = pathlib.Path(folder) / file.name
+        command = [*compiler, *FLAGS, f"-I{jax.ffi.include_dir()}", str(SOURCE), "-o", str(made)]
+        subprocess.run(
+            command, check=True, capture_output=True, errors="replace", timeout=COMPILE_S
+        )
+        code = made.read_bytes()
+        made.write_bytes(code + hashlib.sha256(code).digest())
+        made.replace(file)
 
 
 def _is_whole(file: pathlib.Path) -> bool:
-    """Whether a library ends with its own digest; one that was cut would end the process."""
+    """Whether a library ends with its own digest; loading a truncated one ends the process."""
     if not file.exists():
         return False
     with disk.naming(file):
@@ -109,30 +116,30 @@ def _is_whole(file: pathlib.Path) -> bool:
 
 
 def _reason(error: Exception) -> str:
-    """What went wrong, in a line."""
+    """What went wrong, in one line."""
     if isinstance(error, subprocess.TimeoutExpired):
         return f"{error.cmd[0]} has not ended after {error.timeout:.0f} s"
     if isinstance(error, subprocess.CalledProcessError):
-        said = [line for line in error.stderr.splitlines() if line.strip()]
-        told = [line for line in said if "error" in line] or said[-1:] or ["it said nothing"]
-        return f"{error.cmd[0]} ended with {error.returncode}: {told[0]}"
+        lines = [line for line in error.stderr.splitlines() if line.strip()]
+        lines = [line for line in lines if "error" in line] or lines[-1:] or ["it said nothing"]
+        return f"{error.cmd[0]} ended with {error.returncode}: {lines[0]}"
     return str(error)
 
 
 def pack_pointwise(w: Float[Array, "i o"]) -> Int8[Array, "vectors groups 16 4"]:
-    """Codes of a 1x1 convolution's weights, as `pointwise` reads them."""
-    w = _filled(w, (GROUP, LANES))
+    """Weight codes of a 1x1 convolution, in the order in which `pointwise` reads them."""
+    w = _padded(w, (GROUP, LANES))
     return w.reshape(w.shape[0] // GROUP, GROUP, -1, LANES).transpose(2, 0, 3, 1)
 
 
 def pack_depthwise(w: Float[Array, "k k c"]) -> Int8[Array, "vectors k groups 16 4"]:
-    """Codes of a depthwise convolution's weights, as `depthwise` reads them."""
-    w = _filled(w, (1, GROUP, LANES))
+    """Weight codes of a depthwise convolution, in the order in which `depthwise` reads them."""
+    w = _padded(w, (1, GROUP, LANES))
     return w.reshape(len(w), w.shape[1] // GROUP, GROUP, -1, LANES).transpose(3, 0, 1, 4, 2)
 
 
-def _filled(w, multiples):
-    """As bytes, filled up with zeros to multiples of these sizes."""
+def _padded(w, multiples):
+    """As int8, padded with zeros to multiples of these sizes."""
     ends = [(0, -size % multiple) for size, multiple in zip(w.shape, multiples, strict=True)]
     return jnp.pad(w.astype(jnp.int8), ends)
 
@@ -142,7 +149,7 @@ def pointwise(
     w: Int8[Array, "vectors groups 16 4"],
     norm: Float[Array, "3 o"],
 ) -> UInt8[Array, "n h w o"]:
-    """A 1x1 convolution; see `byte_conv.pointwise`."""
+    """A 1x1 convolution; see `int8.pointwise`."""
     return _call(FUNCTIONS[0], (*x.shape[:-1], norm.shape[-1]))(x, w, norm)
 
 
@@ -153,7 +160,7 @@ def depthwise(
     stride: int,
     dilation: int,
 ) -> UInt8[Array, "n h2 w2 c"]:
-    """A depthwise convolution; see `byte_conv.depthwise`."""
+    """A depthwise convolution; see `int8.depthwise`."""
     n, height, width, channels = x.shape
     shape = (n, -(-height // stride), -(-width // stride), channels)
     sizes = {"kernel": w.shape[1], "stride": stride, "dilation": dilation}

@@ -1,0 +1,51 @@
+"""Networks as Flax modules. `module.apply(variables, images)` computes what it is given.
+
+With `params` and `batch_stats` it is float; with a collection `quant` (bitwidths and clipping
+ranges, as arrays) it is quantized; with `mutable=["quant"]` it is calibrated.
+
+network = nn.DeepLabV3(nn.MobileNetV2(16, first, blocks, paths), 32, (2, 4), classes=19)
+variables = nn.initialize(network, jax.random.key(0), (1, 64, 128, 3))
+units = nn.trace(network, (64, 128, 3)).units              # in order, with who reads whom
+quant = nn.with_policy(variables["quant"], {"encoder/block1/layer0/expand": (4, 8)})
+
+A module of one's own that is made of the units (`ConvBnAct`, `Input`, `Add`, `Mean`, `Concat`,
+`Broadcast`) is traced, and exported, as these are.
+"""
+
+from qnas_jax.nn.classifier import Classifier
+from qnas_jax.nn.conv import LINEAR, RELU, RELU6, ConvBnAct
+from qnas_jax.nn.deeplab import DeepLabV3, resize_logits
+from qnas_jax.nn.init import initialize
+from qnas_jax.nn.mbconv import BlockPath, MBConv
+from qnas_jax.nn.mobilenet import MobileNetV2, teacher_paths
+from qnas_jax.nn.policy import of_subnet as subnet_policy
+from qnas_jax.nn.policy import with_policy
+
+# The function; the module of the same name is reached by `from qnas_jax.nn.trace import ...`.
+from qnas_jax.nn.trace import Trace, Unit, trace
+from qnas_jax.nn.units import Add, Broadcast, Concat, Input, Mean
+
+__all__ = [
+    "LINEAR",
+    "RELU",
+    "RELU6",
+    "Add",
+    "BlockPath",
+    "Broadcast",
+    "Classifier",
+    "Concat",
+    "ConvBnAct",
+    "DeepLabV3",
+    "Input",
+    "MBConv",
+    "Mean",
+    "MobileNetV2",
+    "Trace",
+    "Unit",
+    "initialize",
+    "resize_logits",
+    "subnet_policy",
+    "teacher_paths",
+    "trace",
+    "with_policy",
+]

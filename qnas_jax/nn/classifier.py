@@ -1,20 +1,20 @@
-"""MobileNetV2 as it was published: the encoder, its last features and a class for the image."""
+"""MobileNetV2 as published: the encoder, a last convolution, the mean, a class."""
 
 import flax.linen as nn
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from qnas_jax.nn.conv import LINEAR, ConvBnAct, Grid
+from qnas_jax.nn.conv import LINEAR, ConvBnAct
 from qnas_jax.nn.mobilenet import MobileNetV2
+from qnas_jax.nn.units import Mean
 
 
 class Classifier(nn.Module):
     """The classification network.
 
     Attributes:
-      encoder: Its last features are what the head reads.
-      features: Channels ahead of the mean over the pixels; 1280 as published.
-      classes: Classes to tell apart.
+      encoder: The head reads its last features.
+      features: Channels of which the mean over the pixels is taken; 1280 as published.
+      classes: Number of classes.
 
     References:
       Sandler et al., 2018, https://arxiv.org/abs/1801.04381, table 2.
@@ -31,5 +31,5 @@ class Classifier(nn.Module):
         """Logits of each image."""
         x = self.encoder(images, train)[-1]
         x = ConvBnAct(self.features, name="last")(x, train)
-        x = Grid(name="mean")(jnp.mean(x, axis=(1, 2), keepdims=True))
+        x = Mean(name="mean")(x)
         return ConvBnAct(self.classes, bounds=LINEAR, norm=False, name="classifier")(x, train)

@@ -1,19 +1,18 @@
-"""The unit that gets quantized: convolution, batch norm and activation as one layer.
+"""Convolution, batch norm and activation as one layer that can be quantized.
 
-What `apply(variables, images)` computes is decided by the collections it is given:
+The collections that `apply(variables, images)` is given decide what it computes:
 
 - without `quant`: float;
-- with `quant`: quantized as that collection says (`w_bits`, `a_bits` and `range` are
-  arrays, so they may be traced, vmapped, or trained through);
-- with `quant` mutable: calibration; every range grows to hold what the batch shows, and
-  later layers see the quantized output of the earlier ones;
-- with `batch_stats` mutable, not training: the norms' statistics are replaced by the
-  batch's own.
+- with `quant`: quantized, with the bitwidths and ranges of that collection;
+- with `quant` mutable: calibration. Every range grows to hold the values of the batch, and
+  each layer reads the quantized output of the layers before it;
+- with `batch_stats` mutable, not training: the statistics of the norms become those of the
+  batch.
 
-The input's type is what is computed in; parameters and the norms' statistics are float32.
+The layer computes in the type of its input; parameters and statistics are float32.
 
-Batch norm is never folded here: weights quantized per output channel keep their codes
-under folding (see `quant/affine.py`), so both orders give the same values.
+Batch norm is not folded here. Weights that are quantized per output channel keep their codes
+when a norm is folded into them (see `quant/affine.py`), so both orders give the same values.
 """
 
 import math
@@ -24,7 +23,8 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from qnas_jax.kernels import convolution
-from qnas_jax.quant import affine, calibrate
+from qnas_jax.nn.fake_quant import FakeQuant, default_bits, is_quantized
+from qnas_jax.quant import affine
 
 # An activation is the interval that it clips to.
 RELU6 = (0.0, 6.0)
@@ -32,49 +32,10 @@ RELU = (0.0, math.inf)
 LINEAR = (-math.inf, math.inf)
 
 STATISTICS_DECAY = 0.9  # of the running mean and variance, per training step
-DEFAULT_BITS = 8
-
-
-def _bits():
-    return jnp.int32(DEFAULT_BITS)
-
-
-def _is_quantized(module: nn.Module, leaf: str) -> bool:
-    """Whether a `quant` collection was given, or is being made by calibration."""
-    if module.is_initializing():
-        return False
-    return module.is_mutable_collection("quant") or module.has_variable("quant", leaf)
-
-
-class Grid(nn.Module):
-    """Puts a tensor on its grid; the identity where no `quant` collection is given.
-
-    Attributes:
-      fixed: A range known beforehand; calibration leaves it as it is.
-    """
-
-    fixed: tuple[float, float] | None = None
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-        """`x` at `a_bits`, or `x` itself."""
-        if self.is_initializing():
-            self.variable("quant", "a_bits", _bits)
-            self.variable("quant", "range", self._initial_range)
-        if not _is_quantized(self, "a_bits"):
-            return x
-        a_bits = self.variable("quant", "a_bits", _bits).value
-        range_ = self.variable("quant", "range", self._initial_range)
-        if self.is_mutable_collection("quant") and self.fixed is None:
-            range_.value = calibrate.hull(range_.value, calibrate.min_max(x, a_bits))
-        return affine.fake_quant(x, range_.value, a_bits)
-
-    def _initial_range(self):
-        return jnp.array(self.fixed or (0.0, 0.0), jnp.float32)
 
 
 class Norm(nn.Module):
-    """Batch norm and the activation behind it.
+    """Batch norm, then the activation.
 
     Attributes:
       bounds: The interval that the activation clips to.
@@ -107,16 +68,16 @@ class Norm(nn.Module):
 
 
 class ConvBnAct(nn.Module):
-    """Convolution, batch norm, activation, and the grid of the output.
+    """Convolution, batch norm, activation and fake quantization of the output.
 
     Attributes:
       features: Output channels.
       kernel: Side of the kernel, odd.
-      depthwise: One kernel per channel; `features` is then the input's channels.
+      depthwise: One kernel per channel; `features` is then the number of input channels.
       bounds: The interval that the activation clips to.
       norm: Batch norm, or a bias where false.
-      grid: Whether the output is put on a grid here; if not, its reader does it, as
-        where several outputs are joined on one grid.
+      grid: Whether the output has a grid of its own. False for a layer that only a `Concat`
+        reads: what is joined lies on one grid.
     """
 
     features: int
@@ -137,9 +98,9 @@ class ConvBnAct(nn.Module):
         shape = (self.kernel, self.kernel, inputs, self.features)
         w = self.param("kernel", nn.initializers.zeros, shape)  # see nn/init.py
         if self.is_initializing():
-            self.variable("quant", "w_bits", _bits)
-        if _is_quantized(self, "w_bits"):
-            w_bits = self.variable("quant", "w_bits", _bits)
+            self.variable("quant", "w_bits", default_bits)
+        if is_quantized(self, "w_bits"):
+            w_bits = self.variable("quant", "w_bits", default_bits)
             w = affine.fake_quant_weight(w, w_bits.value)
         w = w.astype(x.dtype)
         if self.depthwise:
@@ -153,4 +114,4 @@ class ConvBnAct(nn.Module):
         else:
             bias = self.param("bias", nn.initializers.zeros, (self.features,))
             y = jnp.clip(u + bias.astype(u.dtype), *self.bounds)
-        return Grid(name="out")(y) if self.grid else y
+        return FakeQuant(name="out")(y) if self.grid else y

@@ -2,17 +2,19 @@
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from qnas_jax.nn.conv import LINEAR, RELU, ConvBnAct, Grid
+from qnas_jax.nn.conv import LINEAR, RELU, ConvBnAct
 from qnas_jax.nn.mobilenet import MobileNetV2
+from qnas_jax.nn.units import Broadcast, Concat, Mean
 
 
 class ASPP(nn.Module):
-    """Atrous spatial pyramid pooling and the convolution that joins its branches.
+    """Atrous spatial pyramid pooling, and a convolution of the joined branches.
 
-    The branches share one grid, as the concatenation of an integer network needs it.
+    Attributes:
+      channels: Of each branch, and of the output.
+      rates: Dilations of the 3x3 branches.
 
     References:
       Chen et al., 2017, https://arxiv.org/abs/1706.05587, figure 5.
@@ -23,16 +25,15 @@ class ASPP(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "n h w i"], train: bool = False) -> Float[Array, "n h w o"]:
-        """The joined branches."""
-        pooled = Grid(name="mean")(jnp.mean(x, axis=(1, 2), keepdims=True))
-        pooled = self._branch("pool", 1, 1)(pooled, train)
+        """The head's features."""
+        pooled = self._branch("pool", 1, 1)(Mean(name="mean")(x), train)
         branches = [
-            jnp.broadcast_to(pooled, (*x.shape[:3], self.channels)),
+            Broadcast(*x.shape[1:3], name="broadcast")(pooled),
             self._branch("point", 1, 1)(x, train),
         ]
         for rate in self.rates:
             branches.append(self._branch(f"rate{rate}", 3, rate)(x, train))
-        joined = Grid(name="concat")(jnp.concatenate(branches, axis=-1))
+        joined = Concat(name="concat")(branches)
         return ConvBnAct(self.channels, kernel=3, bounds=RELU, name="join")(joined, train)
 
     def _branch(self, name, kernel, dilation):
@@ -42,14 +43,14 @@ class ASPP(nn.Module):
 
 
 class DeepLabV3(nn.Module):
-    """The segmentation network, for the teacher and for every subnet alike.
+    """The segmentation network of the teacher and of every subnet.
 
     Attributes:
-      encoder: Gives the features at all block boundaries; the last feeds the head.
+      encoder: Gives the features at all block boundaries; the head reads the last.
       head_channels: Channels of each branch of the head.
       rates: Dilations of the head's 3x3 branches.
-      classes: Classes to tell apart.
-      dropout: Share of the joined features that training drops.
+      classes: Number of classes.
+      dropout: Share of the head's features that training drops.
     """
 
     encoder: MobileNetV2
@@ -59,7 +60,7 @@ class DeepLabV3(nn.Module):
     dropout: float = 0.0
 
     def setup(self):
-        """Names the head's parts."""
+        """Makes the parts of the head."""
         self.aspp = ASPP(self.head_channels, self.rates)
         self.drop = nn.Dropout(self.dropout)
         self.classifier = ConvBnAct(self.classes, bounds=LINEAR, norm=False)
@@ -79,6 +80,12 @@ class DeepLabV3(nn.Module):
 def resize_logits(
     logits: Float[Array, "n h w c"], height: int, width: int
 ) -> Float[Array, "n h2 w2 c"]:
-    """Logits at the images' resolution, bilinear, pixel centres aligned."""
+    """Returns logits at another resolution: bilinear, pixel centres aligned.
+
+    Args:
+      logits: Logits of each class.
+      height: Height in pixels of the result.
+      width: Width in pixels of the result.
+    """
     shape = (logits.shape[0], height, width, logits.shape[-1])
     return jax.image.resize(logits, shape, "bilinear", antialias=False)

@@ -13,7 +13,16 @@ from jaxtyping import Array, Key, PyTree
 
 
 def initialize(module: nn.Module, key: Key[Array, ""], shape: tuple[int, ...]) -> PyTree:
-    """All collections of a module whose input has that shape, kernels drawn."""
+    """Returns all collections of a module, its kernels drawn, in one compiled program.
+
+    Args:
+      module: A Flax module that is called with one array.
+      key: What the kernels are drawn from, see `draw_kernels`.
+      shape: Shape of that array; [n, height, width, channels] of images.
+
+    Returns:
+      ``{"params": ..., "batch_stats": ..., "quant": ...}``, as far as the module has them.
+    """
 
     @jax.jit
     def fresh(key):

@@ -4,17 +4,16 @@ import flax.linen as nn
 from jaxtyping import Array, Float
 
 from qnas_jax import space
-from qnas_jax.nn.conv import ConvBnAct, Grid
+from qnas_jax.nn.conv import ConvBnAct
 from qnas_jax.nn.mbconv import BlockPath
+from qnas_jax.nn.units import Input
 
-# Pixels in [-1, 1) in steps of 1/128: the bytes of an image, exactly.
-PIXEL_RANGE = (-1.0, 127 / 128)
 STEM_STRIDE = 2
 TEACHER_OP = space.Op(kernel=3, expansion=6)
 
 
 class MobileNetV2(nn.Module):
-    """The encoder, for the teacher and for every subnet alike.
+    """The encoder of the teacher and of every subnet.
 
     Attributes:
       stem: Channels of the first convolution, which halves the image.
@@ -35,18 +34,18 @@ class MobileNetV2(nn.Module):
     def __call__(
         self, images: Float[Array, "n h w 3"], train: bool = False
     ) -> tuple[Float[Array, "n _ _ _"], ...]:
-        """The features at all boundaries: ahead of the first block and behind each."""
-        x = Grid(fixed=PIXEL_RANGE, name="input")(images)
+        """The features at all boundaries: the input of the first block and the output of each."""
+        x = Input(name="input")(images)
         x = ConvBnAct(self.stem, kernel=3, stride=STEM_STRIDE, name="stem")(x, train)
         path = (space.Op(kernel=3, expansion=1),) * self.first.depth
         x = BlockPath(self.first, path, name="block0")(x, train)
         features = [x]
         for i, (block, path) in enumerate(zip(self.blocks, self.paths, strict=True)):
-            x = BlockPath(block, path, name=f"block{i + 1}")(x, train)
+            x = BlockPath(block, path, number=i, name=f"block{i + 1}")(x, train)
             features.append(x)
         return tuple(features)
 
 
 def teacher_paths(blocks: tuple[space.Block, ...]) -> tuple[space.Path, ...]:
-    """MobileNetV2's own ops: kernel 3 and expansion 6 throughout."""
+    """The ops of MobileNetV2: kernel 3 and expansion 6 in every layer."""
     return tuple((TEACHER_OP,) * block.depth for block in blocks)

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 
 from qnas_jax import space
 from qnas_jax.nn.init import draw_kernels
-from qnas_jax.nn.mbconv import layer_module
+from qnas_jax.nn.mbconv import layer_module, layer_name
 
 Params = dict[str, dict[str, PyTree]]
 
@@ -27,7 +27,7 @@ def init_block(key: Key[Array, ""], block: space.Block, ops: tuple[space.Op, ...
         for layer in range(block.depth):
             pixels = jnp.zeros((1, 2, 2, block.layer_shape(layer)[0]))
             modules = {str(op): layer_module(block, layer, op) for op in ops}
-            params[f"layer{layer}"] = {
+            params[layer_name(layer)] = {
                 name: module.init(jax.random.key(0), pixels)["params"]
                 for name, module in modules.items()
             }
@@ -88,13 +88,13 @@ def one_path(
 
 
 def _apply_op(params, block, layer, op, x) -> Any:
-    variables = {"params": params[f"layer{layer}"][str(op)]}
+    variables = {"params": params[layer_name(layer)][str(op)]}
     return layer_module(block, layer, op).apply(variables, x, train=True)
 
 
 def path_params(params: Params, path: space.Path) -> PyTree:
     """The parameters of one path, as `BlockPath` takes them."""
-    return {f"layer{i}": params[f"layer{i}"][str(op)] for i, op in enumerate(path)}
+    return {layer_name(i): params[layer_name(i)][str(op)] for i, op in enumerate(path)}
 
 
 def with_blocks(fresh: PyTree, teacher: PyTree, blocks: dict[str, PyTree]) -> PyTree:

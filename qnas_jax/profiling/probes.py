@@ -1,21 +1,22 @@
-"""What is timed for a table of latencies: the pieces that a search adds up.
+"""What is timed for a table of latencies: the slices of networks that a search adds up.
 
-Whole networks are cut into pieces. A piece reads and gives codes, as it does inside of a
-network, channels last, so that runtimes run the very same kernels for it.
+A slice reads and gives codes with the channels last, as inside of the network, so that a runtime
+uses the same kernels for it.
 """
 
 from collections.abc import Callable, Sequence
 
+import flax.linen as nn
 import numpy as np
 
 from qnas_jax import space
 from qnas_jax.export import graph
 from qnas_jax.export.graph import Graph
 from qnas_jax.hardware.measured import FLOAT_BITS, Subject
-from qnas_jax.nn.deeplab import DeepLabV3
+from qnas_jax.nn.trace import Trace, trace
 from qnas_jax.profiling import slices, synthetic
 
-Student = Callable[[space.Subnet], DeepLabV3]
+Student = Callable[[space.Subnet], nn.Module]
 
 
 def layers(
@@ -27,18 +28,22 @@ def layers(
     """Every op in every position at every bitwidth, the stem and the head.
 
     Args:
-      student: The network that a subnet is.
+      student: Gives the network of a subnet.
       searched: The search space.
       bits: Bitwidths of weights and activations; None for float.
-      image_shape: Height, width and channels of the pictures.
+      image_shape: Height, width and channels of the images.
     """
+
+    def subnet(op, pair):
+        choice = space.Choice(op, *(pair or (FLOAT_BITS, FLOAT_BITS)))
+        return tuple((choice,) * block.depth for block in searched.blocks)
+
+    traces = {op: trace(student(subnet(op, None)), image_shape) for op in searched.ops}
     found: dict[Subject, Graph] = {}
     for pair in bits:
-        for op in searched.ops:
-            choice = space.Choice(op, *(pair or (FLOAT_BITS, FLOAT_BITS)))
-            subnet = tuple((choice,) * block.depth for block in searched.blocks)
-            for subject, piece in _pieces(student, subnet, image_shape).items():
-                found.setdefault(subject, piece)
+        for op, traced in traces.items():
+            for subject, part in _slices(traced, subnet(op, pair)).items():
+                found.setdefault(subject, part)
     return found
 
 
@@ -50,14 +55,14 @@ def blocks(
     count: int,
     seed: int,
 ) -> dict[Subject, Graph]:
-    """Random paths of every block as a whole, at bitwidths that its layers share.
+    """Random paths of whole blocks, at bitwidths that the layers of a block share.
 
     Args:
-      student: The network that a subnet is.
+      student: Gives the network of a subnet.
       searched: The search space.
       bits: Bitwidths to choose from.
-      image_shape: Height, width and channels of the pictures.
-      count: Paths of each block, less where several are the same.
+      image_shape: Height, width and channels of the images.
+      count: Paths of each block; equal ones count as one.
       seed: Of the choice.
     """
     rng = np.random.default_rng(seed)
@@ -86,29 +91,34 @@ def random_subnet(
 
 
 def network(student: Student, subnet: space.Subnet, image_shape: graph.Shape) -> Graph:
-    """The network that a subnet is, its weights made up; float where bitwidths say so."""
+    """The network of a subnet with random weights."""
+    return _network(trace(student(subnet), image_shape), subnet)
+
+
+def _network(traced: Trace, subnet: space.Subnet) -> Graph:
+    """The network at the bitwidths of the subnet; float where these say so."""
     bits = [[(choice.w_bits, choice.a_bits) for choice in block] for block in subnet]
     quantized = bits[0][0][0] != FLOAT_BITS
-    return synthetic.network(student(subnet), bits if quantized else None, image_shape)
+    return synthetic.network(traced, bits if quantized else None)
 
 
-def _pieces(student: Student, subnet: space.Subnet, image_shape) -> dict[Subject, Graph]:
-    """The parts of a subnet whose layers all have the same bitwidths."""
-    (stem, *inner, head) = slices.layers(network(student, subnet, image_shape)).items()
+def _slices(traced: Trace, subnet: space.Subnet) -> dict[Subject, Graph]:
+    """The slices of a subnet whose layers all have the same bitwidths."""
+    (stem, *inner, head) = slices.layers(_network(traced, subnet)).items()
     choices = [choice for block in subnet for choice in block]
     float_ = choices[0].w_bits == FLOAT_BITS
     fixed = (FLOAT_BITS, FLOAT_BITS) if float_ else synthetic.FIXED
-    found = {_subject(place, "", piece, fixed): piece for place, piece in (stem, head)}
-    for (place, piece), (op, *pair) in zip(inner, choices, strict=True):
-        found[_subject(place, str(op), piece, pair)] = piece
+    found = {_subject(place, "", part, fixed): part for place, part in (stem, head)}
+    for (place, part), (op, *pair) in zip(inner, choices, strict=True):
+        found[_subject(place, str(op), part, pair)] = part
     return found
 
 
-def _subject(place: str, path: str, piece: Graph, bits: Sequence[int]) -> Subject:
-    """How the table names a piece."""
-    convs = piece.convs
+def _subject(place: str, path: str, part: Graph, bits: Sequence[int]) -> Subject:
+    """How the table names a slice."""
+    convs = part.convs
     first = next((conv for conv in convs if conv.groups > 1), convs[0])
-    height, width, in_channels = piece.x.shape
+    height, width, in_channels = part.x.shape
     channels = convs[-1].out.shape[-1]
     shapes = (height, width, in_channels, channels, first.stride, first.dilation)
     return Subject(place, path, *shapes, *bits)

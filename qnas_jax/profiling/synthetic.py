@@ -1,155 +1,105 @@
-"""Whole networks with made-up weights, to be timed: nothing is trained or calibrated.
+"""Networks with random weights and ranges, to be timed: nothing is trained or calibrated.
 
-What a layer takes does not depend on its numbers. The graphs are those that
-`fold.of_network` draws, in milliseconds.
+The latency of a layer does not depend on its numbers. The graphs are those of `fold.fold` in all
+but the numbers.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
+import functools
+from collections.abc import Mapping, Sequence
 
+import flax.linen as nn
 import numpy as np
 
 from qnas_jax import space
-from qnas_jax.export import graph
-from qnas_jax.export.fold import IMAGE, PIXELS
-from qnas_jax.export.graph import Graph, Node, Shape, Tensor
+from qnas_jax.export import build
+from qnas_jax.export.build import Weights
+from qnas_jax.export.graph import Bounds, Graph, QParams, Tensor
 from qnas_jax.hardware import board
-from qnas_jax.nn.conv import DEFAULT_BITS, LINEAR, RELU, RELU6
-from qnas_jax.nn.deeplab import DeepLabV3
+from qnas_jax.nn.conv import RELU, ConvBnAct
+from qnas_jax.nn.fake_quant import DEFAULT_BITS
+from qnas_jax.nn.trace import IMAGE, Trace, Unit, trace
+from qnas_jax.nn.units import PIXEL_RANGE
 
 FIXED = (DEFAULT_BITS, DEFAULT_BITS)  # weights and activations of all that is not searched
-_REACH = 4.0  # what no activation bounds lies in [-4, 4)
-
-
-class _Draft(NamedTuple):
-    """A graph in the making.
-
-    Attributes:
-      rng: Draws the weights.
-      quantized: Whether tensors are codes.
-      tensors: What there is so far, by name.
-      nodes: What gives them.
-    """
-
-    rng: np.random.Generator
-    quantized: bool
-    tensors: dict[str, Tensor]
-    nodes: list[Node]
-
-    def tensor(self, name: str, shape: Shape, bounds: graph.Bounds, bits: int) -> Tensor:
-        """A tensor, on a grid where quantized."""
-        return _codes(name, shape, bounds, bits) if self.quantized else Tensor(name, shape)
-
-    def append(self, node: Node) -> str:
-        """Adds a node; returns the name of what it gives."""
-        self.tensors[node.out.name] = node.out
-        self.nodes.append(node)
-        return node.out.name
-
-    def conv(self, conv: space.Conv, x: str, bounds: graph.Bounds, bits: space.Bits) -> str:
-        """Adds a convolution; values keep their size, so that no code saturates throughout."""
-        w_bits, a_bits = bits
-        inputs = conv.in_channels // conv.groups
-        shape = (conv.kernel, conv.kernel, inputs, conv.out_channels)
-        deviation = np.sqrt(2 / (conv.kernel**2 * inputs))
-        weights = (deviation * self.rng.standard_normal(shape, np.float32)).astype(np.float32)
-        bias = self.rng.standard_normal(conv.out_channels, np.float32) / 2
-        height, width = (-(-side // conv.stride) for side in (conv.in_height, conv.in_width))
-        out = self.tensor(conv.name, (height, width, conv.out_channels), bounds, a_bits)
-        how = (conv.stride, conv.dilation, conv.groups, bounds)
-        read = self.tensors[x].grid
-        if not self.quantized or read is None:
-            return self.append(graph.Conv(out, x, weights, bias, *how))
-        scale = np.abs(weights).max((0, 1, 2)) / np.float32(2 ** (w_bits - 1) - 1)
-        codes = np.rint(weights / scale).astype(np.int8)
-        bias_codes = np.rint(bias / (read.scale * scale)).astype(np.int32)
-        return self.append(graph.Conv(out, x, codes, bias, *how, w_bits, scale, bias_codes))
-
-
-def _codes(name: str, shape: Shape, bounds: graph.Bounds, bits: int) -> Tensor:
-    """A tensor on the grid that such an activation fills."""
-    low, high = max(bounds[0], -_REACH), bounds[1] if np.isfinite(bounds[1]) else _REACH
-    scale = (high - low) / (2**bits - 1)
-    return Tensor(name, shape, graph.Grid(float(scale), int(np.rint(-low / scale)), bits))
-
-
-def _draft(x: Tensor, quantized: bool, seed: int) -> _Draft:
-    return _Draft(np.random.default_rng(seed), quantized, {x.name: x}, [])
+_REACH = 4.0  # values that no activation bounds lie in [-4, 4)
 
 
 def network(
-    model: DeepLabV3,
+    traced: Trace,
     bits: Sequence[Sequence[space.Bits]] | None,
-    image_shape: Shape,
     seed: int = 0,
+    *,
+    resize: bool = True,
 ) -> Graph:
-    """The whole segmentation network: bytes of an image in, its class map out.
+    """A network as a graph with random numbers: bytes of an image in, classes out.
 
     Args:
-      model: The network; its parameters are not asked for.
-      bits: Of the searched layers by block, weights' and activations'; None for float.
-      image_shape: Height, width and channels of the pictures.
+      traced: The network.
+      bits: Bitwidths of weights and activations of the searched layers, by block; None for float.
       seed: Of the weights.
+      resize: As `fold.fold` takes it.
     """
-    image = Tensor(IMAGE, image_shape, PIXELS)
-    draft = _draft(image, bits is not None, seed)
-    x = IMAGE
-    if bits is None:
-        x = draft.append(graph.Dequantize(Tensor("pixels", image_shape), x))
-    encoder = model.encoder
-    height, width, channels = image_shape
-    stem = space.Conv("encoder/stem", 3, 2, 1, 1, channels, encoder.stem, height, width)
-    x = draft.conv(stem, x, RELU6, FIXED)
-    first = (space.Op(kernel=3, expansion=1),) * encoder.first.depth
-    x = _block(draft, "encoder/block0/", encoder.first, first, [FIXED] * len(first), x)
-    for number, (block, path) in enumerate(zip(encoder.blocks, encoder.paths, strict=True)):
-        of_block = bits[number] if bits else [FIXED] * len(path)
-        x = _block(draft, f"encoder/block{number + 1}/", block, path, of_block, x)
-    _head(draft, model, x, (height, width))
-    return Graph(image, tuple(draft.nodes))
+    policy = None if bits is None else _policy(traced, bits)
+    return build.of_images(traced, *_numbers(traced, policy, seed), resize)
 
 
-def _block(draft: _Draft, prefix: str, block: space.Block, path, bits, x: str) -> str:
-    for layer, (op, (w_bits, a_bits)) in enumerate(zip(path, bits, strict=True)):
-        place, stride = f"{prefix}layer{layer}", block.layer_shape(layer)[1]
-        below = draft.tensors[x].shape
-        y = x
-        convs = space.mbconv_convs(op, place, below, block.channels, stride, block.dilation)
-        for conv in convs:
-            bounds = LINEAR if conv.name.endswith("/project") else RELU6
-            y = draft.conv(conv, y, bounds, (w_bits, a_bits))
-        if stride == 1 and below[-1] == block.channels:
-            out = draft.tensor(f"{place}/add", draft.tensors[y].shape, LINEAR, a_bits)
-            y = draft.append(graph.Add(out, (x, y)))
-        x = y
-    return x
+def _policy(traced: Trace, bits: Sequence[Sequence[space.Bits]]) -> dict[str, space.Bits]:
+    """The bitwidths of all units."""
+    sites = {unit.name: unit.site for unit in traced.units}
+    return {name: bits[s.block][s.layer] if s else FIXED for name, s in sites.items()}
 
 
-def _head(draft: _Draft, model: DeepLabV3, x: str, image_size: tuple[int, int]) -> None:
-    """Atrous spatial pyramid pooling, the classifier, and the class map."""
-    height, width, channels = draft.tensors[x].shape
-    features, a_bits = model.head_channels, FIXED[1]
+def _numbers(
+    traced: Trace, policy: Mapping[str, space.Bits] | None, seed: int
+) -> tuple[dict[str, QParams] | None, build.Numbers]:
+    """Grids and weights at the bitwidths of a policy; without one, in float."""
+    rng = np.random.default_rng(seed)
+    if policy is None:
+        return None, functools.partial(_weights, rng, {})
+    bounds, own = _bounds(traced), [unit.name for unit in traced.units if unit.has_grid]
+    grids = {name: _grid(bounds[name], policy[name][1]) for name in own}
+    return grids, functools.partial(_weights, rng, policy)
 
-    def conv(name, kernel, dilation, out_channels, x, bounds):
-        rows, columns, in_channels = draft.tensors[x].shape
-        shape = (in_channels, out_channels, rows, columns)
-        return draft.conv(space.Conv(name, kernel, 1, dilation, 1, *shape), x, bounds, FIXED)
 
-    mean = draft.append(graph.Mean(draft.tensor("aspp/mean", (1, 1, channels), LINEAR, a_bits), x))
-    pool = conv("aspp/pool", 1, 1, features, mean, RELU)
-    spread = draft.tensor("aspp/broadcast", (height, width, features), RELU, a_bits)
-    branches = [draft.append(graph.Broadcast(spread, pool))]
-    branches.append(conv("aspp/point", 1, 1, features, x, RELU))
-    branches += [conv(f"aspp/rate{rate}", 3, rate, features, x, RELU) for rate in model.rates]
-    shape = (height, width, features * len(branches))
-    concat = draft.tensor("aspp/concat", shape, RELU, a_bits)
-    x = draft.append(graph.Concat(concat, tuple(branches)))
-    x = conv("aspp/join", 3, 1, features, x, RELU)
-    x = conv("classifier", 1, 1, model.classes, x, LINEAR)
-    if draft.quantized:
-        x = draft.append(graph.Dequantize(Tensor("logits", (height, width, model.classes)), x))
-    x = draft.append(graph.Resize(Tensor("resized", (*image_size, model.classes)), x))
-    draft.append(graph.ArgMax(Tensor("classes", (*image_size, 1)), x))
+def _bounds(traced: Trace) -> dict[str, Bounds]:
+    """Between which values the output of each unit lies, as far as its activation says."""
+    found: dict[str, Bounds] = {IMAGE: PIXEL_RANGE}
+    for unit in traced.units:
+        lows, highs = zip(*(found[name] for name in unit.inputs), strict=True)
+        whole = (min(lows), max(highs))
+        found[unit.name] = unit.module.bounds if isinstance(unit.module, ConvBnAct) else whole
+    return found
+
+
+def _grid(bounds: Bounds, bits: int) -> QParams:
+    """The grid that such values fill."""
+    low, high = max(bounds[0], -_REACH), bounds[1] if np.isfinite(bounds[1]) else _REACH
+    scale = (high - low) / (2**bits - 1)
+    return QParams(float(scale), int(np.rint(-low / scale)), bits)
+
+
+def _weights(
+    rng: np.random.Generator,
+    policy: Mapping[str, space.Bits],
+    unit: Unit,
+    read: QParams | None,
+    out: QParams | None,
+) -> Weights:
+    """Weights that keep the size of values, so that few codes saturate."""
+    conv = unit.conv
+    assert conv is not None
+    inputs = conv.in_channels // conv.groups
+    shape = (conv.kernel, conv.kernel, inputs, conv.out_channels)
+    deviation = np.sqrt(2 / (conv.kernel**2 * inputs))
+    weights = (deviation * rng.standard_normal(shape, np.float32)).astype(np.float32)
+    bias = rng.standard_normal(conv.out_channels, np.float32) / 2
+    if read is None or out is None:
+        return Weights(weights, bias)
+    w_bits, _ = policy[unit.name]
+    scale = np.abs(weights).max((0, 1, 2)) / np.float32(2 ** (w_bits - 1) - 1)
+    codes = np.rint(weights / scale).astype(np.int8)
+    bias_codes = np.rint(bias / (read.scale * scale)).astype(np.int32)
+    return Weights(codes, bias, w_bits, scale, bias_codes)
 
 
 def calls() -> dict[str, Graph]:
@@ -158,10 +108,9 @@ def calls() -> dict[str, Graph]:
 
 
 def _pointwise(count: int) -> Graph:
-    read = _codes("x", board.CALL_SHAPE, RELU, DEFAULT_BITS)
-    draft = _draft(read, True, 0)
-    (side, _, channels), x = read.shape, read.name
-    for number in range(count):
-        conv = space.Conv(f"conv{number}", 1, 1, 1, 1, channels, channels, side, side)
-        x = draft.conv(conv, x, RELU, FIXED)
-    return Graph(read, tuple(draft.nodes))
+    channels = board.CALL_SHAPE[-1]
+    layers = [ConvBnAct(channels, bounds=RELU, norm=False) for _ in range(count)]
+    traced = trace(nn.Sequential(layers), board.CALL_SHAPE)
+    policy = {unit.name: FIXED for unit in traced.units}
+    x = Tensor("x", board.CALL_SHAPE, _grid(RELU, DEFAULT_BITS))
+    return build.build(traced, x, *_numbers(traced, policy, seed=0))

@@ -1,0 +1,11 @@
+"""Numbers on a grid of 2 to 8 bits, in JAX; bitwidths are arrays, so `jax.vmap` runs over them.
+
+bits = jnp.int32(4)
+quant.fake_quant(x, quant.min_max(x, bits), bits)  # activations: asymmetric, zero on the grid
+quant.fake_quant_weight(w, bits)                   # weights: symmetric, by output channel
+"""
+
+from qnas_jax.quant.affine import fake_quant, fake_quant_weight
+from qnas_jax.quant.calibrate import FindRange, min_max, mse, percentile
+
+__all__ = ["FindRange", "fake_quant", "fake_quant_weight", "min_max", "mse", "percentile"]

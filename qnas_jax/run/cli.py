@@ -1,4 +1,4 @@
-"""What all programs in `launch/` share: flags, log lines, and errors in one line."""
+"""What all programs share: flags, help, log lines, exit codes, and errors in one line."""
 
 import contextlib
 import dataclasses
@@ -7,6 +7,7 @@ import io
 import logging
 import os
 import pathlib
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -18,13 +19,19 @@ from ml_collections import config_flags
 from qnas_jax.errors import Diverged, InputError, ProcessLost
 from qnas_jax.run import disk, paths, preempt
 
-# Exit codes. The last two are what shells make of SIGINT and SIGTERM: 128 + the signal.
+# Exit codes. The last two follow the shells' rule for SIGINT and SIGTERM: 128 + the signal.
 INPUT_ERROR, DIVERGED, PROCESS_LOST, INTERRUPTED, TERMINATED = 2, 3, 4, 130, 143
 
 
-def start(main: Callable[[], None]) -> None:
-    """Parses the flags and calls `main`; prints an error of the user in one line."""
-    if isinstance(sys.stdout, io.TextIOWrapper):  # paths may have other letters
+def start(main: Callable[[], None], doc: str, module: str) -> None:
+    """Parses the flags and calls `main`; reports the user's errors in one line.
+
+    Args:
+      main: The program's main function.
+      doc: What `--help` prints before the flags.
+      module: The module that defines the program's own flags.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a path may have letters that it cannot show
         sys.stdout.reconfigure(errors="backslashreplace")
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
@@ -32,24 +39,45 @@ def start(main: Callable[[], None]) -> None:
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     logger.propagate = False
+    _fill_help(doc, module)
     app.run(lambda _: guarded(main), flags_parser=_parse)
+
+
+def _fill_help(doc: str, module: str) -> None:
+    """Lets `--help` print `doc`, the flags of `module` and those of `define_run_flags`.
+
+    By itself absl prints the docstring and the flags of the file that Python was started with.
+    """
+    sys.modules["__main__"].__doc__ = f"{doc.rstrip()}\n"
+    for name in (module, __name__):
+        for flag in flags.FLAGS.get_flags_for_module(name):
+            flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
 
 
 def define_run_flags() -> None:
     """Defines the flags of every program that works on a run: --config and --workdir."""
-    config_flags.DEFINE_config_file("config", None, "A file of configs/.", lock_config=True)
-    flags.DEFINE_string("workdir", None, "Folder of the run; by default runs/CONFIG.")
+    help_config = (
+        "The config, a Python file such as configs/streets.py. --config.SECTION.NAME=VALUE "
+        "changes one setting; the config.py of its system describes all of them."
+    )
+    config_flags.DEFINE_config_file("config", None, help_config, lock_config=True)
+    flags.FLAGS["config"].default_as_str = None  # or --help gives 'None' as its default
+    help_workdir = "The folder of the run. By default runs/NAME, for a config NAME.py."
+    flags.DEFINE_string("workdir", None, help_workdir)
     flags.mark_flag_as_required("config")
 
 
-def run_flags() -> tuple[Any, pathlib.Path]:
+def run_flags(*kinds: type) -> tuple[Any, pathlib.Path]:
     """Returns the config, checked, and the folder of the run.
 
+    Args:
+      kinds: The types of configs that the program takes; by default all that have `check()`.
+
     Raises:
-      InputError: The config file is missing or has no config, or a setting cannot be used.
+      InputError: The config file is missing or has another config, or a setting cannot be used.
     """
     path = config_flags.get_config_filename(flags.FLAGS["config"])
-    given = _checkable(flags.FLAGS.config, path)
+    given = _config_of(flags.FLAGS.config, path, kinds)
     given.check()
     workdir = flags.FLAGS.workdir
     if workdir is None:
@@ -57,9 +85,9 @@ def run_flags() -> tuple[Any, pathlib.Path]:
     return given, paths.folder("--workdir", workdir)
 
 
-def _checkable(value: Any, path: str) -> Any:
-    """Returns a dataclass that has `check()`."""
-    if dataclasses.is_dataclass(value) and hasattr(value, "check"):
+def _config_of(value: Any, path: str, kinds: tuple[type, ...]) -> Any:
+    checks_itself = dataclasses.is_dataclass(value) and hasattr(value, "check")
+    if isinstance(value, kinds) if kinds else checks_itself:
         return value
     reason = getattr(value, "_error", None) or f"get_config() gives a {type(value).__name__}"
     if not pathlib.Path(path).is_file():
@@ -87,8 +115,8 @@ def unknown_setting(key: str, known: Sequence[str]) -> InputError:
 
 
 def guarded(main: Callable[[], None]) -> None:
-    """Calls `main`; prints an error of the user in one line."""
-    absl_logging.set_verbosity(absl_logging.FATAL)  # Orbax also raises what it logs
+    """Calls `main`; reports the user's errors in one line."""
+    absl_logging.set_verbosity(absl_logging.FATAL)  # Orbax raises what it logs
     try:
         with preempt.raising():
             main()
@@ -107,8 +135,8 @@ def guarded(main: Callable[[], None]) -> None:
         if found is None or not (found is error or found.errno in disk.FULL):
             raise
         file = f"{found.filename2 or found.filename}: " if found.filename else ""
-        room = "; make room, then the same command resumes it" if found.errno in disk.FULL else ""
-        _leave(f"{file}{found.strerror or found}{room}", INPUT_ERROR)
+        full = "; free some space and repeat the command" if found.errno in disk.FULL else ""
+        _leave(f"{file}{found.strerror or found}{full}", INPUT_ERROR)
 
 
 def _leave(message: str, code: int) -> None:
@@ -116,23 +144,33 @@ def _leave(message: str, code: int) -> None:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, OSError):  # closed by the shell, or a broken pipe
             stream.flush()
-    os._exit(code)  # at a regular exit, libraries may fail for the same reason, with long messages
+    os._exit(code)  # exit handlers of libraries may fail for the same reason, with a traceback
 
 
 def _parse(argv: list[str]) -> list[str]:
     argv = _with_home(argv)
     try:
         rest = flags.FLAGS(argv)
+    except SystemExit:  # --help, for which absl has exit code 1
+        raise SystemExit(0) from None
     except (flags.Error, AttributeError, KeyError, SyntaxError, TypeError, ValueError) as error:
         known = settings(_config_in(argv))
         for argument in argv[1:] if known else ():
             key = argument.lstrip("-").partition("=")[0]
             if key.startswith("config.") and key[7:] not in known:
                 _leave(str(unknown_setting(key[7:], known)), INPUT_ERROR)
-        _leave(str(error.args[0] if error.args else error), INPUT_ERROR)
+        _leave(_reason(error), INPUT_ERROR)
     if len(rest) > 1:
         _leave(f"{rest[1]!r}: not understood; settings are given as --NAME=VALUE", INPUT_ERROR)
     return rest
+
+
+def _reason(error: Exception) -> str:
+    """The message of an error of the flags; plainer than absl's where a flag is missing."""
+    text = str(error.args[0] if error.args else error)
+    if missing := re.match(r"flag --(\w+)=None: .* must have a value other than None", text):
+        return f"--{missing[1]}: must be given; see --help"
+    return text
 
 
 def _config_in(argv: list[str]) -> Any:
@@ -146,7 +184,7 @@ def _config_in(argv: list[str]) -> Any:
 
 
 def _with_home(argv: list[str]) -> list[str]:
-    """Returns the arguments with ~ replaced in --config, which parsing them reads."""
+    """The arguments with ~ replaced in --config, which is read while they are parsed."""
     found = []
     for argument in argv:
         name, given, path = argument.partition("=")

@@ -94,9 +94,6 @@ class Teacher:
 
     checkpoint: str = ""  # a teacher/checkpoint folder of another run; "": train one
 
-    def check(self) -> None:
-        """Any text is allowed; the folder is checked when it is read."""
-
 
 @dataclasses.dataclass(slots=True)
 class Space:
@@ -123,19 +120,26 @@ class Space:
             bits = getattr(self, name)
             checks.all_of(f"space.{name}", bits, lambda b: 2 <= b <= 8, "bitwidths lie in [2, 8]")
         if len(self.w_bits) != len(self.a_bits):
-            raise InputError(
-                f"space.w_bits={self.w_bits}, space.a_bits={self.a_bits}: must have the same "
-                "length; the first of both is the first choice, and so on"
-            )
+            both = f"space.w_bits={self.w_bits}, space.a_bits={self.a_bits}"
+            raise InputError(f"{both}: must be as many; the first of both are one choice")
         checks.one_of("space.bits_per", self.bits_per, ("block", "layer"))
-        checks.distinct(
-            "space.w_bits with space.a_bits", tuple(zip(self.w_bits, self.a_bits, strict=True))
-        )
+        checks.distinct("space.w_bits with space.a_bits", self.bits)
 
     @property
     def bits(self) -> tuple[Bits, ...]:
         """The bitwidths of weights and activations to choose from."""
         return tuple(zip(self.w_bits, self.a_bits, strict=True))
+
+
+@dataclasses.dataclass(slots=True)
+class Kernels:
+    """Convolutions in C++ for CPUs, see `kernels/native.py`."""
+
+    compile: str = "auto"  # on first use; or "never": what an earlier run compiled, else XLA
+
+    def check(self) -> None:
+        """Raises InputError for the first value that cannot be used."""
+        checks.one_of("kernels.compile", self.compile, ("auto", "never"))
 
 
 @dataclasses.dataclass(slots=True)
@@ -236,8 +240,7 @@ def check_sections(config: Any) -> None:
     checks.same_types("", config, type(config)())
     checks.at_least("seed", config.seed, 0)
     for field in dataclasses.fields(config):
-        check = getattr(getattr(config, field.name), "check", None)
-        if check:
+        if check := getattr(getattr(config, field.name), "check", None):
             check()
 
 

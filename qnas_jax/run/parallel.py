@@ -1,4 +1,4 @@
-"""The only room that names devices and processes, and says who does what."""
+"""Devices and processes: which of them does what, and where they wait for each other."""
 
 import concurrent.futures
 import contextlib
@@ -8,7 +8,7 @@ import queue
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -17,18 +17,6 @@ from qnas_jax.errors import InputError
 
 Unit = TypeVar("Unit")
 Device = Any  # a jax.Device, which type checkers do not know as a type
-
-
-class Groups(NamedTuple):
-    """Blocks that share devices.
-
-    Attributes:
-      members: The blocks of each group.
-      replicas: Devices of each group; they share a batch.
-    """
-
-    members: tuple[tuple[int, ...], ...]
-    replicas: int
 
 
 def check_devices() -> None:
@@ -52,52 +40,16 @@ def check_devices() -> None:
         ) from None
 
 
-def lay_out(
-    cost: Callable[[tuple[int, ...]], float], blocks: int, devices: int, parts: int
-) -> Groups:
-    """The groups whose slowest is fastest, tried one and all: of 6 blocks there are 203.
+def spread(units: Iterable[Unit], work: Callable[[Unit, Device], None]) -> None:
+    """Runs `work(unit, device)` for this process's share of the units, on all its devices.
+
+    Of n processes, each takes every n-th unit and sorts its own; each of its devices takes the
+    next unit that is left. The result must not depend on the device.
 
     Args:
-      cost: Of a step of a group of blocks on one device.
-      blocks: Number of blocks.
-      devices: Number of devices; some may be left without work.
-      parts: Parts of a batch, among which the replicas of a group can be divided.
-    """
-    candidates = [
-        (cost_of_slowest(cost, members) / replicas, replicas, members)
-        for replicas in range(1, min(parts, devices) + 1)
-        if parts % replicas == 0
-        for members in partitions(blocks, min(blocks, devices // replicas))
-    ]
-    _, replicas, members = min(candidates)
-    return Groups(members, replicas)
-
-
-def cost_of_slowest(
-    cost: Callable[[tuple[int, ...]], float], members: tuple[tuple[int, ...], ...]
-) -> float:
-    """Cost of the group that all others wait for."""
-    return max(cost(group) for group in members)
-
-
-def partitions(blocks: int, most: int) -> Iterator[tuple[tuple[int, ...], ...]]:
-    """Every way to part so many blocks into at most so many groups."""
-    if blocks == 0:
-        yield ()
-        return
-    last = blocks - 1
-    for groups in partitions(last, most):
-        for g, group in enumerate(groups):
-            yield (*groups[:g], (*group, last), *groups[g + 1 :])
-        if len(groups) < most:
-            yield (*groups, (last,))
-
-
-def spread(units: Iterable[Unit], work: Callable[[Unit, Device], None]) -> None:
-    """Does `work(unit, device)` for this process's share of the units, on all its devices.
-
-    Every process takes each so-manieth unit and sorts its own; each of its devices takes the
-    next one that is left. Whichever device does a unit, the result must be the same.
+      units: All units, the same in every process.
+      work: Runs one unit. Its first exception is raised here; the other devices then finish
+        the units that they are at, and take no more.
     """
     left: queue.SimpleQueue[Unit] = queue.SimpleQueue()
     mine: list[Any] = list(units)[jax.process_index() :: jax.process_count()]
@@ -111,7 +63,11 @@ def spread(units: Iterable[Unit], work: Callable[[Unit, Device], None]) -> None:
                     unit = left.get_nowait()
                 except queue.Empty:
                     return
-                work(unit, device)
+                try:
+                    work(unit, device)
+                except BaseException:  # the other devices shall not go through all the rest
+                    _drop(left)
+                    raise
 
     devices = jax.local_devices()
     if len(devices) == 1:
@@ -120,19 +76,24 @@ def spread(units: Iterable[Unit], work: Callable[[Unit, Device], None]) -> None:
         try:
             for future in [pool.submit(drain, device) for device in devices]:
                 future.result()
-        finally:  # after an error, the others end with the unit that they are at
-            while not left.empty():
-                left.get()
+        finally:  # this thread may be interrupted
+            _drop(left)
+
+
+def _drop(units: queue.SimpleQueue) -> None:
+    with contextlib.suppress(queue.Empty):
+        while True:
+            units.get_nowait()
 
 
 def share(count: int) -> range:
-    """This process's share of so many things, which must be a multiple of the processes."""
+    """This process's share of `count` things; `count` is a multiple of the processes."""
     each = count // jax.process_count()
     return range(jax.process_index() * each, (jax.process_index() + 1) * each)
 
 
 def first_devices(count: int) -> list[Device]:
-    """So many devices of every process, in the order of the processes."""
+    """The first `count` devices of every process, in the order of the processes."""
     return [
         device
         for process in range(jax.process_count())
@@ -186,7 +147,7 @@ def wait_for_port(host: str, port: int, seconds: int | float) -> None:
 
 
 def wait_for_all(name: str) -> None:
-    """Waits until every process is here."""
+    """Waits until every process has called this with the same name."""
     if jax.process_count() > 1:
         from jax.experimental import multihost_utils
 
@@ -194,10 +155,10 @@ def wait_for_all(name: str) -> None:
 
 
 def check_same(what: str, number: int) -> None:
-    """Makes sure that all processes found the same.
+    """Checks that all processes found the same number.
 
     Raises:
-      InputError: They did not.
+      InputError: They found different ones.
     """
     if jax.process_count() == 1:
         return
@@ -212,9 +173,9 @@ def check_same(what: str, number: int) -> None:
 
 
 def stop_is_agreed(round_: int) -> bool:
-    """Whether SIGTERM came to any of several processes: all are told in the same round.
+    """Whether any of several processes got SIGTERM; all get the same answer in the same round.
 
-    Rounds are numbered one by one; of a number that is left out nobody would be told.
+    Rounds must be numbered without gaps, or the signal is missed.
     """
     if jax.process_count() == 1:
         return False
@@ -224,15 +185,15 @@ def stop_is_agreed(round_: int) -> bool:
 
 
 def is_first() -> bool:
-    """Whether this is the process that writes what is written once."""
+    """Whether this is the process that writes files which all share."""
     return jax.process_index() == 0
 
 
 @contextlib.contextmanager
 def first_goes_first(name: str) -> Iterator[None]:
-    """The first process runs the body before all others do.
+    """The first process runs the body before all others.
 
-    Also where it fails there: the others then fail in the same place.
+    If it fails, the others still run the body, and fail in the same place.
     """
     if not is_first():
         wait_for_all(name)
@@ -244,7 +205,7 @@ def first_goes_first(name: str) -> Iterator[None]:
 
 
 def free_bytes(device: Device) -> int | None:
-    """Free memory of an accelerator; None where the device does not say, as on a CPU."""
+    """Free memory of an accelerator; None if the device does not report it, as on a CPU."""
     found: dict[str, Any] | None = device.memory_stats()
     if not found or "bytes_limit" not in found:
         return None

@@ -1,10 +1,12 @@
-"""Settings of the process, made before anything is computed."""
+"""Settings of the process, made before a program is imported."""
 
+import importlib
 import logging
 import os
 import pathlib
 import platform
 import sys
+import types
 
 from qnas_jax.errors import InputError
 
@@ -14,7 +16,7 @@ _TUNABLES = "GLIBC_TUNABLES"
 _VECTORS = "xla_cpu_prefer_vector_width"
 
 _OFF, _ON = ("0", "false", "off", "no", "n", "f"), ("1", "true", "on", "yes", "y", "t")
-# JAX's own switches that change the numbers of a run, or end it at what is right here; the
+# JAX's own switches that change the numbers of a run, or stop it at code that is correct. The
 # first of the allowed values is JAX's default.
 _SWITCHES = {
     "JAX_ENABLE_X64": _OFF,
@@ -42,22 +44,29 @@ _SWITCHES = {
 }
 
 
-def prepare_process() -> None:
-    """All of the settings that must come before JAX is imported; may start Python again.
+def prepared(module: str) -> types.ModuleType:
+    """Imports a program after all of the settings that must come before JAX.
 
-    What the environment asks for and cannot be had ends the program with one line.
+    The only way in which programs are started. Python may start again for a setting. Where one
+    cannot be used, the process ends with one line and exit code 2.
+
+    Args:
+      module: The program's full name, e.g. "qnas_jax.programs.pick".
+
+    Returns:
+      The imported module.
     """
-    prefer_standard_library()
     hide_cache_warnings()
     try:
         check_switches()
         use_wide_vectors()
         keep_warnings_harmless()
         use_huge_pages()
-        import_jax()
+        try_switches()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+    return importlib.import_module(module)
 
 
 def check_switches() -> None:
@@ -69,40 +78,31 @@ def check_switches() -> None:
     for name in _SWITCHES.keys() & os.environ.keys():
         given, allowed = os.environ[name], _SWITCHES[name]
         if given.lower() not in allowed:
-            rule = f"must be {allowed[0]}, or a run ends halfway or has other numbers"
+            rule = f"must be {allowed[0]}, or a run stops halfway or gives other numbers"
             raise InputError(f"{name}={given}: {rule}; unset it")
 
 
-def import_jax() -> None:
-    """Imports JAX, which reads all of its switches then.
+def try_switches() -> None:
+    """Lets JAX read its own switches, which it does when it is imported, if there are any.
 
     Raises:
-      InputError: It refuses one.
+      InputError: JAX refuses one.
     """
+    given = sorted(name for name in os.environ if name.startswith("JAX_"))
+    if not given:
+        return  # a program that needs no JAX starts sooner
     try:
         import jax  # noqa: F401
     except ValueError as error:
-        given = ", ".join(sorted(name for name in os.environ if name.startswith("JAX_")))
-        raise InputError(f"{given}: JAX refuses one of these ({error}); unset it") from None
-
-
-def prefer_standard_library() -> None:
-    """Lets what lies beside the program be found last.
-
-    Python looks there first: a program named like a module of the standard library would
-    stand in for it.
-    """
-    beside = os.path.dirname(os.path.abspath(sys.argv[0]))
-    if beside in sys.path:
-        sys.path.remove(beside)
-        sys.path.append(beside)
+        refused = f"JAX refuses one of these ({error})"
+        raise InputError(f"{', '.join(given)}: {refused}; unset it") from None
 
 
 def hide_cache_warnings() -> None:
-    """Hides what XLA says of every program that it reads from the compilation cache.
+    """Hides XLA's warnings about every program that it reads from the compilation cache.
 
-    It takes two of LLVM's preferences for features that the CPU lacks and prints pages of
-    errors. Programs that cannot go on are still told of.
+    XLA mistakes two of LLVM's preferences for features that the CPU lacks and prints pages of
+    errors. Fatal errors are still printed.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -110,10 +110,10 @@ def hide_cache_warnings() -> None:
 def use_huge_pages() -> None:
     """Starts Python again with memory in huge pages, where the C library can do that.
 
-    XLA takes and frees a step's memory anew at every step. In pages of 4 KiB the operating
-    system has to hand out and clear tens of thousands of them each time; in huge pages a
-    step on the CPU is 15 to 30 % faster. Only the environment at the start of a process
-    can ask for it. Nothing happens if GLIBC_TUNABLES is set already.
+    XLA allocates and frees a step's memory at every step. With pages of 4 KiB the operating
+    system must map and clear tens of thousands of pages each time; with huge pages a step on
+    the CPU is 15 to 30 % faster. Only the environment at the start of a process can ask for
+    them. Nothing happens if GLIBC_TUNABLES is already set.
     """
     if platform.libc_ver()[0] == "glibc" and _TUNABLES not in os.environ:
         os.environ[_TUNABLES] = "glibc.malloc.hugetlb=1"
@@ -121,9 +121,9 @@ def use_huge_pages() -> None:
 
 
 def keep_warnings_harmless() -> None:
-    """Starts Python again where PYTHONWARNINGS makes errors of warnings.
+    """Starts Python again where PYTHONWARNINGS turns warnings into errors.
 
-    The first one in any library, e.g. of something that a later Python lacks, would end a run.
+    Otherwise the first warning in any library, e.g. of a deprecation, would end a run.
     """
     given = os.environ.get("PYTHONWARNINGS", "").split(",")
     kept = [rule for rule in given if not rule.strip().startswith("e")]
@@ -137,16 +137,16 @@ def _start_again() -> None:
 
 
 def use_wide_vectors() -> None:
-    """Lets XLA use vectors of 512 bits where the CPU has them; by itself it takes 256.
+    """Lets XLA use vectors of 512 bits where the CPU has them; its default is 256.
 
-    Depthwise convolutions and quantizers are up to 1.4 times faster. What XLA_FLAGS says
-    stays, be it flags or the name of a file of flags.
+    Depthwise convolutions and quantizers are up to 1.4 times faster. The flags in XLA_FLAGS,
+    or in the file that it names, are kept.
 
     Raises:
       InputError: The file cannot be read.
     """
     given = os.environ.get("XLA_FLAGS", "").strip()
-    if given and not given.startswith("-"):  # for XLA, too, this makes it a file
+    if given and not given.startswith("-"):  # XLA, too, takes this for a file
         given = _flags_of(given)
     if _VECTORS not in given:
         os.environ["XLA_FLAGS"] = f"--{_VECTORS}=512 {given}".strip()
@@ -162,9 +162,9 @@ def _flags_of(file: str) -> str:
 
 
 def cache_folder() -> pathlib.Path | None:
-    """Where compiled code is kept from run to run: ~/.cache/qnas_jax.
+    """The folder where compiled code is kept between runs: ~/.cache/qnas_jax.
 
-    None where there is no home (a container with a user of its own) or it cannot be written.
+    None if there is no home folder (a container with its own user) or it cannot be written.
     """
     given = pathlib.Path(os.path.expanduser(os.environ.get("XDG_CACHE_HOME", "")))
     base = given if given.is_absolute() else pathlib.Path(os.path.expanduser("~/.cache"))
@@ -179,9 +179,9 @@ def cache_folder() -> pathlib.Path | None:
 
 
 def use_compilation_cache() -> None:
-    """Keeps compiled programs in `cache_folder`, unless JAX was told another folder.
+    """Keeps compiled code in `cache_folder`, unless JAX_COMPILATION_CACHE_DIR names a folder.
 
-    The second run of a config, and a run that is resumed, then start at once.
+    The second run of a config, and a run that is resumed, then need not compile again.
     """
     import jax
 
@@ -190,4 +190,4 @@ def use_compilation_cache() -> None:
     if folder := cache_folder():
         jax.config.update("jax_compilation_cache_dir", str(folder))
     else:
-        logger.warning("compiled programs are not kept: no cache folder can be written (set HOME)")
+        logger.warning("compiled code is not kept: no cache folder can be written (set HOME)")

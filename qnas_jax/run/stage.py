@@ -91,6 +91,16 @@ def is_begun(folder: pathlib.Path) -> bool:
     return (folder / _MARK).exists()
 
 
+def begun_with(folder: pathlib.Path, name: str) -> Any:
+    """Returns the value of a setting in a stage's mark; None if it has none.
+
+    Raises:
+      InputError: The mark is damaged or cannot be read.
+    """
+    found = _read_mark(folder)
+    return found["made_from"].get(name) if found else None
+
+
 def is_finished(folder: pathlib.Path) -> bool:
     """Whether a folder has a finished stage, made from any settings.
 

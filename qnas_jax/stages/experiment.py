@@ -23,8 +23,9 @@ from qnas_jax.hardware import candidates, deployment, matrix, measured
 from qnas_jax.hardware import target as targets
 from qnas_jax.hardware.candidates import Place
 from qnas_jax.hardware.deployment import Deployment
-from qnas_jax.nn import mobilenet, trace
+from qnas_jax.nn import mobilenet
 from qnas_jax.nn.deeplab import DeepLabV3
+from qnas_jax.nn.trace import convs, trace
 from qnas_jax.run import artefacts, config, parallel, paths
 from qnas_jax.tasks import segmentation
 from qnas_jax.tasks.task import Task
@@ -131,10 +132,8 @@ def _image_shape(given: config.Config) -> tuple[int, int, int]:
 
 def _fixed_convs(teacher: nn.Module, image_shape) -> dict[str, list[space.Conv]]:
     """The convolutions that are in no searched block, by part; see `Deployment`."""
-    convs = trace.convs(teacher, image_shape)
-    stem = [c for c in convs if c.name.startswith(("encoder/stem", "encoder/block0"))]
-    head = [c for c in convs if not c.name.startswith("encoder")]
-    return {"stem": stem, "head": head}
+    traced = trace(teacher, image_shape)
+    return {"stem": convs(traced.stem), "head": convs(traced.head)}
 
 
 def _images(data: config.Data, split: str, count: int) -> Dataset:

@@ -63,8 +63,7 @@ def export(
     stage.begin()
     variables, quant = train_stage.load(problem, how, trained)
     model, shape = trained.model, deployed.image_shape
-    network = fold.of_network(model, variables, quant, shape)
-    floats = fold.of_network(model, variables, None, shape)
+    network, floats = (fold.fold(model, variables, q, shape, resize=True) for q in (quant, None))
     found, written = runtimes.installed(), {}
     for runtime in found:
         artefacts.write(stage.folder / (FLOAT + runtime.suffix), runtime.file(floats))

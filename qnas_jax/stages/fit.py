@@ -68,9 +68,9 @@ def fit(
     steps: loop.Steps,
     state: State,
     make_batch: Callable[[int], Batch],
-    forms: loop.Forms = loop.AS_IT_IS,
+    layout: loop.Layout = loop.AS_SAVED,
 ) -> State:
     """Runs a stage's training steps and records its metrics; see `loop.fit`."""
     name = planned.folder.parent.relative_to(workdir).as_posix()
     with Metrics(workdir, name, parallel.is_first()) as metrics:
-        return loop.fit(steps, state, make_batch, planned, metrics, forms)
+        return loop.fit(steps, state, make_batch, planned, metrics, layout)

@@ -9,6 +9,7 @@ from qnas_jax import space
 from qnas_jax.export import runtimes
 from qnas_jax.export.runtimes import Runtime
 from qnas_jax.hardware.deployment import Deployment
+from qnas_jax.nn.trace import trace
 from qnas_jax.profiling import profile, synthetic
 from qnas_jax.profiling.timing import Effort
 from qnas_jax.run import artefacts, config
@@ -75,7 +76,8 @@ def compare(
     graphs = {}
     for name, (model, subnet) in networks.items():
         bits = [[(choice.w_bits, choice.a_bits) for choice in block] for block in subnet]
-        float_, quantized = (synthetic.network(model, b, image_shape) for b in (None, bits))
+        traced = trace(model, image_shape)
+        float_, quantized = (synthetic.network(traced, b) for b in (None, bits))
         graphs[name] = (float_, quantized)
     found = profile.compare(graphs, runtime, threads, effort)
     return {**found, "picture": image_shape[:2]}

@@ -17,7 +17,8 @@ from qnas_jax.data.batching import central_crops
 from qnas_jax.errors import InputError
 from qnas_jax.export import fold, simulate, tie_free
 from qnas_jax.hardware import size
-from qnas_jax.nn import init, trace
+from qnas_jax.nn import init, policy
+from qnas_jax.nn.trace import Shape, convs, trace
 from qnas_jax.run import artefacts, config
 from qnas_jax.run.stage import Stage, is_begun, is_finished
 from qnas_jax.stages.experiment import Problem, Purpose, data_mark, key, teacher_subnet
@@ -181,10 +182,15 @@ def retrain(
         return
     stage.begin()
     fresh = init.initialize(model, key(how.seed, Purpose.RETRAIN_INIT), (1, *how.train.crop, 3))
-    quant = trace.with_bits(fresh["quant"], subnet)
+    quant = _with_bits(model, fresh["quant"], subnet, problem)
     step_key = key(how.seed, Purpose.RETRAIN_TRAIN)
     variables = _train_network(workdir, problem, how, trained, start(fresh), step_key, title)
     _finish(problem, how, trained, variables, quant)
+
+
+def _with_bits(model: nn.Module, quant: PyTree, subnet: space.Subnet, problem: Problem) -> PyTree:
+    """The policy of a subnet."""
+    return policy.with_bits(quant, trace(model, problem.val[0][0].shape), subnet)
 
 
 def _train_network(workdir, problem, how, trained, fresh, step_key, title) -> PyTree:
@@ -215,7 +221,7 @@ def _finish(problem: Problem, how: Training, trained: Trained, variables, quant)
     sources = {
         "fp32": functools.partial(supervised.predictor(model, task.predict), variables),
         # What the files compute; with fake quantization, biases would not be rounded.
-        "quantized": simulate.simulator(fold.of_network(model, variables, quant, shape)),
+        "quantized": simulate.simulator(fold.fold(model, variables, quant, shape, resize=True)),
     }
     found, samples = evaluate(sources, problem.val, how.run.eval_batch, task)
     sizes = network_sizes(model, quant, shape)
@@ -234,7 +240,7 @@ def _finish(problem: Problem, how: Training, trained: Trained, variables, quant)
     )
 
 
-def network_sizes(model: nn.Module, quant: PyTree, image_shape: tuple[int, ...]) -> dict[str, int]:
+def network_sizes(model: nn.Module, quant: PyTree, image_shape: Shape) -> dict[str, int]:
     """Returns the bytes of a network and of its encoder, quantized and in float, and its MACs.
 
     Args:
@@ -242,15 +248,15 @@ def network_sizes(model: nn.Module, quant: PyTree, image_shape: tuple[int, ...])
       quant: Its policy.
       image_shape: Height, width and channels of an image.
     """
-    convs = trace.convs(model, image_shape)
-    bits = trace.w_bits(quant)
-    by_conv = {conv.name: int(size.conv_bytes(conv, bits[conv.name])) for conv in convs}
-    encoder = sum(b for name, b in by_conv.items() if name.startswith("encoder/"))
+    traced, bits = trace(model, image_shape), policy.w_bits(quant)
+    found = traced.convs
+    by_conv = {conv.name: int(size.conv_bytes(conv, bits[conv.name])) for conv in found}
+    encoder = sum(by_conv[conv.name] for conv in convs(traced.encoder))
     return {
         "size_bytes": sum(by_conv.values()),
         "encoder_size_bytes": encoder,
-        "float_size_bytes": size.float_bytes(convs),
-        "macs": sum(conv.macs for conv in convs),
+        "float_size_bytes": size.float_bytes(found),
+        "macs": sum(conv.macs for conv in found),
     }
 
 
@@ -262,7 +268,8 @@ def _calibrated(problem: Problem, how: Training, trained: Trained, variables, qu
         chunks = (range(s, min(s + per_pass, images)) for s in range(0, images, per_pass))
         crops = (central_crops(problem.train, chunk, how.train.crop) for chunk in chunks)
         found = supervised.calibrated(trained.model, variables, quant, crops)
-        network = fold.of_network(trained.model, variables, found, problem.val[0][0].shape)
+        shape = problem.val[0][0].shape
+        network = fold.fold(trained.model, variables, found, shape, resize=True)
         found = tie_free.with_agreed_sums(network, found)
         checkpoint.write_arrays(file, found)
     return checkpoint.read_arrays(file, quant)
@@ -274,5 +281,5 @@ def load(problem: Problem, how: Training, trained: Trained) -> tuple[PyTree, PyT
     fresh = init.initialize(trained.model, random, (1, *how.train.crop, 3))
     state = supervised.fresh_state(fresh, _optimizer(how.train))
     variables = checkpoint.load(trained.stage.folder / "checkpoint", state).variables()
-    quant = trace.with_bits(fresh["quant"], trained.subnet)
+    quant = _with_bits(trained.model, fresh["quant"], trained.subnet, problem)
     return variables, _calibrated(problem, how, trained, variables, quant)

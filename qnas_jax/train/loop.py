@@ -2,7 +2,7 @@
 
 A step takes (state, images, labels, its number) and gives the new state and
 {name of a metric: value}. The loop dispatches several steps at once, as `several` and
-`grouped.train_step` make them: with a leading axis on all but the state.
+`distill_pmap.train_step` make them: with a leading axis on all but the state.
 """
 
 import functools
@@ -29,10 +29,20 @@ State = TypeVar("State")
 # (state, images[k], labels[k], numbers[k]) -> new state, {name of a metric: values[k]}
 Steps = Callable[[State, Any, Any, jax.Array], tuple[State, dict[str, jax.Array]]]
 
-# How a state is laid out for the steps, from the form in which it is saved; and the reverse.
-# The first makes a copy: steps work in the memory of the state that they are given.
-Forms = Sequence[Callable[[Any], Any]]
-AS_IT_IS: Forms = (lambda state: jax.tree.map(jnp.copy, state), lambda state: state)
+
+class Layout(NamedTuple):
+    """How a state is laid out for the steps.
+
+    Attributes:
+      spread: The steps' form of a saved state; a copy, for steps reuse the memory of theirs.
+      gather: The reverse.
+    """
+
+    spread: Callable[[Any], Any]
+    gather: Callable[[Any], Any]
+
+
+AS_SAVED = Layout(lambda state: jax.tree.map(jnp.copy, state), lambda state: state)
 
 
 class Watched(NamedTuple):
@@ -113,7 +123,7 @@ def fit(
     make_batch: Callable[[int], Batch],
     plan: Plan,
     metrics: Metrics,
-    forms: Forms = AS_IT_IS,
+    layout: Layout = AS_SAVED,
 ) -> State:
     """Runs steps until all are done, resuming from the folder's latest checkpoint.
 
@@ -124,7 +134,7 @@ def fit(
       make_batch: The batch of a step.
       plan: How many steps, and what is done between them.
       metrics: Records the metrics.
-      forms: The steps' form of a state from the saved one, and the reverse.
+      layout: How a state is laid out for the steps.
 
     Returns:
       The state after the last step, in the form in which it is saved.
@@ -146,7 +156,7 @@ def fit(
         spans = list(_spans(first, plan))
         making = prefetch(lambda i: _stacked(make_batch, spans[i]), 0, len(spans), plan.threads)
         batches = Timed(making)
-        _run(steps, _until_asked(spans, asked), batches, plan, guard, metrics, forms)
+        _run(steps, _until_asked(spans, asked), batches, plan, guard, metrics, layout)
         checkpoint.wait(manager)
         if guard.saved < plan.total or asked():
             raise preempt.Stopped(f"stopped by SIGTERM at step {guard.saved} of {plan.title}")
@@ -161,11 +171,10 @@ def _run(
     plan: Plan,
     guard: "_Guard",
     metrics: Metrics,
-    forms: Forms,
+    layout: Layout,
 ) -> None:
     """Runs the steps of the spans, beginning with the guard's state; the last one is saved."""
-    spread, gathered = forms
-    state, done, found = spread(guard.state), range(guard.saved, guard.saved), {}
+    state, done, found = layout.spread(guard.state), range(guard.saved, guard.saved), {}
     if 0 < guard.saved < plan.total:
         logger.info("%s: resumed at step %d of %d", plan.title, guard.saved, plan.total)
     progress = Progress(plan.title, plan.total, guard.saved)
@@ -183,10 +192,10 @@ def _run(
             _tell(told, guard.check(done, found), metrics, progress)
         if to_save:
             metrics.sync()
-            guard.save(done.stop, gathered(state))
+            guard.save(done.stop, layout.gather(state))
     if done.stop > guard.saved:
         guard.check(done, found)
-        guard.save(done.stop, gathered(state))
+        guard.save(done.stop, layout.gather(state))
 
 
 def _until_asked(spans: Sequence[range], asked: Callable[[], bool]) -> Iterator[range]:

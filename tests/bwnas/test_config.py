@@ -84,9 +84,10 @@ BAD = [
     ("lut.nodes_per_pass", -1, "must be at least 0"),
     ("lut.ranges", "max", "must be 'min_max' or 'percentile' or 'mse'"),
     ("lut.a_ranges_per", "layer", "must be 'tensor' or 'channel'"),
-    ("lut.compute", "bytes", "must be 'fastest' or 'float32'"),
+    ("lut.compute", "bytes", "must be 'auto' or 'int8' or 'float32'"),
     ("lut.time_budget_s", -1.0, "must be at least 0"),
     ("lut.time_budget_s", math.nan, "must be finite numbers"),
+    ("kernels.compile", "always", "must be 'auto' or 'never'"),
     ("quantize.images", 0, "must be at least 1"),
     ("quantize.images", 17, "there are 16 training images"),
     ("quantize.images_per_pass", 0, "must be at least 1"),
@@ -176,12 +177,22 @@ def test_cityscapes_may_take_all_pictures_there_are():
     changed.check()
 
 
+def test_int8_needs_one_range_for_all_channels():
+    changed = with_setting("lut.a_ranges_per", "channel")
+    for compute in ("auto", "float32"):
+        changed.lut.compute = compute
+        changed.check()
+    changed.lut.compute = "int8"
+    with pytest.raises(InputError, match="'int8': must be float32 with lut"):
+        changed.check()
+
+
 def test_bitwidths_of_weights_and_activations_come_in_pairs():
     changed = with_setting("space.w_bits", (4, 8))
     with pytest.raises(InputError) as error:
         changed.check()
     message = str(error.value)
-    assert message.startswith("space.w_bits=(4, 8), space.a_bits=(8,): must have the same")
+    assert message.startswith("space.w_bits=(4, 8), space.a_bits=(8,): must be as many")
     assert "\n" not in message
     changed.space.a_bits = (8, 8)
     changed.check()

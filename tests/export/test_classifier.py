@@ -27,7 +27,7 @@ def case():
         return model.apply(variables, pixels, mutable=["quant"])
 
     quant = run({**variables, "quant": fresh["quant"]})[1]["quant"]
-    networks = [fold.of_classifier(model, variables, q, SHAPE) for q in (quant, None)]
+    networks = [fold.fold(model, variables, q, SHAPE, resize=False) for q in (quant, None)]
     logits = jax.jit(lambda variables: model.apply(variables, pixels))
     floats = np.asarray(logits(variables))[:, 0, 0]
     rounded = fold.with_bias_codes(variables, networks[0])

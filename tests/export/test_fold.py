@@ -7,6 +7,7 @@ import pytest
 
 from qnas_jax.export import fold, graph, interpret, parity
 from qnas_jax.quant import affine
+from qnas_jax.tasks import segmentation
 from qnas_jax.train import supervised
 from small_network import SHAPE
 
@@ -44,7 +45,7 @@ def test_the_float_graph_is_the_float_network(int8):
     np.testing.assert_array_equal(found["pixels"], pixels)
     expected = jax.jit(int8.model.apply)(int8.variables, pixels)
     np.testing.assert_allclose(found["classifier"], expected, rtol=1e-4, atol=1e-4)
-    maps = supervised.predictor(int8.model)(int8.variables, int8.images)
+    maps = supervised.predictor(int8.model, segmentation.predict)(int8.variables, int8.images)
     assert np.mean(found[int8.floats.out.name][..., 0] == maps) > 0.999
 
 
@@ -72,7 +73,7 @@ def test_a_channel_that_reads_nothing_keeps_its_bias(int8):
     norm = variables["batch_stats"]["encoder"]["stem"]["norm"]
     norm["var"][0], norm["mean"][0] = 0.0, 0.0
     variables["params"]["encoder"]["stem"]["norm"]["scale"][0] = 5e3
-    stem = fold.of_network(int8.model, variables, int8.quant, SHAPE).nodes[0]
+    stem = fold.fold(int8.model, variables, int8.quant, SHAPE, resize=True).nodes[0]
     out = stem.out.grid.scale
     step = stem.w_scale[0] / 128 / out
     assert step == pytest.approx(127.5 / 127)
@@ -93,7 +94,7 @@ def test_branches_are_joined_on_one_grid(int8):
 def test_an_activation_that_the_grid_implies_is_no_clip(int8):
     for conv in int8.network.convs:
         assert conv.out.grid.code_bounds(conv.bounds) == (0, 255)
-    wide = graph.Grid(8 / 255, 32, 8)
+    wide = graph.QParams(8 / 255, 32, 8)
     assert wide.code_bounds((0.0, 6.0)) == (32, 32 + round(6 / wide.scale))
     assert wide.code_bounds((-np.inf, np.inf)) == (0, 255)
 
@@ -102,7 +103,7 @@ def test_an_input_that_is_not_bytes_is_refused(int8):
     quant = jax.tree.map(np.array, int8.quant)
     quant["encoder"]["input"]["a_bits"] = np.int32(6)
     with pytest.raises(ValueError, match="not that of bytes"):
-        fold.of_network(int8.model, int8.variables, quant, SHAPE)
+        fold.fold(int8.model, int8.variables, quant, SHAPE, resize=True)
 
 
 def test_records_are_frozen(int8):

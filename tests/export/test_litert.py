@@ -11,7 +11,8 @@ import pytest
 from qnas_jax import space
 from qnas_jax.errors import InputError
 from qnas_jax.export import fold, graph, interpret
-from qnas_jax.export.graph import Conv, Graph, Grid, Tensor
+from qnas_jax.export.graph import ConvNode, Graph, QParams, Tensor
+from qnas_jax.tasks import segmentation
 from qnas_jax.train import supervised
 from small_network import layers_alone
 
@@ -60,18 +61,18 @@ def _conv(bounds, bits, kernel, stride=1, dilation=1, depthwise=False, side=(13,
     weights = rng.integers(-q_max, q_max + 1, shape).astype(np.int8)
     w_scale = rng.uniform(0.5, 1.5, channels).astype(np.float32) / q_max
     w_scale[-1] = fold.LEAST_SCALE
-    read = Grid(float(np.float32(1 / 64)), 121, 8)
+    read = QParams(float(np.float32(1 / 64)), 121, 8)
     spread = np.sqrt(weights[..., 0].size / 3)
     width = min(spread, bounds[1])
     zero_point = 0 if bounds[0] == 0 else 2**a_bits * 2 // 5
-    grid = Grid(float(np.float32(width / (2**a_bits - 1))), zero_point, a_bits)
+    grid = QParams(float(np.float32(width / (2**a_bits - 1))), zero_point, a_bits)
     bias = rng.normal(spread / 4, spread / 2, channels).astype(np.float32)
     bias[-1] = 0
     codes = np.rint(bias / (read.scale * w_scale)).astype(np.int32)
     out = tuple(-(-n // stride) for n in side)
     groups = channels if depthwise else 1
     how = (stride, dilation, groups, bounds, w_bits, w_scale, codes)
-    node = Conv(Tensor("conv", (*out, channels), grid), "x", weights, bias, *how)
+    node = ConvNode(Tensor("conv", (*out, channels), grid), "x", weights, bias, *how)
     return Graph(Tensor("x", (*side, channels), read), (node,))
 
 
@@ -158,7 +159,9 @@ def test_the_float_file_equals_jax(int8):
     x = supervised.pixels(jnp.asarray(int8.images))
     logits = np.asarray(jax.jit(int8.model.apply)(int8.variables, x))
     np.testing.assert_allclose(found["classifier"], logits, rtol=1e-4, atol=1e-4)
-    maps = np.asarray(supervised.predictor(int8.model)(int8.variables, int8.images))
+    maps = np.asarray(
+        supervised.predictor(int8.model, segmentation.predict)(int8.variables, int8.images)
+    )
     assert np.mean(found["classes"][..., 0] == maps) > 0.999
 
 

@@ -9,8 +9,10 @@ from qnas_jax.errors import InputError
 from qnas_jax.export import describe, fold, interpret, parity
 from qnas_jax.export.onnx import write as onnx_file
 from qnas_jax.hardware import size
-from qnas_jax.nn import trace
+from qnas_jax.nn import policy
+from qnas_jax.nn.trace import trace
 from qnas_jax.run import artefacts
+from qnas_jax.tasks import segmentation
 
 
 def test_differences_are_counted_and_located():
@@ -57,7 +59,7 @@ def test_miou_and_agreement_of_class_maps():
         "other": lambda images: images[..., 1],
         "again": lambda images: images[..., 0],
     }
-    miou, agreement = parity.class_maps(sources, _Images(), batch=2, classes=4)
+    miou, agreement = parity.class_maps(sources, _Images(), batch=2, task=segmentation.task(4))
     assert miou["right"] == miou["again"] == 100
     labels = np.stack([label for _, label in map(_Images().__getitem__, range(5))])
     matrix = metrics.confusion(labels, _Images.images[..., 1], 4)
@@ -88,9 +90,9 @@ def test_the_description_has_the_bytes_of_the_size_tables(name, request, tmp_pat
     artefacts.write_json(tmp_path / "model.json", found)
     assert json.loads((tmp_path / "model.json").read_text()) == found
     assert found["exact_with"] == {"model.onnx": "VNNI", "model.tflite": "XNNPACK"}
-    bits = trace.w_bits(case.quant)
+    bits = policy.w_bits(case.quant)
     for conv, layer in zip(
-        sorted(trace.convs(case.model, case.images.shape[1:])),
+        sorted(trace(case.model, case.images.shape[1:]).convs),
         sorted(found["layers"], key=lambda layer: layer["name"]),
         strict=True,
     ):
@@ -111,7 +113,7 @@ def test_the_description_has_the_bytes_of_the_size_tables(name, request, tmp_pat
         if (c.dims and c.data_type not in (7, 1)) or (len(c.dims) == 1 and c.data_type == 1)
     )
     assert 0 <= found["stored_bytes"]["model.onnx"] - held < 0.01 * held, "equal ones once"
-    channels = {conv.out_channels for conv in trace.convs(case.model, case.images.shape[1:])}
+    channels = {conv.out_channels for conv in trace(case.model, case.images.shape[1:]).convs}
     zero_points = {"model.onnx": 0, "model.tflite": 8 * sum(channels)}
     for name, file in files.items():
         of_layers = sum(layer["stored_bytes"][name] for layer in found["layers"])

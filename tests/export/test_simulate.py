@@ -10,7 +10,7 @@ import pytest
 
 from qnas_jax import space
 from qnas_jax.export import fold, graph, interpret, simulate
-from qnas_jax.export.graph import Conv, Graph, Grid, Tensor
+from qnas_jax.export.graph import ConvNode, Graph, QParams, Tensor
 from small_network import layers_alone
 
 LINEAR = (-np.inf, np.inf)
@@ -60,17 +60,17 @@ def _conv(kernel, stride, dilation, depthwise, bits, inner, channels=12):
     q_max, outputs = 2 ** (w_bits - 1) - 1, 12
     shape = (kernel, kernel, 1 if depthwise else channels, outputs)
     weights = rng.integers(-q_max, q_max + 1, shape).astype(np.int8)
-    read = Grid(float(np.float32(1 / 64)), 2**a_bits // 3, a_bits)
+    read = QParams(float(np.float32(1 / 64)), 2**a_bits // 3, a_bits)
     spread = np.sqrt(weights[..., 0].size / 9) * q_max * read.q_max
     w_scale = rng.uniform(0.5, 1.5, outputs).astype(np.float32) / np.float32(spread)
-    grid = Grid(float(np.float32(1 / 64 / read.q_max)), read.q_max // 3, a_bits)
+    grid = QParams(float(np.float32(1 / 64 / read.q_max)), read.q_max // 3, a_bits)
     bounds = (0.0, grid.scale * grid.q_max / 2) if inner else LINEAR
     codes = rng.normal(0, spread, outputs).round().astype(np.int32)
     weights[..., -1], w_scale[-1], codes[-1] = 0, 2.0**-31, 2**30 - 77
     side = (13, 12)
     out = tuple(-(-n // stride) for n in side)
     how = (stride, dilation, channels if depthwise else 1, bounds, w_bits, w_scale, codes)
-    node = Conv(Tensor("conv", (*out, outputs), grid), "x", weights, codes * w_scale, *how)
+    node = ConvNode(Tensor("conv", (*out, outputs), grid), "x", weights, codes * w_scale, *how)
     return Graph(Tensor("x", (*side, channels), read), (node,))
 
 
@@ -102,7 +102,7 @@ def test_sums_beyond_float32_are_split_and_exact():
         # One output code is one step of the accumulator, so each error is visible.
         scale = np.full(12, conv.out.grid.scale, np.float32)
         conv = dataclasses.replace(conv, weights=weights, bias_codes=bias, w_scale=scale)
-        x = network.x._replace(grid=Grid(1.0, 0, 8))
+        x = network.x._replace(grid=QParams(1.0, 0, 8))
         network = Graph(x, (conv,))
         assert simulate._parts(conv, x.grid) == parts
         images = _images(network) | 128
@@ -145,11 +145,12 @@ def test_a_block_is_exact_on_single_images_and_batches(bits):
 
 def test_networks_with_different_weights_share_a_program(int8):
     """Weights and grids are arguments."""
-    other = fold.of_network(
+    other = fold.fold(
         int8.model,
         jax.tree.map(lambda leaf: np.asarray(leaf) * np.float32(1.1), int8.variables),
         int8.quant,
         int8.images.shape[1:],
+        resize=True,
     )
     texts = [
         run.func.lower(*run.args, int8.images).as_text()
@@ -161,11 +162,11 @@ def test_networks_with_different_weights_share_a_program(int8):
 def test_sums_and_means_of_all_codes_are_exact():
     """A sum of all pairs of codes on grids with different bits, and means of its output."""
     pairs = np.stack(np.meshgrid(*[np.arange(256)] * 2, indexing="ij"), -1).astype(np.uint8)
-    a, b, out = Grid(0.013, 3, 8), Grid(0.017, 200, 8), Grid(0.09, 20, 6)
+    a, b, out = QParams(0.013, 3, 8), QParams(0.017, 200, 8), QParams(0.09, 20, 6)
     copies = [_identity(f"c{i}", grid, i) for i, grid in enumerate((a, b))]
     total = graph.Add(Tensor("sum", (256, 256, 1), out), ("c0", "c1"))
-    mean = graph.Mean(Tensor("mean", (1, 1, 1), Grid(0.5, 1, 4)), "sum")
-    network = Graph(Tensor("x", (256, 256, 2), Grid(1.0, 0, 8)), (*copies, total, mean))
+    mean = graph.Mean(Tensor("mean", (1, 1, 1), QParams(0.5, 1, 4)), "sum")
+    network = Graph(Tensor("x", (256, 256, 2), QParams(1.0, 0, 8)), (*copies, total, mean))
     found, _ = _assert_exact(network, np.stack([pairs, pairs // 3, pairs[::-1]]))
     assert len(np.unique(found["sum"])) > 60
     np.testing.assert_array_equal(np.unique(found["c1"]), np.arange(256))
@@ -178,4 +179,4 @@ def _identity(name, grid, channel):
     bias = np.array([-grid.zero_point], np.int32)
     scale = np.array([grid.scale], np.float32)
     how = (1, 1, 1, LINEAR, 8, scale, bias)
-    return Conv(Tensor(name, (256, 256, 1), grid), "x", weights, bias * scale, *how)
+    return ConvNode(Tensor(name, (256, 256, 1), grid), "x", weights, bias * scale, *how)

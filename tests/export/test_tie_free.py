@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from qnas_jax.export import fold, graph, runtimes, tie_free
-from qnas_jax.export.graph import Conv, Graph, Grid, Tensor
+from qnas_jax.export.graph import ConvNode, Graph, QParams, Tensor
 from qnas_jax.quant import affine
 
 SHAPE = (256, 256, 1)
@@ -19,12 +19,12 @@ def copied(name, grid, channel):
     bias = np.array([-grid.zero_point], np.int32)
     scale = np.array([grid.scale], np.float32)
     how = (1, 1, 1, (-np.inf, np.inf), 8, scale, bias)
-    return Conv(Tensor(name, SHAPE, grid), "x", weights, bias * scale, *how)
+    return ConvNode(Tensor(name, SHAPE, grid), "x", weights, bias * scale, *how)
 
 
 def grid_of(leaves):
     scale, zero_point, _ = jax.jit(affine.asymmetric_grid)(leaves["range"], leaves["a_bits"])
-    return Grid(float(scale), int(zero_point), int(leaves["a_bits"]))
+    return QParams(float(scale), int(zero_point), int(leaves["a_bits"]))
 
 
 def sums(quant):
@@ -36,7 +36,7 @@ def sums(quant):
         graph.Add(Tensor("sum", SHAPE, total), ("a", "b")),
         graph.Add(Tensor("last", SHAPE, last), ("a", "sum")),
     )
-    return Graph(Tensor("x", (256, 256, 2), Grid(1.0, 0, 8)), nodes)
+    return Graph(Tensor("x", (256, 256, 2), QParams(1.0, 0, 8)), nodes)
 
 
 def drawn(seed, bits=8):
@@ -104,7 +104,7 @@ def test_the_range_with_the_fewest_pairs_is_used_if_some_remain(monkeypatch):
 def test_a_whole_network_gets_the_widened_ranges(int8):
     """The grids computed in advance equal those of the exported network."""
     quant = tie_free.with_agreed_sums(int8.network, int8.quant)
-    network = fold.of_network(int8.model, int8.variables, quant, int8.network.x.shape)
+    network = fold.fold(int8.model, int8.variables, quant, int8.network.x.shape, resize=True)
     tensors = network.tensors()
     adds = [node for node in network.nodes if isinstance(node, graph.Add)]
     assert adds

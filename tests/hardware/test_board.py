@@ -183,7 +183,7 @@ def test_a_log_without_figures_does_not_stop_the_others(tmp_path):
     log.mkdir()  # an error of the system, not of the log
     found, refused = board.rows(tmp_path, "litert", "2.16", "board", 2)
     assert [row.subject for row in found] == [STEM]
-    assert refused == [f"{log}: cannot be read (Is a directory); try again"]
+    assert refused == [f"{log}: is a folder, must be a file"]
 
 
 def test_a_manifest_that_a_spreadsheet_has_saved_is_read(tmp_path):

@@ -29,7 +29,7 @@ def test_a_deployment_is_read_for_the_same_and_for_another_target(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "table", "message"),
-    [("gpu", "", "hardware.target='gpu': must be"), ("none", "no.csv", "no.csv: cannot be read")],
+    [("gpu", "", "hardware.target='gpu': must be"), ("none", "no.csv", "no.csv: no such file")],
 )
 def test_a_device_that_there_is_not_is_refused(name, table, message):
     with pytest.raises(InputError, match=f"^{message}"):

@@ -1,23 +1,29 @@
-"""Both forms of the convolutions of bytes against sums of integers in NumPy."""
+"""INT8 convolutions: both kernels against sums of integers in NumPy, and against each other."""
 
-import shutil
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import cpu
 from qnas_jax.kernels import int8, native
 
-HAS_CPP = native._cpu_multiplies_bytes() and shutil.which("c++")
-CPP = pytest.param(True, id="c++", marks=pytest.mark.skipif(not HAS_CPP, reason="CPU or compiler"))
-FORMS = [CPP, pytest.param(False, id="xla")]
+KERNELS = [pytest.param("C++", marks=cpu.needs_vnni), "XLA"]
 
 
-@pytest.fixture(params=FORMS)
-def form(request, monkeypatch):
-    assert not request.param or native.available()
-    monkeypatch.setattr(int8, "_in_cpp", lambda: request.param)
+@pytest.fixture(params=KERNELS)
+def kernel(request):
+    if request.param == "C++":
+        _load()
+    return request.param
+
+
+def _load():
+    """C++, or a failure: where the CPU has VNNI, nothing is skipped."""
+    cpu.compiler()
+    assert int8.find_kernel() == ("C++", True, "")
 
 
 def _norm(rng, channels, nodes=()):
@@ -33,9 +39,22 @@ def _normed(sums, norm):
     return np.clip(np.rint(sums * norm[0].astype(np.float64) + norm[1]), 0, norm[2])
 
 
-def _pointwise(x, w, norm):
-    packed = int8.pack_pointwise(jnp.float32(w))
-    return int8.pointwise(jnp.asarray(x), packed, jnp.asarray(norm))
+def _codes(rng, shape):
+    return rng.integers(0, 256, shape).astype(np.uint8)
+
+
+def _weights(rng, shape):
+    return rng.integers(-127, 128, shape)
+
+
+def _pointwise(x, w, norm, kernel):
+    packed = int8.pack_pointwise(jnp.float32(w), kernel)
+    return int8.pointwise(jnp.asarray(x), packed, jnp.asarray(norm), kernel)
+
+
+def _depthwise(x, w, norm, stride, dilation, kernel):
+    packed = int8.pack_depthwise(jnp.float32(w), kernel)
+    return int8.depthwise(jnp.asarray(x), packed, jnp.asarray(norm), stride, dilation, kernel)
 
 
 def _correlated(x, w, stride, dilation):
@@ -60,64 +79,109 @@ def _correlated(x, w, stride, dilation):
     ],
     ids=str,
 )
-def test_pointwise_is_that_of_integers(form, pixels, inputs, channels):
+def test_pointwise_is_that_of_integers(kernel, pixels, inputs, channels):
     rng = np.random.default_rng(0)
-    x = rng.integers(0, 256, (*pixels, inputs)).astype(np.uint8)
-    w, norm = rng.integers(-127, 128, (inputs, channels)), _norm(rng, channels)
-    found = _pointwise(x, w, norm)
+    x, w = _codes(rng, (*pixels, inputs)), _weights(rng, (inputs, channels))
+    norm = _norm(rng, channels)
+    found = _pointwise(x, w, norm, kernel)
     np.testing.assert_array_equal(found, _normed(x.astype(np.int64) @ w, norm))
 
 
 @pytest.mark.parametrize(
-    ("kernel", "stride", "dilation", "size", "channels"),
+    ("size", "stride", "dilation", "image", "channels"),
     [
         *((k, s, d, (9, 13), 8) for k in (1, 3, 5, 7) for s in (1, 2) for d in (1, 2, 4)),
         *((3, 1, 1, (4, 8), c) for c in (1, 15, 16, 17, 64, 65, 80)),
-        *((7, 1, 4, size, 16) for size in ((1, 1), (1, 20), (20, 1), (3, 3), (16, 32))),
-        *((5, 2, 3, size, 16) for size in ((1, 1), (2, 17), (11, 8))),
+        *((7, 1, 4, image, 16) for image in ((1, 1), (1, 20), (20, 1), (3, 3), (16, 32))),
+        *((5, 2, 3, image, 16) for image in ((1, 1), (2, 17), (11, 8))),
     ],
 )
-def test_depthwise_is_that_of_integers(form, kernel, stride, dilation, size, channels):
+def test_depthwise_is_that_of_integers(kernel, size, stride, dilation, image, channels):
     rng = np.random.default_rng(0)
-    x = rng.integers(0, 256, (2, *size, channels)).astype(np.uint8)
-    w, norm = rng.integers(-127, 128, (kernel, kernel, channels)), _norm(rng, channels)
-    packed = int8.pack_depthwise(jnp.float32(w))
-    found = int8.depthwise(jnp.asarray(x), packed, jnp.asarray(norm), stride, dilation)
+    x, w = _codes(rng, (2, *image, channels)), _weights(rng, (size, size, channels))
+    norm = _norm(rng, channels)
+    found = _depthwise(x, w, norm, stride, dilation, kernel)
     np.testing.assert_array_equal(found, _normed(_correlated(x, w, stride, dilation), norm))
 
 
-def test_nodes_share_weights_and_have_norms_of_their_own(form):
+def test_nodes_share_weights_and_have_norms_of_their_own(kernel):
     rng = np.random.default_rng(0)
-    x = rng.integers(0, 256, (3, 2, 9, 11, 24)).astype(np.uint8)
-    w, norm = rng.integers(-127, 128, (24, 20)), _norm(rng, 20, (3,))
-    packed = int8.pack_pointwise(jnp.float32(w))
-    found = jax.vmap(int8.pointwise, (0, None, 0))(x, packed, norm)
+    x, w, norm = _codes(rng, (3, 2, 9, 11, 24)), _weights(rng, (24, 20)), _norm(rng, 20, (3,))
+    packed = int8.pack_pointwise(jnp.float32(w), kernel)
+    run = functools.partial(int8.pointwise, kernel=kernel)
+    found = jax.vmap(run, (0, None, 0))(x, packed, norm)
     for node in range(3):
         expected = _normed(x[node].astype(np.int64) @ w, norm[node])
         np.testing.assert_array_equal(found[node], expected)
-    w, norm = rng.integers(-127, 128, (3, 3, 24)), _norm(rng, 24, (3,))
-    packed = int8.pack_depthwise(jnp.float32(w))
-    run = jax.vmap(lambda x, norm: int8.depthwise(x, packed, norm, 1, 2))
+    w, norm = _weights(rng, (3, 3, 24)), _norm(rng, 24, (3,))
+    packed = int8.pack_depthwise(jnp.float32(w), kernel)
+    run = jax.vmap(lambda x, norm: int8.depthwise(x, packed, norm, 1, 2, kernel))
     for node, got in enumerate(run(x, norm)):
         np.testing.assert_array_equal(got, _normed(_correlated(x[node], w, 1, 2), norm[node]))
 
 
-@pytest.mark.parametrize("form", [CPP], indirect=True)
-def test_sums_in_between_may_exceed_what_a_float_holds(form):
+def _any_norm(rng, channels, spread):
+    """As batch norms give them: factors with all their bits, which both kernels must fuse."""
+    factor = rng.uniform(0.5, 2.0, channels) * 128 / spread
+    return np.stack([factor, rng.normal(128, 64, channels), np.full(channels, 255)]).astype("f4")
+
+
+@cpu.needs_vnni
+@pytest.mark.parametrize(("inputs", "channels"), [(16, 96), (144, 32), (384, 64), (960, 160)])
+def test_both_kernels_give_the_same_codes_pointwise(inputs, channels):
+    _load()
+    rng = np.random.default_rng(inputs)
+    x, w = _codes(rng, (2, 33, 65, inputs)), _weights(rng, (inputs, channels))
+    norm = _any_norm(rng, channels, 128 * 74 * inputs**0.5)
+    run = jax.jit(_pointwise, static_argnums=3)
+    cpp, xla = (np.asarray(run(x, w, norm, kernel)) for kernel in ("C++", "XLA"))
+    assert len(np.unique(xla)) == 256
+    np.testing.assert_array_equal(cpp, xla)
+
+
+@cpu.needs_vnni
+@pytest.mark.parametrize(("size", "stride", "dilation"), [(3, 2, 1), (5, 1, 2), (7, 1, 4)])
+def test_both_kernels_give_the_same_codes_depthwise(size, stride, dilation):
+    _load()
+    rng = np.random.default_rng(size)
+    x, w = _codes(rng, (2, 65, 129, 96)), _weights(rng, (size, size, 96))
+    norm = _any_norm(rng, 96, 128 * 74 * size)
+    run = jax.jit(_depthwise, static_argnums=(3, 4, 5))
+    cpp, xla = (np.asarray(run(x, w, norm, stride, dilation, k)) for k in ("C++", "XLA"))
+    assert len(np.unique(xla)) == 256
+    np.testing.assert_array_equal(cpp, xla)
+
+
+@cpu.needs_vnni
+def test_sums_in_between_may_exceed_what_a_float_holds():
+    _load()
     x = np.full((1, 1, 1, 4096), 255, np.uint8)
     w = np.repeat([127, -127, 1, 0], [2047, 2047, 1, 1])[:, None]  # up to 66 million
     norm = np.array([[1.0], [-250.0], [255.0]], np.float32)
-    found = _pointwise(x, w, norm)
+    found = _pointwise(x, w, norm, "C++")
     assert np.asarray(found).item() == 255 - 250
 
 
-@pytest.mark.parametrize("form", [CPP], indirect=True)
+@cpu.needs_vnni
 @pytest.mark.parametrize("mapped", [(None, None, 0), (None, 0, None), (0, 0, 0)], ids=str)
-def test_other_ways_to_map_it_are_refused_in_cpp(form, mapped):
+def test_other_ways_to_map_it_are_refused_in_cpp(mapped):
     """Weights for each node, or norms without inputs of their own: the tree has neither."""
+    _load()
     x, w = jnp.zeros((2, 1, 3, 3, 8), jnp.uint8), native.pack_depthwise(jnp.ones((3, 3, 8)))
     w, norm = jnp.stack([w, w]), jnp.ones((2, 3, 8))
     arrays = [a if axis == 0 else a[0] for a, axis in zip((x, w, norm), mapped, strict=True)]
-    run = jax.vmap(lambda x, w, norm: int8.depthwise(x, w, norm, 1, 1), mapped)
+    run = jax.vmap(lambda x, w, norm: int8.depthwise(x, w, norm, 1, 1, "C++"), mapped)
     with pytest.raises(jax.errors.JaxRuntimeError, match="shapes do not fit"):
         jax.block_until_ready(run(*arrays))
+
+
+def test_where_cpp_is_missing_xla_is_used_and_the_reason_given(monkeypatch):
+    monkeypatch.setattr(native, "missing", lambda may_compile: f"may compile: {may_compile}")
+    assert int8.find_kernel(may_compile=False) == ("XLA", False, "may compile: False")
+    assert int8.find_kernel() == ("XLA", False, "may compile: True")
+
+
+def test_an_accelerator_needs_no_cpp(monkeypatch):
+    monkeypatch.setattr(int8.jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(native, "missing", lambda _: pytest.fail("asked for C++"))
+    assert int8.find_kernel() == ("XLA", True, "")

@@ -1,7 +1,5 @@
 import concurrent.futures
-import functools
 import os
-import shutil
 import subprocess
 import sys
 import tomllib
@@ -11,18 +9,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from qnas_jax.kernels import int8, native
-
-HAS_CPP = native._cpu_multiplies_bytes() and shutil.which("c++")
-needs_cpp = pytest.mark.skipif(not HAS_CPP, reason="this CPU, or no compiler")
+import cpu
+from qnas_jax.kernels import native
 
 
 @pytest.fixture
 def fresh(monkeypatch, tmp_path):
     """As if nothing had been compiled yet."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(native, "_cpu_multiplies_bytes", lambda: True)
-    return native.available.__wrapped__
+    monkeypatch.setattr(native.platform, "machine", lambda: "x86_64")
+    # JAX takes each function once in a process, and other tests use it.
+    monkeypatch.setattr(native.jax.ffi, "register_ffi_target", lambda *_, **__: None)
+    return native.missing.__wrapped__
 
 
 def _script(folder, text):
@@ -33,15 +31,10 @@ def _script(folder, text):
     return f"'{file}'"
 
 
-def test_without_a_compiler_it_is_said_once_and_floats_are_used(fresh, monkeypatch, caplog):
+def test_without_a_compiler_that_is_the_reason(fresh, monkeypatch):
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setattr(native.shutil, "which", lambda _: None)
-    assert not fresh()
-    (line,) = caplog.messages
-    assert line == (
-        "no convolutions of bytes, so paths are scored several times more slowly: "
-        "there is no C++ compiler (c++)"
-    )
+    assert fresh(True) == "there is no C++ compiler (c++)"
 
 
 @pytest.mark.parametrize(
@@ -55,60 +48,87 @@ def test_without_a_compiler_it_is_said_once_and_floats_are_used(fresh, monkeypat
         ('for last; do :; done; : > "$last"', "file too short"),
     ],
 )
-def test_a_compiler_that_fails_is_told_of(fresh, monkeypatch, caplog, tmp_path, text, said):
+def test_a_compiler_that_fails_is_the_reason(fresh, monkeypatch, tmp_path, text, said):
     monkeypatch.setenv("CXX", _script(tmp_path, text))
     monkeypatch.setattr(native, "COMPILE_S", 1)
-    assert not fresh()
-    (line,) = caplog.messages
-    assert line.startswith("no convolutions of bytes, so paths") and said in line
+    reason = fresh(True)
+    assert said in reason and "\n" not in reason
 
 
-def test_a_compiler_that_is_not_there_is_told_of(fresh, monkeypatch, caplog):
+def test_a_compiler_that_is_not_there_is_the_reason(fresh, monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler -O1")
-    assert not fresh()
-    assert "No such file or directory: 'no-such-compiler'" in caplog.text
+    assert "No such file or directory: 'no-such-compiler'" in fresh(True)
 
 
-@needs_cpp
+def test_where_it_must_not_compile_no_compiler_is_started(fresh, monkeypatch, tmp_path):
+    monkeypatch.setenv("CXX", _script(tmp_path, f"touch '{tmp_path}/started'; exit 1"))
+    reason = fresh(False)
+    assert reason.startswith("kernels.compile=never, and nothing is compiled in ")
+    assert not (tmp_path / "started").exists()
+    fresh(True)
+    assert (tmp_path / "started").exists()
+
+
+@cpu.needs_vnni
+def test_what_an_earlier_run_compiled_is_used_without_a_compiler(fresh, monkeypatch):
+    cpu.compiler()
+    assert fresh(True) == ""
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert fresh(False) == ""
+
+
+@cpu.needs_vnni
 @pytest.mark.parametrize("damage", [lambda b: b[:4096], lambda b: b[:9999] + bytes(len(b) - 9999)])
 def test_a_damaged_library_is_compiled_anew(fresh, tmp_path, damage):
     """Loaded as it is, it would end the process."""
-    compiled = functools.partial(native._compiled, native._compiler(), tmp_path)
-    file = compiled()
+    cpu.compiler()
+    file = native._compiled(tmp_path, True)
     whole = file.read_bytes()
     file.write_bytes(damage(whole))
     assert not native._is_whole(file)
-    assert compiled() == file
+    with pytest.raises(FileNotFoundError, match=r"kernels\.compile=never"):
+        native._compiled(tmp_path, False)
+    assert native._compiled(tmp_path, True) == file
     assert native._is_whole(file) and len(file.read_bytes()) == len(whole)
 
 
-@needs_cpp
+@cpu.needs_vnni
 def test_without_a_cache_folder_it_is_compiled_for_this_process_alone(monkeypatch, tmp_path):
+    cpu.compiler()
     monkeypatch.setattr(native, "cache_folder", lambda: None)
     monkeypatch.setattr(native.tempfile, "tempdir", str(tmp_path))
-    library = native._loaded(native._compiler())
+    library = native._loaded(True)
     assert all(library[name] for name in native.FUNCTIONS)
     assert not list(tmp_path.iterdir())
+    with pytest.raises(FileNotFoundError, match=r"kernels\.compile=never"):
+        native._loaded(False)
 
 
-@needs_cpp
+@cpu.needs_vnni
 def test_where_it_can_be_compiled_it_is():
-    assert native.available()
+    cpu.compiler()
+    assert native.missing(True) == ""
 
 
-def test_other_cpus_are_left_alone(monkeypatch, caplog):
+def test_other_cpus_are_left_alone(fresh, monkeypatch):
+    monkeypatch.setattr(native, "_loaded", lambda _: pytest.fail("compiled"))
     for machine in ("arm64", "aarch64"):
         monkeypatch.setattr(native.platform, "machine", lambda machine=machine: machine)
-        assert not native._cpu_multiplies_bytes()
-    assert not native.available.__wrapped__() and not caplog.messages
-    monkeypatch.setattr(native, "available", lambda: False)
-    assert int8.is_fast() == (jax.default_backend() != "cpu")
+        assert fresh(True) == f"{machine} CPUs have no AVX-512 VNNI"
 
 
-@needs_cpp
+def test_a_cpu_without_the_instructions_is_the_reason(fresh, monkeypatch):
+    monkeypatch.setattr(native, "_loaded", lambda _: None)
+    monkeypatch.setattr(native, "_runs_here", lambda _: False)
+    assert fresh(True) == "this CPU has no AVX-512 VNNI"
+
+
+@cpu.needs_vnni
 def test_it_is_compiled_once_for_all_processes(tmp_path):
+    cpu.compiler()
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
-    program = [sys.executable, "-c", "from qnas_jax.nn import native; assert native.available()"]
+    program = "from qnas_jax.kernels import native; assert native.missing(True) == ''"
+    program = [sys.executable, "-c", program]
     running = [subprocess.Popen(program, env=environment) for _ in range(3)]
     assert [process.wait(timeout=300) for process in running] == [0, 0, 0]
     (made,) = (tmp_path / "qnas_jax").iterdir()
@@ -117,9 +137,10 @@ def test_it_is_compiled_once_for_all_processes(tmp_path):
     assert made.stat().st_mtime_ns == before
 
 
-@needs_cpp
+@cpu.needs_vnni
 def test_many_calls_at_once_give_what_each_gives_alone():
     """They share the threads that they spread their work over."""
+    assert native.missing(True) == ""
     rng = np.random.default_rng(0)
     w = native.pack_depthwise(jnp.float32(rng.integers(-127, 128, (7, 7, 40))))
     xs = rng.integers(0, 256, (16, 3, 20, 24, 40)).astype(np.uint8)

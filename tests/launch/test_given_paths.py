@@ -104,7 +104,7 @@ def test_every_path_of_a_config_gets_its_home(home):
         assert getattr(getattr(given, section), field) == "~/x", "the given one stays"
         setattr(getattr(refused, section), field, "~nobody-of-this-name")
         with pytest.raises(InputError, match=rf"{name}=~nobody"):
-            experiment.prepare(refused, home)
+            experiment.prepare(refused)
     assert paths.with_homes(config.Config(), experiment.PATHS) == config.Config()
 
 
@@ -120,7 +120,10 @@ def test_every_text_of_a_config_is_a_path_or_a_choice():
     assert rest == set(experiment.PATHS)
 
 
-@pytest.mark.parametrize("file", sorted((ROOT / "launch").rglob("*.py")), ids=lambda f: f.name)
+PROGRAMS = sorted((*(ROOT / "launch").rglob("*.py"), *(ROOT / "qnas_jax/programs").glob("*.py")))
+
+
+@pytest.mark.parametrize("file", PROGRAMS, ids=lambda f: f.name)
 def test_programs_take_no_path_as_it_is_written(file):
     assert "pathlib.Path(" not in file.read_text()
 
@@ -132,8 +135,8 @@ def test_the_config_file_may_lie_in_a_home(home):
     assert cli._with_home(["main", "--config", "~/c.py"]) == ["main", "--config", f"{home}/c.py"]
 
 
-def _told(*arguments, program="main"):
-    command = [sys.executable, f"launch/{program}.py", *arguments]
+def _told(*arguments, program="launch/main.py"):
+    command = [sys.executable, *program.split(), *arguments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2, done.stderr
     (line,) = done.stderr.splitlines()
@@ -147,11 +150,11 @@ def test_programs_fill_in_homes_and_refuse_in_one_line(home):
     assert "the smallest subnet has" in _told(*given, "--workdir=~/runs")
     assert (home / "runs" / ".lock").exists() and not (ROOT / "~").exists()
     table = ["--config.hardware.table=~/none.csv", "--workdir=~/runs"]
-    assert f"error: {home}/none.csv: cannot be read" in _told("--config=~/c.py", *table)
+    assert f"error: {home}/none.csv: no such file" in _told("--config=~/c.py", *table)
     assert "--workdir='': must be a path" in _told(*given, "--workdir=")
     assert f"{home}/c.py is a file, must be a folder" in _told(*given, "--workdir=~/c.py/x")
     assert "error: --config='': must be a path" in _told("--config=")
-    found = _told("--workdir=~/none", program="tools/pick")
+    found = _told("--workdir=~/none", program="launch/main.py pick")
     assert found.startswith(f"error: {home}/none/lut/lut.npz: ")
-    json = ["lut", "--json=~"]
-    assert _told(*json, program="bench/main") == f"error: --json={home}: is no file, must be one"
+    found = _told("lut", "--json=~", program="launch/bench/main.py")
+    assert found == f"error: --json={home}: is no file, must be one"

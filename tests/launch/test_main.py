@@ -15,6 +15,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
+import cpu
 from qnas_jax.bwnas.lut import table
 from qnas_jax.export import runtimes
 
@@ -22,11 +23,11 @@ ROOT = pathlib.Path(__file__).parents[2]
 SMOKE = "--config=configs/smoke.py"
 
 
-def start(*arguments, cache, program="main"):
+def start(*arguments, cache, program="run"):
     environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(cache)}
     environment.pop("TF_CPP_MIN_LOG_LEVEL", None)  # set by JAX in this process; shells have none
     return subprocess.Popen(
-        [sys.executable, f"launch/{program}.py", *arguments],
+        [sys.executable, "launch/main.py", program, *arguments],
         cwd=ROOT,
         env=environment,
         stdout=subprocess.PIPE,
@@ -35,7 +36,7 @@ def start(*arguments, cache, program="main"):
     )
 
 
-def run(*arguments, cache, program="main"):
+def run(*arguments, cache, program="run"):
     process = start(*arguments, cache=cache, program=program)
     output, _ = process.communicate(timeout=900)
     return process.returncode, output
@@ -79,6 +80,18 @@ def test_a_run_leaves_what_the_readme_promises(finished):
     assert f"report: {workdir / 'report' / 'index.html'}" in output
 
 
+def test_the_arithmetic_of_the_table_is_named(finished):
+    workdir, output = finished
+    made = json.loads((workdir / "lut" / "lut.json").read_text())
+    hashed = json.loads((workdir / "lut" / "made_from.json").read_text())["made_from"]
+    asked = json.loads((workdir / "config.json").read_text())["lut"]["compute"]
+    assert asked == "auto" and hashed["compute"] == made["compute"]
+    assert f"images in {made['compute']} and" in output
+    if cpu.HAS_VNNI:
+        assert (made["compute"], made["kernel"]) == ("int8", "C++")
+        assert "lut: int8 in C++" in output
+
+
 def test_what_was_measured_is_what_the_files_compute(finished):
     """metrics.json, parity.json and the NumPy reference say the same."""
     workdir, _ = finished
@@ -108,7 +121,7 @@ def test_a_finished_run_is_exported_for_pictures_of_another_size(finished, cache
     mark = json.loads((workdir / "export" / "teacher" / "made_from.json").read_text())
     assert mark["made_from"] == {"network": teacher}, "runs that know no size stay finished"
     arguments = [SMOKE, f"--workdir={workdir}", "--config.hardware.picture=(48, 64)"]
-    code, output = run(*arguments, cache=cache, program="tools/export")
+    code, output = run(*arguments, cache=cache, program="export")
     assert code == 0, output
     results = json.loads((workdir / "report" / "results.json").read_text())
     names = ["teacher", *(subnet["subnet"] for subnet in results["subnets"])]
@@ -129,15 +142,13 @@ def test_a_finished_run_is_exported_for_pictures_of_another_size(finished, cache
     assert {p: p.read_bytes() for p in own} == own, "the run's own files stay"
     before = {p: p.stat().st_mtime_ns for folder in exported for p in folder.iterdir()}
     shutil.rmtree(exported[0])
-    code, output = run(*arguments, cache=cache, program="tools/export")
+    code, output = run(*arguments, cache=cache, program="export")
     assert code == 0, output
     assert "teacher: model.onnx for 48 x 64 has" in output
     again = {p: p.stat().st_mtime_ns for folder in exported for p in folder.iterdir()}
     assert set(again) == set(before)
     assert all((again[p] > at) == (p.parent == exported[0]) for p, at in before.items())
-    code, output = run(
-        *arguments, "--config.network.width=0.3", cache=cache, program="tools/export"
-    )
+    code, output = run(*arguments, "--config.network.width=0.3", cache=cache, program="export")
     assert code == 2
     told = f"error: {workdir}/teacher was made from other settings (network.width: 0.25, now 0.3)"
     assert told in output.splitlines()[-1]
@@ -286,14 +297,12 @@ def test_a_run_stopped_in_supernet_and_table_ends_with_the_numbers_of_a_whole_on
     assert "lut: resumed" in output
     if stop == signal.SIGTERM:
         assert (first[0], second[0]) == (143, 143)
-        message = (
-            r"error: stopped by SIGTERM at step (\d+) of supernet; the same command resumes it"
-        )
+        end = "; the same command resumes it"
+        message = rf"error: stopped by SIGTERM at step (\d+) of supernet{end}"
         step = re.fullmatch(message, first[1].splitlines()[-1])
         assert step, first[1]
         assert f"supernet: resumed at step {step[1]} of 60" in second[1]
-        message = "error: stopped by SIGTERM; the same command resumes it"
-        assert second[1].splitlines()[-1] == message
+        assert second[1].splitlines()[-1] == f"error: stopped by SIGTERM{end}"
 
     assert _last_metrics(parts) == _last_metrics(whole)
     assert (parts / "search/front.csv").read_text() == (whole / "search/front.csv").read_text()
@@ -376,9 +385,9 @@ def test_the_tools_go_on_from_a_run(finished, tmp_path, cache):
     _run_two_processes(workdir, cache)
     assert (workdir / "lut" / "lut.npz").read_bytes() == before
 
-    code, output = run(f"--workdir={workdir}", cache=cache, program="tools/enough_images")
+    code, output = run(f"--workdir={workdir}", cache=cache, program="enough_images")
     assert code == 0, output
     assert (workdir / "lut" / "enough_images.svg").exists()
-    code, output = run(SMOKE, f"--workdir={workdir}", cache=cache, program="tools/policies")
+    code, output = run(SMOKE, f"--workdir={workdir}", cache=cache, program="policies")
     assert code == 0, output
     assert "4, 6, 8 per layer" in output

@@ -1,4 +1,4 @@
-"""launch/tools/pick.py as a user starts it."""
+"""`qnas pick` as a user starts it."""
 
 import subprocess
 import sys
@@ -26,7 +26,7 @@ def finished(tmp_path_factory):
 
 
 def pick(*arguments):
-    command = [sys.executable, "launch/tools/pick.py", *map(str, arguments)]
+    command = [sys.executable, "-m", "qnas_jax", "pick", *map(str, arguments)]
     found = subprocess.run(command, cwd=chip.ROOT, capture_output=True, text=True, check=False)
     return found.returncode, found.stdout, found.stderr
 
@@ -103,7 +103,7 @@ NAMES = "('size_bytes', 'latency_ms', 'energy_mj')"
         ),
         ("--epsilon=2", "search.epsilon=2.0: must lie in [0.0, 1.0]"),
         ("--target=gpu", "hardware.target='gpu': must be "),
-        ("--table=none.csv", "none.csv: cannot be read as a table of latencies"),
+        ("--table=none.csv", "none.csv: no such file"),
     ],
 )
 def test_what_cannot_be_picked_is_refused_in_one_line(finished, argument, message):
@@ -127,7 +127,7 @@ def test_a_run_without_a_finished_search_is_refused_in_one_line(smoke, tmp_path,
 
 
 def test_picking_imports_no_jax():
-    script = "import runpy, sys; runpy.run_path('launch/tools/pick.py'); print(*sys.modules)"
+    script = "import sys, qnas_jax.__main__, qnas_jax.programs.pick; print(*sys.modules)"
     command = [sys.executable, "-c", script]
     names = subprocess.check_output(command, cwd=chip.ROOT, text=True).split()
     assert "numpy" in names

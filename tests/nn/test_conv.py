@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from qnas_jax.nn.conv import LINEAR, RELU, ConvBnAct, Grid
+from qnas_jax.nn.conv import LINEAR, RELU, ConvBnAct
+from qnas_jax.nn.fake_quant import FakeQuant
 
 LAYERS = {
     "dense": ConvBnAct(4, kernel=3, stride=2),
@@ -217,7 +218,7 @@ def test_fresh_variables_are_float_statistics_at_rest_and_an_empty_range_at_8_bi
 
 
 def test_a_range_that_is_known_beforehand_is_not_calibrated():
-    grid, x = Grid(fixed=(-1.0, 1.0)), 3 * _input()
+    grid, x = FakeQuant(fixed=(-1.0, 1.0)), 3 * _input()
     fresh = grid.init(jax.random.key(0), x)
     np.testing.assert_array_equal(fresh["quant"]["range"], [-1, 1])
     found, state = grid.apply(fresh, x, mutable=["quant"])

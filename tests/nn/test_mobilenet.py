@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from qnas_jax import space
-from qnas_jax.nn import mobilenet
+from qnas_jax.nn import mobilenet, units
 from qnas_jax.nn.mbconv import BlockPath
 
 STRIDES, DILATIONS = (1, 2, 2, 1, 1, 1, 1), (1, 1, 1, 2, 2, 4, 4)
@@ -89,7 +89,7 @@ def test_the_teachers_paths_are_mobilenets_own_ops():
 
 def test_the_pictures_grid_holds_every_byte():
     bytes_ = jnp.arange(256.0).reshape(1, 16, 16, 1)
-    grid = mobilenet.Grid(fixed=mobilenet.PIXEL_RANGE)
+    grid = units.Input()
     images = bytes_ / 128 - 1
     found = grid.apply(grid.init(jax.random.key(0), images), images)
     np.testing.assert_array_equal(found, images)

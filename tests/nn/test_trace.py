@@ -1,21 +1,18 @@
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 
 from qnas_jax import space
-from qnas_jax.nn import mobilenet, trace
+from qnas_jax.nn import mobilenet
 from qnas_jax.nn.deeplab import DeepLabV3
-from qnas_jax.nn.mbconv import BlockPath
+from qnas_jax.nn.mbconv import BlockPath, MBConv
+from qnas_jax.nn.trace import trace
 
 FIRST = space.Block(8, 8, 1, 1, 1)
 BLOCKS = (space.Block(8, 16, 2, 1, 2), space.Block(16, 16, 1, 2, 1))
 PATHS = ((space.Op(3, 6), space.Op(7, 3)), (space.Op(5, 3),))
 IMAGE = (33, 47, 3)
-SUBNET = (
-    (space.Choice(PATHS[0][0], 4, 6), space.Choice(PATHS[0][1], 2, 3)),
-    (space.Choice(PATHS[1][0], 5, 7),),
-)
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +20,7 @@ def network():
     """A small network, its records and the shapes of its variables."""
     model = DeepLabV3(mobilenet.MobileNetV2(8, FIRST, BLOCKS, PATHS), 4, (2,), 19)
     image = jax.ShapeDtypeStruct((1, *IMAGE), jnp.float32)
-    return model, trace.convs(model, IMAGE), jax.eval_shape(model.init, jax.random.key(0), image)
+    return model, trace(model, IMAGE).convs, jax.eval_shape(model.init, jax.random.key(0), image)
 
 
 def _kernels(params):
@@ -98,46 +95,86 @@ def test_the_output_pixels_of_a_record_are_those_of_the_layer(network):
         assert record.macs == record.weights * height * width
 
 
-def _quant(shapes):
-    """A policy in which every leaf differs from every other."""
-    leaves, structure = jax.tree.flatten(shapes)
-    values = [jnp.full(leaf.shape, 100 + i, leaf.dtype) for i, leaf in enumerate(leaves)]
-    return jax.tree.unflatten(structure, values)
-
-
-def test_with_bits_sets_the_searched_layers_and_nothing_else(network):
-    _, _, variables = network
-    quant = _quant(variables["quant"])
-    found = trace.with_bits(quant, SUBNET)
-    assert jax.tree.structure(found) == jax.tree.structure(quant)
-    before = jax.tree_util.tree_leaves_with_path(quant)
-    searched = 0
-    for (path, old), new in zip(before, jax.tree.leaves(found), strict=True):
-        encoder, block, layer, *_, leaf = [key.key for key in path] + [""] * 3
-        leaf = path[-1].key
-        assert new.dtype == old.dtype
-        if encoder == "encoder" and block in ("block1", "block2") and leaf != "range":
-            choice = SUBNET[int(block[5:]) - 1][int(layer[5:])]
-            assert new == getattr(choice, leaf)
-            searched += 1
-        else:
-            np.testing.assert_array_equal(new, old)
-    # Three weights and three activations a layer, and the sum of the two that add.
-    assert searched == 3 * 6 + 2
-
-
-def test_the_bits_of_weights_by_the_names_of_the_records(network):
-    _, records, variables = network
-    default = jax.tree.map(lambda leaf: jnp.full(leaf.shape, 8, leaf.dtype), variables["quant"])
-    found = trace.w_bits(trace.with_bits(default, SUBNET))
-    assert set(found) == {record.name for record in records}
-    for name, bits in found.items():
-        searched = {"block1/layer0": 4, "block1/layer1": 2, "block2/layer0": 5}
-        assert bits == next((b for place, b in searched.items() if place in name), 8)
-
-
 @pytest.mark.parametrize("expansion", [1, 3])
 def test_a_block_by_itself_has_the_records_of_its_ops(expansion):
     block, op = space.Block(8, 16, 2, 2, 1), space.Op(5, expansion)
     expected = space.mbconv_convs(op, "layer0", (7, 9, 8), 16, 2, 2)
-    assert trace.convs(BlockPath(block, (op,)), (7, 9, 8)) == expected
+    assert trace(BlockPath(block, (op,)), (7, 9, 8)).convs == expected
+
+
+def test_every_unit_says_what_it_reads(network):
+    units = trace(network[0], IMAGE).units
+    reads = {unit.name: unit.inputs for unit in units}
+    assert [unit.name for unit in units if not unit.conv] == [
+        "encoder/input",
+        "encoder/block0/layer0/add",
+        "encoder/block1/layer1/add",
+        "encoder/block2/layer0/add",
+        *(f"aspp/{part}" for part in ("mean", "broadcast", "concat")),
+    ]
+    last = "encoder/block2/layer0/add"
+    assert reads["encoder/input"] == ("image",)
+    assert reads["encoder/stem"] == ("encoder/input",)
+    assert reads["encoder/block1/layer0/expand"] == ("encoder/block0/layer0/add",)
+    assert reads["encoder/block1/layer1/add"] == (
+        "encoder/block1/layer0/project",
+        "encoder/block1/layer1/project",
+    )
+    assert reads["aspp/mean"] == reads["aspp/point"] == reads["aspp/rate2"] == (last,)
+    assert reads["aspp/concat"] == ("aspp/broadcast", "aspp/point", "aspp/rate2")
+    assert reads["classifier"] == ("aspp/join",)
+
+
+def test_sites_are_where_the_search_space_has_its_layers(network):
+    traced = trace(network[0], IMAGE)
+    sites = {unit.name: unit.site for unit in traced.units if unit.site}
+    parts = ("expand", "depthwise", "project")
+    assert sites == {
+        **{f"encoder/block1/layer0/{part}": (0, 0, part) for part in parts},
+        **{f"encoder/block1/layer1/{part}": (0, 1, part) for part in (*parts, "add")},
+        **{f"encoder/block2/layer0/{part}": (1, 0, part) for part in (*parts, "add")},
+    }
+    assert {site.layer_name for site in sites.values()} == {
+        "block1/layer0",
+        "block1/layer1",
+        "block2/layer0",
+    }
+    assert [unit.name for unit in traced.stem] == [
+        *("encoder/input", "encoder/stem"),
+        *(f"encoder/block0/layer0/{part}" for part in ("depthwise", "project", "add")),
+    ]
+    assert {unit.name.split("/")[0] for unit in traced.head} == {"aspp", "classifier"}
+    assert traced.encoder + traced.head == traced.units
+
+
+class Renamed(nn.Module):
+    """A layer of a search space by a name that says nothing."""
+
+    @nn.compact
+    def __call__(self, x):
+        return MBConv(space.Op(3, 2), 4, place=(3, 1), name="mine")(x)
+
+
+def test_sites_do_not_hang_on_names():
+    traced = trace(Renamed(), (5, 6, 3))
+    assert [unit.site for unit in traced.units] == [
+        (3, 1, part) for part in ("expand", "depthwise", "project")
+    ]
+    assert not any(unit.site for unit in trace(BlockPath(BLOCKS[0], PATHS[0]), (5, 6, 8)).units)
+
+
+def test_macs_are_those_of_the_convolutions(network):
+    traced = trace(network[0], IMAGE)
+    assert sum(unit.macs for unit in traced.units) == sum(conv.macs for conv in traced.convs) > 0
+
+
+def test_several_outputs_are_no_output(network):
+    model, *_ = network
+    assert trace(model, IMAGE).output == "classifier"
+    assert trace(model.encoder, IMAGE).output is None
+
+
+def test_a_trace_holds_no_abstract_values():
+    with jax.checking_leaks():
+        traced = trace(Renamed(), (5, 6, 3))
+    assert all(unit.module.scope is None for unit in traced.units)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from qnas_jax.export import graph, interpret
+from qnas_jax.nn.trace import trace
 from qnas_jax.profiling import slices, synthetic
 from small_network import BLOCKS, INT8, MIXED, PATHS, SHAPE
 
@@ -18,7 +19,7 @@ def shape_of(node):
     """All of a node but its numbers."""
     found = {"kind": type(node).__name__, "out": node.out[:2], "inputs": node.inputs}
     found["grid"] = node.out.grid and node.out.grid.bits
-    if isinstance(node, graph.Conv):
+    if isinstance(node, graph.ConvNode):
         names = ("stride", "dilation", "groups", "bounds", "w_bits")
         found |= {name: getattr(node, name) for name in names}
         found["weights"] = (node.weights.shape, node.weights.dtype)
@@ -29,20 +30,20 @@ def shape_of(node):
 @pytest.mark.parametrize(("name", "pairs"), [("int8", INT8), ("mixed", MIXED)])
 def test_made_up_networks_differ_from_folded_ones_by_their_numbers_alone(name, pairs, request):
     case = request.getfixturevalue(name)
-    made = synthetic.network(case.model, bits_of(pairs), SHAPE)
+    made = synthetic.network(trace(case.model, SHAPE), bits_of(pairs))
     assert [shape_of(node) for node in made.nodes] == [shape_of(n) for n in case.network.nodes]
     assert made.x == case.network.x
 
 
 def test_so_do_those_in_float(int8):
-    made = synthetic.network(int8.model, None, SHAPE)
+    made = synthetic.network(trace(int8.model, SHAPE), None)
     assert [shape_of(node) for node in made.nodes] == [shape_of(n) for n in int8.floats.nodes]
     assert made.x == int8.floats.x
 
 
 def test_the_seed_decides_the_weights(int8):
     first, same, other = (
-        synthetic.network(int8.model, bits_of(INT8), SHAPE, seed).convs[0].weights
+        synthetic.network(trace(int8.model, SHAPE), bits_of(INT8), seed).convs[0].weights
         for seed in (0, 0, 1)
     )
     assert np.array_equal(first, same)
@@ -50,7 +51,7 @@ def test_the_seed_decides_the_weights(int8):
 
 
 def test_codes_of_made_up_networks_do_not_saturate(int8):
-    network = synthetic.network(int8.model, bits_of(INT8), SHAPE)
+    network = synthetic.network(trace(int8.model, SHAPE), bits_of(INT8))
     values = interpret.run(network, int8.images)
     for node in network.convs:
         codes = values[node.out.name]
@@ -78,6 +79,6 @@ def test_a_piece_computes_what_it_does_inside_of_the_network(mixed):
 def test_the_calls_are_one_convolution_and_two():
     once, twice = synthetic.calls().values()
     assert (len(once.nodes), len(twice.nodes)) == (1, 2)
-    fields = [f.name for f in dataclasses.fields(graph.Conv) if f.name not in ("out", "x")]
+    fields = [f.name for f in dataclasses.fields(graph.ConvNode) if f.name not in ("out", "x")]
     a, b = once.nodes[0], twice.nodes[0]
     assert all(np.array_equal(getattr(a, name), getattr(b, name)) for name in fields)

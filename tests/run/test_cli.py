@@ -13,8 +13,8 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 def _ran(body, shell='"$@"', defined="", **environment):
     """A program whose main function is `body`, started by a shell's command."""
-    script = f"{IMPORTS}\n{defined}\ndef main(): {body}\n"
-    command = ["sh", "-c", shell, "sh", sys.executable, "-c", script + "cli.start(main)"]
+    script = f"{IMPORTS}\n{defined}\ndef main(): {body}\ncli.start(main, '', 'none')"
+    command = ["sh", "-c", shell, "sh", sys.executable, "-c", script]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
     return subprocess.run(command, env=environment, capture_output=True, text=True)
 

@@ -25,7 +25,7 @@ from qnas_jax.search import front
 from qnas_jax.stages import dry_run, experiment
 from qnas_jax.train import checkpoint
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 WAYS_OUT = {
     errno.ESTALE: "try again",
     errno.EIO: "try again",
@@ -113,11 +113,11 @@ def test_whatever_byte_is_wrong_takes_one_line(tmp_path, kind):
 
 def test_a_full_disk_is_not_taken_for_a_network_that_does_not_run(tmp_path, monkeypatch):
     config = runpy.run_path(str(ROOT / "configs" / "smoke.py"))["get_config"]()
-    laid_out = experiment.prepare(config, tmp_path)
+    problem = experiment.prepare(config)[1]
     monkeypatch.setattr(dry_run.subjects, "network", lambda *_: None)
     monkeypatch.setattr(dry_run.Runtime, "write", lambda *_: failing(errno.ENOSPC))
     with pytest.raises(OSError, match="No space left"):
-        dry_run.dry_run(laid_out, runtimes.named("onnxruntime"))
+        dry_run.dry_run(problem, ((8, 8),), (32, 64, 3), runtimes.named("onnxruntime"))
 
 
 def test_only_one_module_reads_files():
@@ -272,9 +272,9 @@ cli.guarded(main)
 @pytest.mark.parametrize(
     ("number", "raised", "end"),
     [
-        (errno.ENOSPC, "error", "; make room, then the same command resumes it"),
-        (errno.EDQUOT, "error", "; make room, then the same command resumes it"),
-        (errno.EDQUOT, "ValueError('saving') from error", "; make room, then the same"),
+        (errno.ENOSPC, "error", "; free some space and repeat the command"),
+        (errno.EDQUOT, "error", "; free some space and repeat the command"),
+        (errno.EDQUOT, "ValueError('saving') from error", "; free some space and repeat"),
         (errno.ESTALE, "error", "\n"),
     ],
 )

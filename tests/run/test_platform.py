@@ -33,20 +33,6 @@ def test_this_jax_does_not_have_the_cpu_miscompilation_of_jax_issue_39103():
     )
 
 
-def test_programs_do_not_stand_in_for_the_standard_library(tmp_path):
-    """As launch/tools/profile_latency.py would; torch's optimizers import its namesake."""
-    for name, text in (
-        ("profile", "raise RuntimeError('this is not the standard library')"),
-        ("beside", "found = True"),
-        ("program", "from qnas_jax.run import platform\nplatform.prepare_process()\n"
-         "import cProfile, beside\nprint(beside.found)\n"),
-    ):  # fmt: skip
-        (tmp_path / f"{name}.py").write_text(text)
-    program = [sys.executable, str(tmp_path / "program.py")]
-    done = subprocess.run(program, cwd=ROOT, capture_output=True, text=True)
-    assert (done.stdout, done.stderr) == ("True\n", "")
-
-
 @pytest.mark.parametrize("package", ["jax", "flax"])  # their pins have reasons: see there
 def test_the_installed_version_is_one_that_pyproject_allows(package):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -115,7 +101,7 @@ def test_xla_flags_may_be_a_file_of_flags(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("JAX_ENABLE_X64", "1", "JAX_ENABLE_X64=1: must be 0, or a run ends halfway or has other"),
+        ("JAX_ENABLE_X64", "1", "JAX_ENABLE_X64=1: must be 0, or a run stops halfway or gives"),
         ("JAX_ENABLE_X64", "maybe", "JAX_ENABLE_X64=maybe: must be 0"),
         ("JAX_NUM_CPU_DEVICES", "two", "JAX_NUM_CPU_DEVICES: JAX refuses one of these"),
         ("XLA_FLAGS", "/no/file", "XLA_FLAGS=/no/file: must be flags, which begin with --, or"),
@@ -124,7 +110,7 @@ def test_xla_flags_may_be_a_file_of_flags(monkeypatch, tmp_path):
 def test_what_the_environment_asks_for_in_vain_is_said_in_a_line(name, value, message):
     """By every program; this one is the quickest."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), name: value}
-    program = [sys.executable, "launch/tools/fit_devices.py"]
+    program = [sys.executable, "-m", "qnas_jax", "fit_devices"]
     done = subprocess.run(program, cwd=ROOT, env=environment, capture_output=True, text=True)
     (line,) = done.stderr.splitlines()
     assert (done.returncode, done.stdout) == (2, "")
@@ -142,10 +128,18 @@ def test_switches_of_jax_that_change_a_run_are_refused(monkeypatch, name):
     assert name.lower() in jax.config.values, "JAX has it"
 
 
-def test_every_program_prepares_its_process():
-    for file in (*(ROOT / "launch").glob("*.py"), *(ROOT / "launch" / "tools").glob("*.py")):
-        at_once = file.name == "pick.py"  # it imports no JAX
-        assert ("platform.prepare_process()" in file.read_text()) != at_once, file
+def test_nothing_is_imported_before_its_process_is_prepared(tmp_path):
+    """JAX among it: it reads its switches, and sets some, when it is imported."""
+    (tmp_path / "program.py").write_text("import os; print(os.environ['TF_CPP_MIN_LOG_LEVEL'])")
+    script = (
+        "import sys; from qnas_jax.run import platform; import qnas_jax.__main__; "
+        "print({'jax', 'numpy'} & set(sys.modules)); platform.prepared('program')"
+    )
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{tmp_path}"}
+    environment.pop("TF_CPP_MIN_LOG_LEVEL", None)  # set by JAX in this process
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-2:] == ["set()", "3"], done.stderr
 
 
 def test_warnings_of_libraries_end_no_program():
@@ -201,7 +195,7 @@ def test_without_a_home_or_in_a_folder_that_is_none_nothing_is_kept(monkeypatch,
     (tmp_path / "file").touch()
     in_file = {"XDG_CACHE_HOME": f"{tmp_path}/file"}
     assert _cache_folder(monkeypatch, tmp_path, **in_file) is None
-    assert "compiled programs are not kept" in caplog.text
+    assert "compiled code is not kept" in caplog.text
     relative = _cache_folder(monkeypatch, tmp_path, XDG_CACHE_HOME="here")
     assert relative == f"{tmp_path}/.cache/qnas_jax", "as the XDG specification has it"
     with monkeypatch.context() as patch:

@@ -22,11 +22,11 @@ def write_report(workdir):
 
 
 def check_files(workdir):
-    export_stage.check([workdir / "export" / SUBNET], 1.0)
+    export_stage.check([workdir / "export" / SUBNET], "miou", 1.0)
 
 
 def tell_of_files(workdir):
-    export_stage.told([workdir / "export" / SUBNET], {SUBNET: {}})
+    export_stage.summary([workdir / "export" / SUBNET], "miou", {SUBNET: {}})
 
 
 READERS = {

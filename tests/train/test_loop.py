@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import toy
-from qnas_jax import space
+from qnas_jax import errors, space
 from qnas_jax.bwnas import distill
 from qnas_jax.train import checkpoint, loop, supervised
 

@@ -1,8 +1,8 @@
-"""A candidate of a layer on one node's output, in real numbers.
+"""A candidate op of a layer on one node's output, in float32 with fake quantization.
 
-Every number is the one that the module of a single path gives. Each candidate is computed by
-itself: joining their convolutions gains nothing on a CPU, and a wider matrix product adds up in
-another order.
+The numbers are those of the Flax module of a single path. Each op is computed by itself:
+joining the convolutions of several gains nothing on a CPU, and a wider matrix product adds up
+in another order.
 """
 
 import functools
@@ -22,21 +22,32 @@ from qnas_jax.quant import affine
 from qnas_jax.quant.calibrate import FindRange
 
 
-class Layer(NamedTuple):
-    """What is fixed at compile time about a layer: its candidates and its shape."""
+class LayerSpec(NamedTuple):
+    """What is fixed at compile time about a layer: its ops and its shape.
+
+    Attributes:
+      ops: The candidates.
+      in_channels: Channels of the input.
+      channels: Channels of the output.
+      stride: Of the depthwise convolution.
+      dilation: Of the depthwise convolution.
+      residual: Whether the input is added to the output.
+      find_range: Finds the clipping range of an activation.
+      per_channel: Whether each channel of an activation has its own range.
+    """
 
     ops: tuple[space.Op, ...]
     in_channels: int
     channels: int
     stride: int
     dilation: int
-    residual: bool  # the input is added
+    residual: bool
     find_range: FindRange
-    per_channel: bool  # a range for each channel of an activation, not one for all
+    per_channel: bool
 
 
 class Kernel(NamedTuple):
-    """A convolution's weights as real values on their grid, and the batch norm behind it."""
+    """A convolution's quantized weights as real values, and the batch norm that follows."""
 
     values: Array  # [..., c]
     norm_scale: Array  # [c], as is the bias
@@ -44,61 +55,61 @@ class Kernel(NamedTuple):
 
 
 class OpWeights(NamedTuple):
-    """A candidate's three convolutions; of real values, or of codes (`byte_node.py`)."""
+    """An op's three convolutions: `Kernel` here, codes in `mbconv_int8`."""
 
     expand: Any  # values [i, hidden]
     depthwise: Any  # values [k, k, hidden]
     project: Any  # values [hidden, o]
 
 
-class Grid(NamedTuple):
-    """Where values may lie; worked out once, for it is used by every pass over the pixels."""
+class QParams(NamedTuple):
+    """The affine grid of an activation, per channel, as each pass over the pixels reads it."""
 
-    inverse: Array  # [c], as are all: one over the scale
+    inverse: Array  # [c], as are all: 1 / scale
     scale: Array
-    low: Array  # the least value, and
-    high: Array  # the greatest
+    low: Array  # the lowest real value, scale * (0 - zero_point)
+    high: Array  # the highest real value, scale * (q_max - zero_point)
 
-    def least_code(self) -> Array:
-        """The code of the least value, counted from that of zero."""
-        return jnp.round(self.low * self.inverse)
+    def zero_point(self) -> Array:
+        """The code of zero; the code of the lowest value is 0."""
+        return -jnp.round(self.low * self.inverse)
 
-    def greatest_byte(self) -> Array:
-        """The code of the greatest value, counted from the least."""
-        return jnp.round(self.high * self.inverse) - self.least_code()
+    def q_max(self) -> Array:
+        """The highest code."""
+        return jnp.round(self.high * self.inverse) + self.zero_point()
 
 
 class Step(NamedTuple):
-    """Norm and grid behind a convolution: ``y = sum * factor + offset``."""
+    """Batch norm and grid after a convolution: ``y = sum * factor + offset``."""
 
     factor: Array  # [c]
     offset: Array  # [c]
-    grid: Grid
+    grid: QParams
 
 
 class OpCalibration(NamedTuple):
-    """What calibration finds at a node for a candidate."""
+    """What calibration finds for an op on a node's output."""
 
     expand: Step
     depthwise: Step
     project: Step
-    add: Grid | None  # of the sum; None where the input is not added
+    add: QParams | None  # of the residual sum; None if there is none
 
 
-Node = tuple[OpCalibration, ...]  # by candidate
+Node = tuple[OpCalibration, ...]  # by op
 
 
 def gather_weights(
     params: dict, ops: tuple[space.Op, ...], w_bits: Int[Array, ""]
 ) -> tuple[OpWeights, ...]:
-    """A layer's weights from the supernet's, on the grid of a bitwidth.
+    """A layer's quantized weights by op, as real values.
 
     They do not depend on the path: this is done once for each layer and bitwidth.
     """
 
     def kernel(found, part):
-        codes, unit = weight_codes(found, part, w_bits)
-        return Kernel(codes * unit, found["norm"]["scale"], found["norm"]["bias"])
+        codes, scale = weight_codes(found, part, w_bits)
+        return Kernel(codes * scale, found["norm"]["scale"], found["norm"]["bias"])
 
     return by_part(params, ops, kernel)
 
@@ -106,7 +117,7 @@ def gather_weights(
 def by_part(
     params: dict, ops: tuple[space.Op, ...], kernel: Callable[[dict, str], Any]
 ) -> tuple[OpWeights, ...]:
-    """What `kernel(parameters, name)` makes of each convolution of each candidate."""
+    """The result of `kernel(parameters, name)` for each convolution of each op."""
     return tuple(
         OpWeights(*[kernel(params[str(op)][part], part) for part in OpWeights._fields])
         for op in ops
@@ -116,73 +127,96 @@ def by_part(
 def weight_codes(
     found: dict, part: str, w_bits: Int[Array, ""]
 ) -> tuple[Float[Array, "... c"], Float[Array, "c"]]:
-    """Codes of a convolution's weights, and real units of each, by output channel."""
-    codes, unit = affine.weight_codes(found["kernel"], w_bits)
-    return codes[:, :, 0] if part == "depthwise" else codes[0, 0], unit
+    """A convolution's weight codes, and the scale of each output channel."""
+    codes, scale = affine.weight_codes(found["kernel"], w_bits)
+    return codes[:, :, 0] if part == "depthwise" else codes[0, 0], scale
 
 
-def run_op(
-    layer: Layer,
+def calibrate_op(
+    layer: LayerSpec,
     weights: OpWeights,
-    found: OpCalibration | None,
     x: Float[Array, "n h w i"],
     a_bits: Int[Array, ""],
 ) -> tuple[Float[Array, "n h2 w2 o"], OpCalibration]:
-    """A candidate on one node's output.
+    """Runs an op on calibration images, and finds its statistics and ranges on the way.
+
+    Each step is calibrated on the quantized output of the steps before it.
 
     Args:
       layer: The layer's shape.
-      weights: The candidate's.
-      found: What calibration found. None: it is found now, each step from what the quantized
-        steps before it give.
+      weights: The op's.
       x: The node's output, on its grid.
       a_bits: Bitwidth of the activations.
 
     Returns:
-      The output, on its grid, and what calibration found.
+      The op's output, on its grid, and what was found.
     """
     settle = functools.partial(_settle, layer, a_bits)
 
     sums = convolution.pointwise(x, weights.expand.values)
-    expand = found.expand if found else settle(sums, weights.expand, RELU6)
-    h = on_grid(_normed(sums, expand), expand.grid)
+    expand = settle(sums, weights.expand, RELU6)
+    h = _normed(sums, expand)
 
     sums = convolution.depthwise(h, weights.depthwise.values, layer.stride, layer.dilation)
-    depthwise = found.depthwise if found else settle(sums, weights.depthwise, RELU6)
-    h = on_grid(_normed(sums, depthwise), depthwise.grid)
+    depthwise = settle(sums, weights.depthwise, RELU6)
+    h = _normed(sums, depthwise)
 
     sums = convolution.pointwise(h, weights.project.values)
-    project = found.project if found else settle(sums, weights.project, LINEAR)
-    y = on_grid(_normed(sums, project), project.grid)
+    project = settle(sums, weights.project, LINEAR)
+    y = _normed(sums, project)
     if not layer.residual:
         return y, OpCalibration(expand, depthwise, project, None)
-    add = (found and found.add) or _grid(layer, a_bits, x + y)
+    add = _find_grid(layer, a_bits, x + y)
     return on_grid(x + y, add), OpCalibration(expand, depthwise, project, add)
 
 
+def run_op(
+    layer: LayerSpec,
+    weights: OpWeights,
+    found: OpCalibration,
+    x: Float[Array, "n h w i"],
+) -> Float[Array, "n h2 w2 o"]:
+    """Runs an op that is calibrated.
+
+    Args:
+      layer: The layer's shape.
+      weights: The op's.
+      found: What calibration found.
+      x: The node's output, on its grid.
+
+    Returns:
+      The op's output, on its grid.
+    """
+    h = _normed(convolution.pointwise(x, weights.expand.values), found.expand)
+    sums = convolution.depthwise(h, weights.depthwise.values, layer.stride, layer.dilation)
+    h = _normed(sums, found.depthwise)
+    y = _normed(convolution.pointwise(h, weights.project.values), found.project)
+    return y if found.add is None else on_grid(x + y, found.add)
+
+
 def _normed(sums, step):
-    return sums * step.factor + step.offset
+    return on_grid(sums * step.factor + step.offset, step.grid)
 
 
-def on_grid(y: Float[Array, "n h w c"], grid: Grid) -> Float[Array, "n h w c"]:
-    """Real values as the nearest on their grid.
+def on_grid(y: Float[Array, "n h w c"], grid: QParams) -> Float[Array, "n h w c"]:
+    """Real values rounded to the nearest on their grid.
 
-    What exceeds the bounds of an activation is clipped here: the grid lies within them.
+    The grid lies within the activation's bounds, so this clips to them too.
     """
     return affine.nearest(y, grid.inverse, grid.scale, grid.low, grid.high)
 
 
 def _settle(layer, a_bits, sums, kernel, bounds):
-    """The step behind a convolution: a norm by these very sums, and a grid."""
+    """The step after a convolution: batch norm by the statistics of these sums, and a grid."""
     mean, var = convolution.pixel_moments(sums)
     factor = kernel.norm_scale * lax.rsqrt(var + convolution.NORM_EPSILON)
     offset = kernel.norm_bias - mean * factor
     y = jnp.clip(sums * factor + offset, *bounds)
-    return Step(factor, offset, _grid(layer, a_bits, y))
+    return Step(factor, offset, _find_grid(layer, a_bits, y))
 
 
-def _grid(layer, a_bits, y):
-    """The grid of each channel of real values; the same for all, or each its own."""
+def _find_grid(layer, a_bits, y):
+    """The grid of real values: the same for all channels, or one for each."""
     if layer.per_channel:
         range_ = jax.vmap(layer.find_range, (-1, None), out_axes=-1)(y, a_bits)
     else:
@@ -190,21 +224,21 @@ def _grid(layer, a_bits, y):
     return grid_of(range_, a_bits)
 
 
-def grid_of(range_: Float[Array, "2 c"], a_bits: Int[Array, ""]) -> Grid:
+def grid_of(range_: Float[Array, "2 c"], a_bits: Int[Array, ""]) -> QParams:
     """The grid of each channel's clipping range."""
     scale, zero_point, q_max = affine.asymmetric_grid(range_, a_bits)
     low, high = 0 - zero_point, q_max - zero_point
-    return Grid(1 / scale, scale, scale * low, scale * high)
+    return QParams(1 / scale, scale, scale * low, scale * high)
 
 
-def unpack(layer: Layer, packed: Float[Array, "size"]) -> Node:
-    """A node from one vector; handing over a hundred small arrays would take a millisecond."""
+def unpack(layer: LayerSpec, packed: Float[Array, "size"]) -> Node:
+    """A node's calibration from one vector; passing a hundred small arrays would take 1 ms."""
 
     def step(width):
         return Step(jnp.zeros(width), jnp.zeros(width), grid(width))
 
     def grid(width):
-        return Grid(*[jnp.zeros(width)] * len(Grid._fields))
+        return QParams(*[jnp.zeros(width)] * len(QParams._fields))
 
     like = []
     for op in layer.ops:

@@ -1,8 +1,8 @@
-"""A candidate of a layer on one node's output, in bytes: what `node.py` computes, on codes.
+"""A candidate op of a layer on one node's output, in int8: `mbconv_float.run_op` on codes.
 
-Codes are counted from the least. Sums in the convolutions of `kernels/int8.py` are exact, those
-of real numbers rounded, so a few values in 100,000 lie a code beside. Calibration stays in real
-numbers: a range hangs on a single value, and all behind it on the range.
+Sums of the convolutions in `kernels/int8.py` are exact, those of float32 are rounded, so of
+100,000 values a few differ by one code. Calibration stays in float32: one outlier sets a min-max
+range, and everything after it depends on the range.
 """
 
 from typing import NamedTuple
@@ -12,95 +12,99 @@ from jaxtyping import Array, Float, Int
 
 from qnas_jax import space
 from qnas_jax.bwnas.lut.mbconv_float import (
-    Grid,
-    Layer,
+    LayerSpec,
     OpCalibration,
     OpWeights,
+    QParams,
     Step,
     by_part,
     on_grid,
     weight_codes,
 )
 from qnas_jax.kernels import int8
+from qnas_jax.kernels.int8 import Kernel
 
 
-class ByteKernel(NamedTuple):
-    """A convolution's weights as codes."""
+class CodedKernel(NamedTuple):
+    """A convolution's quantized weights as codes."""
 
     values: Array  # as `kernels/int8.py` packs them
-    unit: Array  # real units of a code, [c]
-    total: Array  # of a channel's codes, [c]: what a sum grows by with each input's code
+    scale: Array  # [c]
+    total: Array  # [c], the sum of a channel's codes: what the input's zero point is times
 
 
-class Bytes(NamedTuple):
-    """Values as codes: what a node gives."""
+class QTensor(NamedTuple):
+    """Quantized values, ``scale * (codes - zero_point)``."""
 
-    codes: Array  # uint8[n, h, w, c], counted from the least
-    scale: Array  # real units of a code, []
-    least: Array  # the code of a byte of zero, []
+    codes: Array  # uint8[n, h, w, c]
+    scale: Array  # []
+    zero_point: Array  # []
 
     def real(self) -> Array:
-        """The values, as the very floats that real arithmetic has.
+        """The real values, bit-identical to those of the float path.
 
-        The bound changes nothing, but keeps the product from being fused into a sum behind it
-        and so from being rounded otherwise: sums of two grids lie half-way between codes by
-        the thousand.
+        The bound changes no value. It keeps the compiler from fusing the product into a sum
+        that follows, which would round it otherwise: sums of two grids lie half-way between
+        codes by the thousand.
         """
-        return jnp.maximum((self.codes + self.least) * self.scale, self.least * self.scale)
+        lowest = -self.zero_point * self.scale
+        return jnp.maximum((self.codes - self.zero_point) * self.scale, lowest)
 
 
-def as_bytes(y: Float[Array, "n h w c"], grid: Grid) -> Bytes:
+def quantized(y: Float[Array, "n h w c"], grid: QParams) -> QTensor:
     """Real values as codes of a grid that is the same for all channels."""
-    least = grid.least_code()[0]
-    codes = on_grid(y, grid) * grid.inverse[0] - least
-    return Bytes(jnp.round(codes).astype(jnp.uint8), grid.scale[0], least)
+    zero_point = grid.zero_point()[0]
+    codes = on_grid(y, grid) * grid.inverse[0] + zero_point
+    return QTensor(jnp.round(codes).astype(jnp.uint8), grid.scale[0], zero_point)
 
 
-def gather_bytes(
-    params: dict, ops: tuple[space.Op, ...], w_bits: Int[Array, ""]
+def gather_codes(
+    params: dict, ops: tuple[space.Op, ...], kernel: Kernel, w_bits: Int[Array, ""]
 ) -> tuple[OpWeights, ...]:
-    """A layer's weights from the supernet's, as codes; see `node.gather_weights`."""
+    """A layer's quantized weights by op, as codes; see `mbconv_float.gather_weights`."""
 
-    def kernel(found, part):
-        codes, unit = weight_codes(found, part, w_bits)
+    def coded(found, part):
+        codes, scale = weight_codes(found, part, w_bits)
         pack = int8.pack_depthwise if part == "depthwise" else int8.pack_pointwise
-        return ByteKernel(pack(codes), unit, jnp.sum(codes, range(codes.ndim - 1)))
+        return CodedKernel(pack(codes, kernel), scale, jnp.sum(codes, range(codes.ndim - 1)))
 
-    return by_part(params, ops, kernel)
+    return by_part(params, ops, coded)
 
 
-def run_op(layer: Layer, weights: OpWeights, found: OpCalibration, x: Bytes) -> Bytes:
-    """A candidate on one node's output; see `node.run_op`.
+def run_op(
+    layer: LayerSpec, kernel: Kernel, weights: OpWeights, found: OpCalibration, x: QTensor
+) -> QTensor:
+    """Runs an op that is calibrated; see `mbconv_float.run_op`.
 
-    Behind ReLU6 the least code is that of zero, so padding with zeros is right, and bytes
-    need no correction.
+    After ReLU6 the code of zero is 0, so padding with code 0 is right, and there is no zero
+    point to correct for.
     """
-    norm = _byte_norm(found.expand, weights.expand, x.scale, x.least)
-    h = int8.pointwise(x.codes, weights.expand.values, norm)
-    norm = _byte_norm(found.depthwise, weights.depthwise, found.expand.grid.scale[0])
-    h = int8.depthwise(h, weights.depthwise.values, norm, layer.stride, layer.dilation)
-    norm = _byte_norm(found.project, weights.project, found.depthwise.grid.scale[0])
-    y = int8.pointwise(h, weights.project.values, norm)
+    norm = _norm(found.expand, weights.expand, x.scale, x.zero_point)
+    h = int8.pointwise(x.codes, weights.expand.values, norm, kernel)
+    norm = _norm(found.depthwise, weights.depthwise, found.expand.grid.scale[0])
+    h = int8.depthwise(h, weights.depthwise.values, norm, layer.stride, layer.dilation, kernel)
+    norm = _norm(found.project, weights.project, found.depthwise.grid.scale[0])
+    y = int8.pointwise(h, weights.project.values, norm, kernel)
     grid = found.project.grid
-    y = Bytes(y, grid.scale[0], grid.least_code()[0])
-    return y if found.add is None else as_bytes(x.real() + y.real(), found.add)
+    y = QTensor(y, grid.scale[0], grid.zero_point()[0])
+    return y if found.add is None else quantized(x.real() + y.real(), found.add)
 
 
-def _byte_norm(
+def _norm(
     step: Step,
-    kernel: ByteKernel,
+    kernel: CodedKernel,
     scale: Float[Array, ""],
-    least: Float[Array, ""] | float = 0.0,
+    zero_point: Float[Array, ""] | float = 0.0,
 ) -> Float[Array, "3 c"]:
-    """A step as `kernels/int8.py` takes it, behind a convolution of bytes.
+    """A step after a convolution as `kernels/int8.py` takes it.
 
     Args:
-      step: Norm and grid behind it.
-      kernel: Its weights.
-      scale: Real units of each of its input's codes.
-      least: Its input's code of a byte of zero.
+      step: Batch norm and grid.
+      kernel: The convolution's weights.
+      scale: Of the convolution's input.
+      zero_point: Of the convolution's input.
     """
     grid = step.grid
-    factor = step.factor * grid.inverse * kernel.unit * scale
-    offset = step.offset * grid.inverse - grid.least_code() + kernel.total * factor * least
-    return jnp.stack([factor, offset, grid.greatest_byte()])
+    factor = step.factor * grid.inverse * kernel.scale * scale
+    offset = step.offset * grid.inverse + grid.zero_point() - kernel.total * factor * zero_point
+    return jnp.stack([factor, offset, grid.q_max()])

@@ -1,9 +1,9 @@
 """Population of the look-up table: parts of blocks, chunks of images, any number of devices.
 
-A *part* is a block's tree with its first layer at one bitwidth; a *unit* of work is a part on
-a chunk of images. What each unit gives is a small file, written whole or not at all, so a
-killed population goes on where it was, and several devices or processes that share the
-folder fill the same table. The work itself is in `tree.py`.
+A *part* is a block's prefix tree with its first layer at one bitwidth. A *unit* of work is a
+part on a chunk of images. The result of each unit is a small file, written whole or not at all,
+so a population that was killed resumes, and several devices or processes that share the folder
+fill the same table. The work itself is in `prefix_tree.py`.
 """
 
 import dataclasses
@@ -20,8 +20,9 @@ import numpy as np
 from jaxtyping import Array
 
 from qnas_jax import metrics, space
-from qnas_jax.bwnas.lut import prefix_tree, table
+from qnas_jax.bwnas.lut import evaluate, prefix_tree, table, workload
 from qnas_jax.bwnas.lut.table import Part
+from qnas_jax.kernels.int8 import Kernel
 from qnas_jax.nn import supernet
 from qnas_jax.quant.calibrate import FindRange
 from qnas_jax.run import artefacts, parallel
@@ -35,25 +36,37 @@ logger = logging.getLogger(__name__)
 Features = Callable[[range], tuple[Array, ...]]
 MAX_NODES_PER_PASS = 64
 MEMORY_SHARE = 0.4  # of an accelerator's free memory, for one pass
-CPU_PASS_BYTES = 48 * 2**20  # two nodes at once keep both cores busy, while caches hold them
-RANKED_ROWS = 1500  # of a block, at most, when rankings are compared
-LEAST_CHUNKS = 2  # done even if time is up: two halves that can be compared
+CPU_PASS_BYTES = 48 * 2**20  # two nodes at once keep both cores busy, if they fit the caches
+RANKED_ROWS = 1500  # of a block, at most, for a comparison of rankings
+LEAST_CHUNKS = 2  # done even when time is up: two halves to compare
 
 
 class Method(NamedTuple):
-    """How paths are quantized and run."""
+    """How paths are quantized and run.
+
+    Attributes:
+      find_range: Finds the clipping range of an activation.
+      per_channel: Whether each channel of an activation has its own range.
+      kernel: Of int8 convolutions; None: noise is computed in float32.
+      nodes_per_pass: Nodes of a tree that are run at once; 0: as many as memory allows.
+    """
 
     find_range: FindRange
-    per_channel: bool = False  # activation ranges
-    in_bytes: bool = False  # whether noise is worked out in bytes
-    nodes_per_pass: int = 0  # nodes of a tree run at once; 0: as memory allows
+    per_channel: bool = False
+    kernel: Kernel | None = None
+    nodes_per_pass: int = 0
+
+    @property
+    def compute(self) -> str:
+        """The arithmetic of the noise; calibration is always in float32."""
+        return "int8" if self.kernel else "float32"
 
 
 class Scores(NamedTuple):
-    """What population gives, a column for each row of the table, parts one after another.
+    """The result of a population, for each row of the table, parts one after another.
 
     Attributes:
-      nsr: float32[rows]; not finite where a path gave no finite output.
+      nsr: float32[rows]; not finite if a path's output is not.
       by_chunk: float32[chunks done, rows], from each chunk of images alone.
       images: Number of images done.
     """
@@ -75,7 +88,7 @@ class Job:
       calibration: Images for batch-norm statistics and ranges, run at once.
       chunks: Images for the NSR, each chunk run at once.
       method: How paths are quantized and run.
-      folder: Holds what is done. All processes must see it.
+      folder: Holds the results so far. All processes must see it.
     """
 
     features: Features
@@ -93,19 +106,18 @@ class Job:
         return self.folder / "target.npz"
 
     def calibration_folder(self, part: int) -> pathlib.Path:
-        """What calibration found for a part."""
+        """Where the calibration of a part lies."""
         return self.folder / f"calibration-{part:03d}"
 
     def noise_file(self, chunk: int, part: int) -> pathlib.Path:
-        """What a unit gave. A population that goes on elsewhere never mixes two arithmetics."""
-        arithmetic = "bytes" if self.method.in_bytes else "float32"
-        return self.folder / f"noise-{arithmetic}-{chunk:05d}-{part:03d}.npy"
+        """Where the result of a unit lies."""
+        return self.folder / f"noise-{chunk:05d}-{part:03d}.npy"
 
-    def works(self) -> list[prefix_tree.Work]:
-        """What each part takes for one image."""
+    def works(self) -> list[workload.Work]:
+        """The work of each part on one image."""
         maps = jax.eval_shape(lambda: self.features(self.chunks[0]))
         return [
-            prefix_tree.work(
+            workload.work(
                 self.searched.blocks[part.block],
                 self.searched.ops,
                 part.bits,
@@ -116,23 +128,23 @@ class Job:
 
 
 def populate(job: Job, time_budget_s: float = 0) -> Scores:
-    """The NSR of every path of every part; goes on with what the job's folder holds.
+    """The NSR of every path of every part; resumes from what the job's folder holds.
 
     Args:
       job: What to do.
-      time_budget_s: After so many seconds no further chunk is begun; 0: no limit.
+      time_budget_s: No chunk is begun after so many seconds; 0: no limit.
     """
     begin = time.monotonic()
     works = job.works()
     _announce(job, works)
     uncalibrated = [i for i in range(len(job.parts)) if not job.calibration_folder(i).exists()]
-    # Part by part, so that processes, which take every so-manieth, share each part evenly.
+    # Part by part, so that processes, which take every n-th unit, share each part evenly.
     units = [(c, i) for i in range(len(job.parts)) for c in range(len(job.chunks))]
     left = [unit for unit in units if not job.noise_file(*unit).exists()]
     if len(left) < len(units):
         logger.info("lut: resumed, %d of %d units done", len(units) - len(left), len(units))
     gflop = [work.macs / 5e8 for work in works]
-    # Two, as calibration takes several times as long for each operation.
+    # A bar of its own, as calibration takes several times as long per operation.
     to_calibrate = len(job.calibration) * sum(gflop[i] for i in uncalibrated)
     calibrating = Progress("lut calibration GFLOP", to_calibrate)
     scoring = Progress("lut GFLOP", sum(len(job.chunks[c]) * gflop[i] for c, i in left))
@@ -157,22 +169,22 @@ def populate(job: Job, time_budget_s: float = 0) -> Scores:
     parallel.spread(left, score)
     parallel.wait_for_all("scored")
     found = scores(job)
-    parallel.wait_for_all("read")  # before anybody deletes what was read
-    logger.info("lut: %d programs served %d rows", prefix_tree.compilations(), len(found.nsr))
+    parallel.wait_for_all("read")  # before a process deletes the files
+    logger.info("lut: %d programs served %d rows", evaluate.compilations(), len(found.nsr))
     return found
 
 
 class _Worker:
-    """Does units; keeps the trees it has built, and each device's latest feature maps."""
+    """Runs units; keeps the trees that it has built, and each device's latest feature maps."""
 
     def __init__(self, job, works, variances):
         self._job, self._works, self._variances = job, works, variances
-        self._trees: dict[tuple[Device, int], prefix_tree.Tree] = {}
+        self._trees: dict[tuple[Device, int], prefix_tree.PrefixTree] = {}
         self._latest = threading.local()  # a thread belongs to a device
 
     def calibrate(self, part, device):
         x = self._maps(self._job.calibration, device)[self._job.parts[part].block]
-        nodes = self._nodes_per_pass(part, len(x), False, device)
+        nodes = self._nodes_per_pass(part, len(x), "float32", device)
         with artefacts.writing_folder(self._job.calibration_folder(part)) as folder:
             prefix_tree.calibrate(self._tree(part, device), x, nodes, folder)
 
@@ -180,7 +192,7 @@ class _Worker:
         block, built = self._job.parts[part].block, self._tree(part, device)
         calibration = prefix_tree.load_calibration(self._job.calibration_folder(part), built)
         x, target = self._maps(self._job.chunks[chunk], device)[block : block + 2]
-        nodes = self._nodes_per_pass(part, len(x), self._job.method.in_bytes, device)
+        nodes = self._nodes_per_pass(part, len(x), self._job.method.compute, device)
         noise = prefix_tree.noise(built, calibration, x, target, self._variances[block], nodes)
         pixels = target.size // target.shape[-1]
         with artefacts.writing(self._job.noise_file(chunk, part)) as file:
@@ -197,7 +209,7 @@ class _Worker:
                 bits,
                 job.method.find_range,
                 job.method.per_channel,
-                job.method.in_bytes,
+                job.method.kernel,
             )
         return self._trees[key]
 
@@ -207,13 +219,13 @@ class _Worker:
             self._latest.maps = jax.device_put(self._job.features(images), device)
         return self._latest.maps
 
-    def _nodes_per_pass(self, part, images, in_bytes, device):
+    def _nodes_per_pass(self, part, images, compute, device):
         wanted = self._job.method.nodes_per_pass
-        return wanted or nodes_per_pass(self._works[part].node_bytes(in_bytes) * images, device)
+        return wanted or nodes_per_pass(self._works[part].node_bytes(compute) * images, device)
 
 
 def nodes_per_pass(node_bytes: int, device: Device) -> int:
-    """Nodes of a tree to run at once, of which each holds so many bytes."""
+    """How many nodes of a tree to run at once, if each holds `node_bytes`."""
     free = parallel.free_bytes(device)
     if free is None:
         return 2 if 2 * node_bytes <= CPU_PASS_BYTES else 1
@@ -221,7 +233,7 @@ def nodes_per_pass(node_bytes: int, device: Device) -> int:
 
 
 def scores(job: Job) -> Scores:
-    """The scores from all chunks that every part is done with."""
+    """The scores from all chunks that are done for every part."""
     parts = range(len(job.parts))
     done = [c for c in range(len(job.chunks)) if all(job.noise_file(c, i).exists() for i in parts)]
     by_chunk = np.stack(
@@ -238,9 +250,9 @@ def _read_noise(file: pathlib.Path) -> np.ndarray:
 
 
 def agreement(found: Scores, rows: table.Table) -> list[float]:
-    """How far two halves of the images agree on each block's ranking: Kendall's tau.
+    """Kendall's tau between two halves of the images, for each block's ranking of its paths.
 
-    Empty where there is one chunk only.
+    Empty if there is only one chunk.
     """
     if len(found.by_chunk) < LEAST_CHUNKS:
         return []
@@ -252,7 +264,7 @@ def agreement(found: Scores, rows: table.Table) -> list[float]:
 def block_taus(rows: table.Table, a: np.ndarray, b: np.ndarray) -> list[float]:
     """Kendall's tau between two scores of a table's rows, for each block.
 
-    Of large blocks, so many rows drawn at random.
+    Of a large block, `RANKED_ROWS` rows drawn at random.
     """
     rng = np.random.default_rng(0)
     taus = []
@@ -263,16 +275,17 @@ def block_taus(rows: table.Table, a: np.ndarray, b: np.ndarray) -> list[float]:
     return taus
 
 
-def _announce(job: Job, works: Sequence[prefix_tree.Work]) -> None:
+def _announce(job: Job, works: Sequence[workload.Work]) -> None:
     rows = sum(part.rows for part in job.parts)
-    images, in_bytes = sum(map(len, job.chunks)), job.method.in_bytes
+    images, compute = sum(map(len, job.chunks)), job.method.compute
     flop = 2 * sum(work.macs for work in works) * (images + len(job.calibration))
     moved = sum(
-        work.bytes(in_bytes) * images + work.bytes(False) * len(job.calibration) for work in works
+        work.moved_bytes(compute) * images + work.moved_bytes("float32") * len(job.calibration)
+        for work in works
     )
     logger.info(
         "lut: %d rows, %d images in %s and %d for calibration: %.3g TFLOP, %.3g GB of activations",
-        *(rows, images, "bytes" if in_bytes else "float32", len(job.calibration)),
+        *(rows, images, compute, len(job.calibration)),
         *(flop / 1e12, moved / 1e9),
     )
 

@@ -1,16 +1,18 @@
-"""Every path of a block, quantized and scored, over the tree of their prefixes.
+"""Every path of a block, quantized and scored, over the trie of their prefixes.
 
-A layer's output depends only on the choices before it, so each *node* of the tree (a
-prefix) is computed once and all candidates of the next layer read it. That stays exact
-under quantization: batch-norm statistics, clipping ranges and the quantized input of a
-layer depend on nothing but the prefix.
+A layer's output depends only on the choices before it, so each *node* of the prefix tree is
+computed once, and all ops of the next layer read it. That stays exact under quantization:
+batch-norm statistics, clipping ranges and the quantized input of a layer depend on nothing but
+the prefix.
 
-Two passes walk the tree. `calibrate` runs the calibration images and keeps what it finds
-at each node; `noise` runs any number of images on what was kept. Bitwidths are arrays, so
-one compiled program for each shape of a layer serves every bitwidth, homogeneous or mixed.
+Two passes walk the tree. `calibrate` runs the calibration images and keeps what it finds at
+each node; `noise` runs any number of images on what was kept, in float32 or in int8. Bitwidths
+are arrays, so one compiled program for each shape of a layer serves every bitwidth, homogeneous
+or mixed.
 """
 
 import collections
+import functools
 import math
 import operator
 import pathlib
@@ -23,9 +25,10 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from qnas_jax import space
-from qnas_jax.bwnas.lut.evaluate import Values, leaf_noise, root, run_nodes
-from qnas_jax.bwnas.lut.mbconv_float import Layer, OpWeights, gather_weights
-from qnas_jax.bwnas.lut.mbconv_int8 import gather_bytes
+from qnas_jax.bwnas.lut import evaluate
+from qnas_jax.bwnas.lut.mbconv_float import LayerSpec, gather_weights
+from qnas_jax.bwnas.lut.mbconv_int8 import gather_codes
+from qnas_jax.kernels.int8 import Kernel
 from qnas_jax.nn import supernet
 from qnas_jax.quant.calibrate import FindRange
 from qnas_jax.run import matrix
@@ -33,25 +36,26 @@ from qnas_jax.run.stage import reading
 
 INPUT_BITS = 8  # of a block's input, which is another block's output
 QUEUE = 8  # passes that may wait for the device
-VALUE_BYTES = {False: 4, True: 1}  # of an activation, in floats or in bytes
 
 # Of each layer at each of its bitwidths.
-Weights = tuple[tuple[tuple[OpWeights, ...], ...], ...]
+Weights = tuple[tuple[evaluate.Weights, ...], ...]
 
 
-class Tree(NamedTuple):
+class PrefixTree(NamedTuple):
     """A block's candidates at each layer: every op at each of some bitwidths.
 
     Attributes:
       layers: The shape of each layer.
       weights: Real values of the weights.
-      codes: The weights as codes, where `noise` is worked out in bytes, else None.
+      codes: Codes of the weights, if `noise` is to run in int8; else None.
+      kernel: What computes int8 convolutions; None in float32.
       a_bits: Of each layer at each of its bitwidths.
     """
 
-    layers: tuple[Layer, ...]
+    layers: tuple[LayerSpec, ...]
     weights: Weights
     codes: Weights | None
+    kernel: Kernel | None
     a_bits: tuple[tuple[Int[Array, ""], ...], ...]
 
     def branches(self, layer: int) -> int:
@@ -60,7 +64,7 @@ class Tree(NamedTuple):
 
     def nodes(self, layer: int) -> int:
         """Nodes that a layer's candidates read; for the depth, the number of paths."""
-        return math.prod(self.branches(above) for above in range(layer))
+        return math.prod(self.branches(before) for before in range(layer))
 
 
 class Calibration(NamedTuple):
@@ -75,8 +79,8 @@ class Calibration(NamedTuple):
     nodes: Sequence[Sequence[np.ndarray | matrix.Matrix]]
 
 
-_gather = jax.jit(gather_weights, static_argnums=1)
-_gather_bytes = jax.jit(gather_bytes, static_argnums=1)
+_gather_weights = jax.jit(gather_weights, static_argnums=1)
+_gather_codes = jax.jit(gather_codes, static_argnums=(1, 2))
 
 
 def build(
@@ -86,9 +90,9 @@ def build(
     bits: Sequence[Sequence[space.Bits]],
     find_range: FindRange,
     per_channel: bool = False,
-    in_bytes: bool = False,
-) -> Tree:
-    """The tree of a block's paths.
+    kernel: Kernel | None = None,
+) -> PrefixTree:
+    """The prefix tree of a block's paths.
 
     Args:
       params: The block's supernet.
@@ -96,19 +100,19 @@ def build(
       ops: Its candidates.
       bits: The bitwidths (of weights, of activations) that each layer may take.
       find_range: How a clipping range is found (see `quant/calibrate.py`).
-      per_channel: Whether each channel of an activation has a range of its own.
-      in_bytes: Whether noise is worked out in bytes (see `byte_node.py`), which have one range
-        for all channels.
+      per_channel: Whether each channel of an activation has its own range.
+      kernel: Of int8 convolutions, if `noise` is to run in int8 (see `mbconv_int8.py`); None
+        for float32.
 
     Raises:
-      ValueError: For bytes with ranges of their own.
+      ValueError: For int8 with a range for each channel.
     """
-    if in_bytes and per_channel:
-        raise ValueError("bytes have one range for all channels")
+    if kernel and per_channel:
+        raise ValueError("int8 has one range for all channels of an activation")
 
-    def gathered(gather):
+    def gathered(gather: Callable[..., evaluate.Weights], *how: Any) -> Weights:
         found = [
-            {w: gather(params[f"layer{layer}"], ops, jnp.int32(w)) for w in {w for w, _ in choices}}
+            {w: gather(params[f"layer{layer}"], ops, *how, jnp.int32(w)) for w, _ in choices}
             for layer, choices in enumerate(bits)
         ]
         return tuple(
@@ -116,10 +120,11 @@ def build(
             for by_bits, choices in zip(found, bits, strict=True)
         )
 
-    return Tree(
+    return PrefixTree(
         tuple(_layer(block, i, ops, find_range, per_channel) for i in range(block.depth)),
-        gathered(_gather),
-        gathered(_gather_bytes) if in_bytes else None,
+        gathered(_gather_weights),
+        gathered(_gather_codes, kernel) if kernel else None,
+        kernel,
         tuple(tuple(jnp.int32(a_bits) for _, a_bits in choices) for choices in bits),
     )
 
@@ -127,7 +132,7 @@ def build(
 def _layer(block, number, ops, find_range, per_channel):
     in_channels, stride = block.layer_shape(number)
     residual = stride == 1 and in_channels == block.channels
-    return Layer(
+    return LayerSpec(
         ops,
         in_channels,
         block.channels,
@@ -140,25 +145,25 @@ def _layer(block, number, ops, find_range, per_channel):
 
 
 def calibrate(
-    tree: Tree,
+    tree: PrefixTree,
     x: Float[Array, "n h w i"],
     nodes_per_pass: int = 1,
     folder: pathlib.Path | None = None,
 ) -> Calibration:
-    """Statistics and ranges at every node.
+    """Finds statistics and ranges at every node, in float32.
 
     Args:
       tree: The block's.
       x: The block's input on the calibration images.
       nodes_per_pass: Nodes that are run at once.
-      folder: Where to write what is found, as it may exceed the memory.
+      folder: Where to write what is found, as it may exceed the memory; None: nowhere.
     """
     input_range = np.asarray(tree.layers[0].find_range(x, jnp.int32(INPUT_BITS)))
     nodes: list[list[Any]] = [[None] * len(choices) for choices in tree.a_bits]
 
     def run(layer, choice, ids, xs):
         weights, a_bits = tree.weights[layer][choice], tree.a_bits[layer][choice]
-        ys, found = run_nodes(tree.layers[layer], weights, xs, a_bits, None)
+        ys, found = evaluate.calibrate_layer(tree.layers[layer], weights, xs, a_bits)
         if nodes[layer][choice] is None:
             shape = (tree.nodes(layer), found.shape[1])
             file = folder and folder / _nodes_file(layer, choice)
@@ -168,7 +173,8 @@ def calibrate(
         nodes[layer][choice][ids] = found  # waits, so that passes do not queue up in memory
         return ys
 
-    for _ in _leaves(tree, _root(x, input_range, False), run, nodes_per_pass):
+    start = evaluate.float_input(x, jnp.int32(INPUT_BITS), input_range)
+    for _ in _leaves(tree, start, run, nodes_per_pass):
         pass
     if folder is not None:
         np.save(folder / _RANGE_FILE, input_range)
@@ -176,7 +182,7 @@ def calibrate(
 
 
 def noise(
-    tree: Tree,
+    tree: PrefixTree,
     calibration: Calibration,
     x: Float[Array, "n h w i"],
     target: Float[Array, "n h2 w2 o"],
@@ -187,21 +193,27 @@ def noise(
 
     Sums over chunks of images can be added up; divided by all their pixels they are the
     NSR of `metrics.nsr`.
+
+    Args:
+      tree: The block's.
+      calibration: What was found at its nodes.
+      x: The block's input on some images.
+      target: The teacher's output on them.
+      variance: Of each channel of the target, over all images.
+      nodes_per_pass: Nodes that are run at once.
     """
-    last = len(tree.layers) - 1
-    weights = tree.codes or tree.weights
+    passes = _passes(tree)
+    start = passes.start(x, jnp.int32(INPUT_BITS), calibration.input_range)
 
     def run(layer, choice, ids, xs):
         packed = calibration.nodes[layer][choice][ids]
-        a_bits = tree.a_bits[layer][choice]
-        arguments = (tree.layers[layer], weights[layer][choice], xs, a_bits, packed)
-        if layer == last:
-            return leaf_noise(*arguments, target, variance)
-        return run_nodes(*arguments)[0]
+        arguments = (tree.layers[layer], passes.weights[layer][choice], xs, packed)
+        if layer + 1 < len(tree.layers):
+            return passes.run_layer(*arguments)
+        return passes.nsr(*arguments, target, variance)
 
-    result = np.empty(tree.nodes(last + 1))
+    result = np.empty(tree.nodes(len(tree.layers)))
     waiting: collections.deque[tuple[np.ndarray, Array]] = collections.deque()
-    start = _root(x, calibration.input_range, tree.codes is not None)
     for leaf in _leaves(tree, start, run, nodes_per_pass):
         waiting.append(leaf)
         if len(waiting) > QUEUE:
@@ -212,11 +224,25 @@ def noise(
     return result
 
 
-def _root(x, input_range, in_bytes):
-    return root(x, jnp.int32(INPUT_BITS), input_range, in_bytes)
+class _Passes(NamedTuple):
+    """The passes of `evaluate` in one arithmetic, and the weights that they take."""
+
+    weights: Weights
+    start: Callable[..., evaluate.Values]
+    run_layer: Callable[..., evaluate.Values]
+    nsr: Callable[..., Array]
 
 
-def load_calibration(folder: pathlib.Path, tree: Tree) -> Calibration:
+def _passes(tree: PrefixTree) -> _Passes:
+    if tree.codes is None:
+        functions = evaluate.float_input, evaluate.run_layer_float, evaluate.nsr_float
+        return _Passes(tree.weights, *functions)
+    functions = evaluate.run_layer_int8, evaluate.nsr_int8
+    of_kernel = (functools.partial(function, tree.kernel) for function in functions)
+    return _Passes(tree.codes, evaluate.int8_input, *of_kernel)
+
+
+def load_calibration(folder: pathlib.Path, tree: PrefixTree) -> Calibration:
     """Reads what was found in that tree and written into a folder, row by row as needed.
 
     Raises:
@@ -238,16 +264,17 @@ def _nodes_file(layer: int, choice: int) -> str:
 
 
 def _leaves(
-    tree: Tree, start: Values, run: Callable[..., Any], nodes_per_pass: int
+    tree: PrefixTree, start: evaluate.Values, run: Callable[..., Any], nodes_per_pass: int
 ) -> Iterator[tuple[np.ndarray, Any]]:
-    """Walks the tree, deepest first: what `run` gives at the last layer, and for which rows.
+    """Walks the tree depth first; yields rows, and what `run` returns for them.
 
-    `run(layer, bitwidth, nodes, xs)` gives the outputs of some nodes' candidates. At any
-    time only one pass of each level is held. Candidates are numbered by bitwidth, then by op.
+    `run(layer, bitwidth, nodes, xs)` returns the outputs of some nodes' candidates; at the last
+    layer, what is yielded. At any time only one pass of each level is held. Candidates are
+    numbered by bitwidth, then by op.
     """
 
     def walk(layer, ids, xs):
-        # As many nodes a pass as divide them: one program for all passes.
+        # A divisor of the nodes, so that all passes have one shape and one program.
         size = max(n for n in range(1, min(nodes_per_pass, len(ids)) + 1) if len(ids) % n == 0)
         ops = len(tree.layers[layer].ops)
         for start in range(0, len(ids), size):
@@ -263,48 +290,3 @@ def _leaves(
                     yield children, outputs
 
     yield from walk(0, np.zeros(1, np.int64), start)
-
-
-def compilations() -> int:
-    """Programs compiled so far for trees."""
-    functions: list[Any] = [run_nodes, leaf_noise]
-    return sum(function._cache_size() for function in functions)
-
-
-class Work(NamedTuple):
-    """What a block's tree takes for one image.
-
-    Attributes:
-      macs: Multiply-accumulate operations.
-      values: Activations.
-      node_values: Of them, those that are held while one node runs, at most.
-    """
-
-    macs: int
-    values: int
-    node_values: int
-
-    def bytes(self, in_bytes: bool) -> int:
-        """Moved, if every activation is written and read once."""
-        return 2 * VALUE_BYTES[in_bytes] * self.values
-
-    def node_bytes(self, in_bytes: bool) -> int:
-        """Held while one node runs, at most, with as much for what is worked on."""
-        return 2 * VALUE_BYTES[in_bytes] * self.node_values
-
-
-def work(
-    block: space.Block,
-    ops: tuple[space.Op, ...],
-    bits: Sequence[Sequence[space.Bits]],
-    shape: tuple[int, int],
-) -> Work:
-    """The work of a tree on one image whose features ahead of the block have that shape."""
-    nodes, macs, total, held = 1, 0, 0, 0
-    for choices, convs in zip(bits, space.block_convs(block, ops, shape), strict=True):
-        values = sum(conv.out_channels * conv.out_pixels for conv in convs)
-        macs += nodes * len(choices) * sum(conv.macs for conv in convs)
-        total += nodes * len(choices) * values
-        held = max(held, values)
-        nodes *= len(choices) * len(ops)
-    return Work(macs, total, held)

@@ -11,7 +11,7 @@ class Streets:
     """Street scenes, rendered on first access and then cached in memory.
 
     A scene takes ``4 * height * width`` bytes. Write large sets to disk once
-    (`launch/tools/write_streets.py`) and read them as Cityscapes.
+    (`qnas write_streets`) and read them as Cityscapes.
     """
 
     def __init__(self, seed: int, split: str, height: int, width: int, count: int):

@@ -19,7 +19,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from qnas_jax.export import graph, interpret
-from qnas_jax.export.graph import Graph, Grid, Node
+from qnas_jax.export.graph import Graph, Node, QParams
 from qnas_jax.quant import integer
 
 Kernels: TypeAlias = Literal["xnnpack", "builtin", "reference"]
@@ -39,7 +39,7 @@ def step(node: Node, inputs: list[np.ndarray], grids: list, kernels: Kernels) ->
     """Returns the output of one node; see `interpret.step`."""
     if node.out.grid is not None:
         match node:
-            case graph.Conv() if kernels != "xnnpack":
+            case graph.ConvNode() if kernels != "xnnpack":
                 return _conv(node, inputs[0], grids[0], kernels)
             case graph.Add():
                 add = xnnpack_add if kernels == "xnnpack" else _fixed_point_add
@@ -51,7 +51,7 @@ def step(node: Node, inputs: list[np.ndarray], grids: list, kernels: Kernels) ->
     return interpret.step(node, inputs, grids, integer.by_float)
 
 
-def _conv(conv: graph.Conv, x: np.ndarray, read: Grid, kernels: Kernels) -> np.ndarray:
+def _conv(conv: graph.ConvNode, x: np.ndarray, read: QParams, kernels: Kernels) -> np.ndarray:
     """A convolution with fixed-point multipliers, which are computed in float64."""
     out = conv.out.grid
     assert out is not None and conv.w_scale is not None and conv.bias_codes is not None
@@ -73,7 +73,7 @@ def _conv(conv: graph.Conv, x: np.ndarray, read: Grid, kernels: Kernels) -> np.n
     return np.concatenate(parts, -1)
 
 
-def xnnpack_add(inputs: list[np.ndarray], grids: list[Grid], out: Grid) -> np.ndarray:
+def xnnpack_add(inputs: list[np.ndarray], grids: list[QParams], out: QParams) -> np.ndarray:
     """Returns the codes of a sum by integer multipliers and a shift; ties round up."""
     ratios = [np.float32(grid.scale) / np.float32(out.scale) for grid in grids]
     shift = XNNPACK_BITS - int(np.floor(np.log2(max(ratios))))
@@ -84,7 +84,7 @@ def xnnpack_add(inputs: list[np.ndarray], grids: list[Grid], out: Grid) -> np.nd
     return _on(out, total >> shift)
 
 
-def _fixed_point_add(inputs: list[np.ndarray], grids: list[Grid], out: Grid) -> np.ndarray:
+def _fixed_point_add(inputs: list[np.ndarray], grids: list[QParams], out: QParams) -> np.ndarray:
     """Rescales both terms to a common grid with spare bits, then their sum to the output's grid."""
     common = 2 * max(grid.scale for grid in grids)
     total = np.zeros(inputs[0].shape, np.int64)
@@ -95,7 +95,7 @@ def _fixed_point_add(inputs: list[np.ndarray], grids: list[Grid], out: Grid) -> 
     return _on(out, integer.by_fixed_point(total, last))
 
 
-def _builtin_mean(codes: np.ndarray, grid: Grid, out: Grid) -> np.ndarray:
+def _builtin_mean(codes: np.ndarray, grid: QParams, out: QParams) -> np.ndarray:
     """The mean of int8 codes; the zero point's share is rounded separately, ties away from zero."""
     end = INT8_MAX - grid.q_max  # int8 code - uint8 code (see `write.zero_point`)
     sums, pixels = integer.mean(codes, -end)
@@ -107,6 +107,6 @@ def _builtin_mean(codes: np.ndarray, grid: Grid, out: Grid) -> np.ndarray:
     return _on(out, mean - offset)
 
 
-def _on(out: Grid, centred: np.ndarray) -> np.ndarray:
+def _on(out: QParams, centred: np.ndarray) -> np.ndarray:
     """Adds the zero point and clips to the codes of a grid."""
     return np.clip(centred + out.zero_point, 0, out.q_max).astype(np.uint8)

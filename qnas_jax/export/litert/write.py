@@ -27,7 +27,7 @@ from ai_edge_litert.schema_py_generated import ActivationFunctionType, Padding, 
 
 from qnas_jax.errors import InputError
 from qnas_jax.export import graph
-from qnas_jax.export.graph import Graph, Grid, Node, Tensor
+from qnas_jax.export.graph import Graph, Node, QParams, Tensor
 from qnas_jax.export.litert import flatbuffer
 
 LOWEST, HIGHEST = -128, 127  # of int8
@@ -39,12 +39,12 @@ ACTIVATIONS = {
 }
 
 
-def zero_point(grid: Grid) -> int:
+def zero_point(grid: QParams) -> int:
     """Where a grid's zero lies in int8."""
     return grid.zero_point + HIGHEST - grid.q_max
 
 
-def codes(grid: Grid, held: np.ndarray) -> np.ndarray:
+def codes(grid: QParams, held: np.ndarray) -> np.ndarray:
     """The grid's codes, uint8, of what an int8 tensor holds."""
     return (held.astype(np.int16) - (HIGHEST - grid.q_max)).astype(np.uint8)
 
@@ -114,7 +114,7 @@ def _write(writer: _Writer, node: Node) -> None:
     draft, out = writer.draft, node.out
     inputs = [writer.places[name] for name in node.inputs]
     match node:
-        case graph.Conv():
+        case graph.ConvNode():
             _conv(writer, node)
         case graph.Add():
             writer.linear("ADD", inputs, out, schema.AddOptionsT())
@@ -146,7 +146,7 @@ def _arg_max(writer: _Writer, node: graph.ArgMax) -> None:
     writer.places[node.out.name] = draft.operator("CAST", [wide], narrow, options)
 
 
-def _conv(writer: _Writer, conv: graph.Conv) -> None:
+def _conv(writer: _Writer, conv: graph.ConvNode) -> None:
     activation = ACTIVATIONS.get(conv.bounds)
     if activation is None:
         raise InputError(f"{conv.out.name}: LiteRT has no activation that clips to {conv.bounds}")
@@ -172,7 +172,7 @@ def _conv(writer: _Writer, conv: graph.Conv) -> None:
         writer.draft.operator(kind, inputs, writer.out(conv.out), options)
 
 
-def _padded(writer: _Writer, conv: graph.Conv) -> tuple[int, int]:
+def _padded(writer: _Writer, conv: graph.ConvNode) -> tuple[int, int]:
     """What the convolution reads, and its padding.
 
     SAME is symmetric only where the last window ends with the image. Elsewhere the image's
@@ -191,7 +191,7 @@ def _padded(writer: _Writer, conv: graph.Conv) -> tuple[int, int]:
     return writer.draft.operator("PAD", [x, sides], out, schema.PadOptionsT()), Padding.VALID
 
 
-def _weights(writer: _Writer, conv: graph.Conv, order: tuple[int, ...], axis: int) -> list[int]:
+def _weights(writer: _Writer, conv: graph.ConvNode, order: tuple[int, ...], axis: int) -> list[int]:
     """Weights and biases."""
     weights = np.ascontiguousarray(conv.weights.transpose(order))
     shape, outputs = weights.shape, (weights.shape[axis],)

@@ -58,7 +58,7 @@ class _Draft(NamedTuple):
         held.name = held.name or f"c{len(self.constants)}"
         return held.name
 
-    def grid(self, grid: graph.Grid) -> list[str]:
+    def grid(self, grid: graph.QParams) -> list[str]:
         """Scale and zero point of a grid."""
         return [self.constant(np.float32(grid.scale)), self.constant(np.uint8(grid.zero_point))]
 
@@ -124,7 +124,7 @@ def model(network: Graph) -> onnx.ModelProto:
 def _write(draft: _Draft, node: Node) -> None:
     out = node.out
     match node:
-        case graph.Conv():
+        case graph.ConvNode():
             draft.quantize(_conv(draft, node), out, node.bounds)
         case graph.Add():
             total = draft.node("Add", [draft.real(x) for x in node.inputs])
@@ -154,7 +154,7 @@ def _write(draft: _Draft, node: Node) -> None:
             draft.node("Cast", [best], out.name, to=TensorProto.UINT8)
 
 
-def _conv(draft: _Draft, conv: graph.Conv) -> str:
+def _conv(draft: _Draft, conv: graph.ConvNode) -> str:
     """The convolution and its bias, in real units."""
     weights = np.ascontiguousarray(conv.weights.transpose(3, 2, 0, 1))
     read = draft.tensors[conv.x].grid

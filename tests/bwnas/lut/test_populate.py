@@ -37,7 +37,7 @@ def features(images):
     return tuple(jnp.asarray(maps[images.start : images.stop]) for maps in MAPS)
 
 
-def job(folder, chunks, params=PARAMS, features=features, per_layer=False, in_bytes=False):
+def job(folder, chunks, params=PARAMS, features=features, per_layer=False, kernel=None):
     return populate.Job(
         features,
         params,
@@ -45,7 +45,7 @@ def job(folder, chunks, params=PARAMS, features=features, per_layer=False, in_by
         table.parts_of(SEARCHED, BITS, per_layer),
         calibration=range(3),
         chunks=chunks,
-        method=populate.Method(calibrate.min_max, in_bytes=in_bytes),
+        method=populate.Method(calibrate.min_max, kernel=kernel),
         folder=folder,
     )
 
@@ -85,14 +85,14 @@ def test_every_row_of_bitwidths_per_layer_is_its_path_evaluated_alone(tmp_path):
     assert_rows_are_paths(nsr, rows, range(0, 20, 3))
 
 
-def test_a_table_in_bytes_is_that_of_real_values(tmp_path, caplog):
+def test_a_table_in_int8_is_that_in_float32(tmp_path, caplog):
     with caplog.at_level(logging.INFO, "qnas_jax.bwnas.lut.populate"):
-        real, in_bytes = (
-            populate.populate(job(tmp_path / str(choice), TWO, per_layer=True, in_bytes=choice)).nsr
-            for choice in (False, True)
+        exact, coded = (
+            populate.populate(job(tmp_path / str(choice), TWO, per_layer=True, kernel=choice)).nsr
+            for choice in (None, "XLA")
         )
-    np.testing.assert_allclose(in_bytes, real, rtol=1e-3)
-    assert "6 images in float32" in caplog.text and "6 images in bytes" in caplog.text
+    np.testing.assert_allclose(coded, exact, rtol=1e-3)
+    assert "6 images in float32" in caplog.text and "6 images in int8" in caplog.text
 
 
 def test_unequal_chunks_give_the_same_table(whole, tmp_path):
@@ -134,12 +134,12 @@ def test_when_time_is_up_every_row_has_the_same_images(whole, tmp_path, caplog):
     np.testing.assert_allclose(again.nsr, whole.nsr, rtol=1e-5)
 
 
-@pytest.mark.parametrize("in_bytes", [False, True], ids=["float32", "bytes"])
-def test_a_path_that_gives_no_finite_output_is_named_and_left_out(tmp_path, caplog, in_bytes):
+@pytest.mark.parametrize("kernel", [None, "XLA"], ids=["float32", "int8"])
+def test_a_path_that_gives_no_finite_output_is_named_and_left_out(tmp_path, caplog, kernel):
     broken = reference.random_block(SEARCHED.blocks[0], OPS, 0)
-    kernel = broken["layer1"]["k5e3"]["project"]["kernel"]
-    broken["layer1"]["k5e3"]["project"]["kernel"] = kernel.at[0, 0, 0, 0].set(jnp.nan)
-    work = job(tmp_path, [range(0, 6)], params=[broken, PARAMS[1]], in_bytes=in_bytes)
+    project = broken["layer1"]["k5e3"]["project"]
+    project["kernel"] = project["kernel"].at[0, 0, 0, 0].set(jnp.nan)
+    work = job(tmp_path, [range(0, 6)], params=[broken, PARAMS[1]], kernel=kernel)
     nsr = populate.populate(work).nsr
     np.testing.assert_array_equal(np.isfinite(nsr), 2 * [1, 0, 1, 0] + 4 * [1])
     with caplog.at_level(logging.WARNING, "qnas_jax.bwnas.lut.table"):
@@ -169,13 +169,17 @@ PROCESS = """
 import sys, jax
 if int(sys.argv[1]) > 1:
     jax.distributed.initialize(sys.argv[4], int(sys.argv[1]), int(sys.argv[2]))
-import pathlib, numpy as np, test_lut
-from qnas_jax import lut, table
-job = test_lut.job(pathlib.Path(sys.argv[3]), test_lut.TWO, per_layer=True, in_bytes=True)
-found = lut.populate(job)
+import pathlib, test_populate
+from qnas_jax.bwnas.lut import populate, table
+from qnas_jax.kernels import int8
+kernel = int8.find_kernel().kernel
+folder = pathlib.Path(sys.argv[3])
+job = test_populate.job(folder, test_populate.TWO, per_layer=True, kernel=kernel)
+found = populate.populate(job)
 if jax.process_index() == 0:
-    table.save(pathlib.Path(sys.argv[3]) / "lut.npz", table.build(found.nsr, test_lut.SEARCHED, job.parts))
-"""  # fmt: skip # noqa: E501
+    rows = table.build(found.nsr, test_populate.SEARCHED, job.parts)
+    table.save(folder / "lut.npz", rows)
+"""
 
 
 def _table_of(folder, processes, devices):
@@ -186,7 +190,7 @@ def _table_of(folder, processes, devices):
     environment = {
         **os.environ,
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-        "PYTHONPATH": os.path.dirname(__file__),
+        "PYTHONPATH": os.pathsep.join([os.path.dirname(__file__), *sys.path]),
     }
     running = [
         subprocess.Popen(

@@ -1,11 +1,15 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import cpu
 import reference
 from qnas_jax import metrics, space
 from qnas_jax.bwnas.lut import evaluate, mbconv_float, mbconv_int8, prefix_tree
+from qnas_jax.kernels import int8
 from qnas_jax.nn import init, supernet
 from qnas_jax.nn.mbconv import BlockPath
 from qnas_jax.quant import calibrate
@@ -13,6 +17,15 @@ from qnas_jax.quant import calibrate
 OPS = (space.Op(3, 2), space.Op(5, 3), space.Op(7, 2))
 NARROW = space.Block(in_channels=8, channels=16, stride=2, dilation=1, depth=2)
 DILATED = space.Block(in_channels=16, channels=16, stride=1, dilation=2, depth=3)
+
+
+KERNELS = [pytest.param("C++", marks=cpu.needs_vnni), "XLA"]
+
+
+@functools.cache
+def _fast():
+    """The kernel that a run on this machine would use."""
+    return int8.find_kernel().kernel
 
 
 def _tree(params, block, bits, ops=OPS, **how):
@@ -37,10 +50,10 @@ def _against_module(block, ops, bits, rows, size):
     params, data = reference.random_block(block, ops), _data(block, size, images=8)
     choices = [reference.choices_of_row(block, ops, row, *bits) for row in rows]
     alone = np.array([reference.path_nsr(params, block, one, *data) for one in choices])
-    for in_bytes, most, usual in ((False, 1e-5, 1e-6), (True, 5e-3, 1e-4)):
-        scores = _scores(_tree(params, block, bits, ops, in_bytes=in_bytes), *data)[rows]
+    for kernel, most, usual in ((None, 1e-5, 1e-6), (_fast(), 5e-3, 1e-4)):
+        scores = _scores(_tree(params, block, bits, ops, kernel=kernel), *data)[rows]
         away = np.abs(scores / alone - 1)
-        print(f"in_bytes={in_bytes}: largest relative difference over {len(rows)} rows: "
+        print(f"kernel={kernel}: largest relative difference over {len(rows)} rows: "
               f"{away.max():.2g}; {np.sum(away > 1e-4)} above 1e-4")  # fmt: skip
         assert away.max() < most and np.median(away) < usual
 
@@ -96,15 +109,35 @@ def test_chunks_of_images_add_up_to_all_images():
     np.testing.assert_allclose(sum(halves), whole, rtol=1e-5)
 
 
+@pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("bits", [(8, 8), (4, 4)], ids=["8", "4"])
-def test_bytes_give_what_real_values_give(bits):
-    """But for values that lie half-way between two codes, a few in 100,000."""
+def test_int8_gives_what_float32_gives(bits, kernel):
+    """Except for values that lie half-way between two codes, a few in 100,000."""
     data = _data(DILATED, (23, 41), images=8)
     params = reference.random_block(DILATED, OPS)
-    real, in_bytes = (
-        _scores(_tree(params, DILATED, bits, in_bytes=choice), *data) for choice in (False, True)
+    exact, coded = (
+        _scores(_tree(params, DILATED, bits, kernel=choice), *data) for choice in (None, kernel)
     )
-    np.testing.assert_allclose(in_bytes, real, rtol=1e-4)
+    np.testing.assert_allclose(coded, exact, rtol=1e-4)
+
+
+@cpu.needs_vnni
+@pytest.mark.parametrize("bits", [(8, 8), (6, 6), (4, 4)], ids=["8", "6", "4"])
+def test_both_kernels_give_the_same_codes_through_a_block(bits):
+    cpu.compiler()
+    assert _fast() == "C++"
+    params, (x, *_) = reference.random_block(DILATED, OPS), _data(DILATED, (23, 41))
+    codes = []
+    for kernel in ("C++", "XLA"):
+        built = _tree(params, DILATED, bits, kernel=kernel)
+        found = prefix_tree.calibrate(built, x)
+        xs = evaluate.int8_input(x, jnp.int32(8), found.input_range)
+        for layer, spec in enumerate(built.layers[:2]):
+            packed = found.nodes[layer][0]
+            xs = evaluate.run_layer_int8(kernel, spec, built.codes[layer][0], xs, packed)
+        codes.append(np.asarray(xs.codes))
+    assert codes[0].shape[0] == len(OPS) ** 2
+    np.testing.assert_array_equal(*codes)
 
 
 def test_sums_of_two_grids_are_rounded_alike_in_both_arithmetics():
@@ -121,24 +154,26 @@ def test_sums_of_two_grids_are_rounded_alike_in_both_arithmetics():
         real = mbconv_float.on_grid(
             mbconv_float.on_grid(x, grid) + mbconv_float.on_grid(y, grid), half
         )
-        total = mbconv_int8.as_bytes(x, grid).real() + mbconv_int8.as_bytes(y, grid).real()
-        return real, mbconv_int8.as_bytes(total, half).real()
+        total = mbconv_int8.quantized(x, grid).real() + mbconv_int8.quantized(y, grid).real()
+        return real, mbconv_int8.quantized(total, half).real()
 
-    real, in_bytes = both(x, y)
+    real, coded = both(x, y)
     assert len(np.unique(real)) > 8
-    np.testing.assert_array_equal(in_bytes, real)
+    np.testing.assert_array_equal(coded, real)
 
 
-def test_codes_are_held_as_bytes_between_layers():
-    built = _tree(reference.random_block(NARROW, OPS), NARROW, (8, 8), in_bytes=True)
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_codes_are_held_as_uint8_between_layers(kernel):
+    assert kernel in ("XLA", _fast())
+    built = _tree(reference.random_block(NARROW, OPS), NARROW, (8, 8), kernel=kernel)
     x = _data(NARROW, (8, 8))[0]
     found = prefix_tree.calibrate(built, x)
-    xs = evaluate.root(x, jnp.int32(8), jnp.array([-2.0, 3.0]), in_bytes=True)
+    xs = evaluate.int8_input(x, jnp.int32(8), jnp.array([-2.0, 3.0]))
     packed = found.nodes[0][0]
-    ys, _ = evaluate.run_nodes(built.layers[0], built.codes[0][0], xs, built.a_bits[0][0], packed)
+    ys = evaluate.run_layer_int8(kernel, built.layers[0], built.codes[0][0], xs, packed)
     assert xs.codes.dtype == ys.codes.dtype == jnp.uint8
     assert int(ys.codes.max()) > 200  # in use up to the last bit
-    real = np.asarray(jax.vmap(mbconv_int8.Bytes.real)(ys))
+    real = np.asarray(jax.vmap(mbconv_int8.QTensor.real)(ys))
     assert real.min() < 0 < real.max()
 
 
@@ -177,7 +212,7 @@ def test_the_saved_calibration_is_read_back(tmp_path):
 
 def test_weights_are_quantized_once_for_all_bitwidths_of_activations():
     params, bits = reference.random_block(NARROW, OPS), [(4, 4), (4, 8), (8, 4)]
-    built = prefix_tree.build(params, NARROW, OPS, [bits, bits], calibrate.min_max, in_bytes=True)
+    built = prefix_tree.build(params, NARROW, OPS, [bits, bits], calibrate.min_max, kernel="XLA")
     for weights in (built.weights, built.codes):
         for four, also_four, eight in weights:
             assert four is also_four and four is not eight
@@ -186,31 +221,17 @@ def test_weights_are_quantized_once_for_all_bitwidths_of_activations():
 def test_all_bitwidths_and_mixtures_share_the_programs():
     data = _data(NARROW, (5, 11), images=2)
     params = reference.random_block(NARROW, OPS)
-    _scores(_tree(params, NARROW, (8, 8)), *data)
-    compiled = prefix_tree.compilations()
-    for bits in ((2, 7), (4, 4), (6, 3)):
-        _scores(_tree(params, NARROW, bits), *data)
-    mixed = prefix_tree.build(params, NARROW, OPS, [[(4, 4)], [(4, 4), (8, 8)]], calibrate.min_max)
-    _scores(mixed, *data)
-    assert prefix_tree.compilations() == compiled
-
-
-def test_the_work_is_that_of_every_node_once():
-    block = space.Block(in_channels=8, channels=16, stride=2, dilation=1, depth=2)
-    ops, pixels = OPS[:2], 4 * 5  # behind the stride, of 7 x 10
-    layers = [
-        sum(
-            8 * op.expansion * 7 * 10 + op.kernel**2 * 8 * op.expansion * pixels
-            + 8 * op.expansion * 16 * pixels * 1
-            if layer == 0
-            else (16 + op.kernel**2 + 16) * 16 * op.expansion * pixels
-            for op in ops
-        )
-        for layer in (0, 1)
-    ]  # fmt: skip
-    layers[0] += sum(8 * op.expansion * (8 - 1) * 70 for op in ops)
-    found = prefix_tree.work(block, ops, [[(8, 8)], [(8, 8), (4, 4)]], (7, 10))
-    assert found.macs == layers[0] + 2 * 2 * layers[1]
+    before = evaluate.compilations()
+    for kernel, programs in ((None, 4), ("XLA", 2)):  # to calibrate and to score two layers
+        _scores(_tree(params, NARROW, (8, 8), kernel=kernel), *data)
+        before += programs
+        assert evaluate.compilations() == before
+        for bits in ((2, 7), (4, 4), (6, 3)):
+            _scores(_tree(params, NARROW, bits, kernel=kernel), *data)
+        mixed = [[(4, 4)], [(4, 4), (8, 8)]]
+        built = prefix_tree.build(params, NARROW, OPS, mixed, calibrate.min_max, kernel=kernel)
+        _scores(built, *data)
+        assert evaluate.compilations() == before
 
 
 def _cast(tree_, dtype):
@@ -223,26 +244,26 @@ def _cast(tree_, dtype):
 
 
 @pytest.mark.slow
-def test_float32_is_as_far_from_float64_as_bytes_are(monkeypatch):
-    """Rows differ where a sum lies half-way between two codes: rounded ones do not know better."""
+def test_float32_is_as_far_from_float64_as_int8_is(monkeypatch):
+    """Rows differ where a sum lies half-way between two codes; rounded sums fall to any side."""
     ops = tuple(space.Op(k, e) for k in (3, 5, 7) for e in (3, 6))
     block = space.mobilenet_v2_blocks(0.5, (1, 2, 2, 1, 1, 1, 1), (1, 1, 1, 2, 2, 4, 4))[2]
     params, (calibration, x, target) = (
         reference.random_block(block, ops),
         _data(block, (24, 40), images=8),
     )
-    in_bytes = _tree(params, block, (6, 6), ops, in_bytes=True)
-    in_float32 = in_bytes._replace(codes=None)
-    found, variance = prefix_tree.calibrate(in_bytes, calibration), metrics.channel_variance(target)
-    scores = [prefix_tree.noise(one, found, x, target, variance) for one in (in_bytes, in_float32)]
+    in_int8 = _tree(params, block, (6, 6), ops, kernel=_fast())
+    in_float32 = in_int8._replace(codes=None)
+    found, variance = prefix_tree.calibrate(in_int8, calibration), metrics.channel_variance(target)
+    scores = [prefix_tree.noise(one, found, x, target, variance) for one in (in_int8, in_float32)]
     # The same codes as the others begin with.
-    start = prefix_tree._root(x, found.input_range, False)
+    start = evaluate.float_input(x, jnp.int32(8), found.input_range)
     with jax.enable_x64(True):
-        monkeypatch.setattr(prefix_tree, "_root", lambda *_: _cast(start, jnp.float64))
+        monkeypatch.setattr(evaluate, "float_input", lambda *_: _cast(start, jnp.float64))
         in_float64 = in_float32._replace(weights=_cast(in_float32.weights, jnp.float64))
         nodes = [[np.asarray(node, np.float64) for node in layer] for layer in found.nodes]
         arrays = _cast((x, target, variance), jnp.float64)
         exact = prefix_tree.noise(in_float64, found._replace(nodes=nodes), *arrays)
     away = [int(np.sum(np.abs(one / exact - 1) > 1e-4)) for one in scores]
-    print(f"of {len(exact)} rows above 1e-4: {away[0]} in bytes, {away[1]} in float32")
+    print(f"of {len(exact)} rows above 1e-4: {away[0]} in int8, {away[1]} in float32")
     assert 0 < away[1] and away[0] < 2 * away[1]

@@ -1,22 +1,15 @@
-"""The long stages of a run, supernet and table, by several processes on one machine or many.
+"""Runs the long stages, supernet and LUT, in several processes on one or more machines.
 
-Each process, with its own number:
-
-    python launch/distributed.py --config configs/cityscapes.py --workdir runs/cityscapes \\
+    qnas distributed --config configs/cityscapes.py --workdir runs/cityscapes \\
         --coordinator=HOST:PORT --processes=4 --process=0
 
-Under Slurm, on TPU pods and in Kubernetes jobs the last three are found by themselves; see
-the batch jobs in `launch/jobs/`. The teacher must have been trained (by `launch/main.py
---until=teacher`), and all processes must see the same folder. Afterwards `launch/main.py` goes
-on with the search. The numbers are those of one process. If one is killed, the others end with
-exit code 4 within a minute; start all again: they go on. Several processes on one machine with
-GPUs need CUDA_VISIBLE_DEVICES, one GPU each.
+Start this once for each process, each with its own number. Under Slurm, on TPU pods and in
+Kubernetes jobs, leave out the last three flags: JAX finds their values (see the batch jobs in
+`launch/jobs/`). Train the teacher first (`qnas --until=teacher`); all processes must see the same
+folder. Afterwards `qnas` continues with the search. The results are those of one process. If one
+process is killed, the others end with exit code 4 within a minute; start all of them again to
+resume. Several processes on one machine with GPUs need CUDA_VISIBLE_DEVICES, one GPU each.
 """
-
-from qnas_jax.run import platform
-
-if __name__ == "__main__":
-    platform.prepare_process()  # before all other imports
 
 import logging
 import pathlib
@@ -28,7 +21,7 @@ from absl import flags
 from qnas_jax.bwnas import inspection, populate_table, train_supernet
 from qnas_jax.bwnas.config import Config
 from qnas_jax.errors import InputError, ProcessLost
-from qnas_jax.run import cli, disk, parallel, preempt
+from qnas_jax.run import cli, disk, parallel, platform, preempt
 from qnas_jax.run.stage import is_finished
 from qnas_jax.stages import fit
 from qnas_jax.stages import train as train_stage
@@ -40,29 +33,31 @@ WAIT_S, HEARTBEAT_S, GRACE_S = 300, 30, 5
 
 cli.define_run_flags()
 _COORDINATOR = flags.DEFINE_string(
-    "coordinator", None, "HOST:PORT of process 0, [::1]:PORT for IPv6."
+    "coordinator", None, "HOST:PORT of process 0; [::1]:PORT for IPv6."
 )
-_PROCESSES = flags.DEFINE_integer("processes", None, "How many there are.", lower_bound=1)
-_PROCESS = flags.DEFINE_integer("process", None, "Which of them this is.", lower_bound=0)
+_PROCESSES = flags.DEFINE_integer("processes", None, "The number of processes.", lower_bound=1)
+_PROCESS = flags.DEFINE_integer(
+    "process", None, "The number of this process, from 0.", lower_bound=0
+)
 
 
 def main() -> None:
-    """Trains the supernet and fills the table together with the other processes."""
+    """Trains the supernet and fills the LUT together with the other processes."""
     config, workdir = cli.run_flags()
     platform.use_compilation_cache()
     if not is_finished(workdir / "teacher"):
-        main_first = "train it with launch/main.py --until=teacher first"
-        raise InputError(f"{workdir / 'teacher'}: not finished; {main_first}")
+        first = "train it with qnas --until=teacher first"
+        raise InputError(f"{workdir / 'teacher'}: not finished; {first}")
     _meet()
     try:
         if parallel.is_first():
             with disk.only_one(workdir):
                 _work(config, workdir)
         else:
-            logging.getLogger("qnas_jax").setLevel(logging.WARNING)  # the first tells of progress
+            logging.getLogger("qnas_jax").setLevel(logging.WARNING)  # the first process reports
             _work(config, workdir)
     except InputError:
-        if parallel.is_first():  # the others, who meet the same error, need it to end in order
+        if parallel.is_first():  # the others meet the same error and need it to end in order
             time.sleep(GRACE_S)
         raise
     except jax.errors.JaxRuntimeError as error:
@@ -76,7 +71,7 @@ def _meet() -> None:
     """Waits for the other processes.
 
     Raises:
-      InputError: The flags cannot be used, or nobody answers at the coordinator's address.
+      InputError: The flags cannot be used, or the coordinator does not answer.
     """
     given = [_COORDINATOR.value, _PROCESSES.value, _PROCESS.value]
     if any(value is not None for value in given):
@@ -101,18 +96,14 @@ def _work(given: Config, workdir: pathlib.Path) -> None:
     config, problem, deployed = prepare(given)
     how = fit.training(config)
     inspection.check_norms(config, problem)
-    teacher, variables = train_stage.train_teacher(  # it is finished: only read
+    teacher, variables = train_stage.train_teacher(  # finished, so only read
         workdir, problem, how, config.network, config.teacher
     )
     distilled, params = train_supernet.train_supernet(
         workdir, problem, how, config.space, config.supernet, teacher.stage, variables
     )
-    with preempt.raising():  # JAX, which took SIGTERM for the training, asks for it no more
+    with preempt.raising():  # after the training, JAX no longer handles SIGTERM
         populate_table.populate_table(
-            workdir, problem, deployed, config.space, config.lut, how.train.crop,
+            workdir, problem, deployed, config.space, config.lut, config.kernels, how.train.crop,
             distilled, variables, jax.device_get(params),
         )  # fmt: skip
-
-
-if __name__ == "__main__":
-    cli.start(main)

@@ -1,4 +1,4 @@
-"""Fixtures for all tests of exported files."""
+"""Fixtures for all tests of timed files."""
 
 from small_network import int8, mixed
 

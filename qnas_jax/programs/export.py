@@ -1,20 +1,14 @@
-"""The teacher and the retrained subnets of a run as files for pictures of another size.
+"""Exports the teacher and the retrained subnets of a run for images of another size.
 
-    python launch/tools/export.py --config configs/streets.py \\
-        --config.hardware.picture="(512, 1024)"
+    qnas export --config configs/streets.py --config.hardware.picture="(512, 1024)"
 
-Trains nothing. Leaves `export/512x1024/` in the run's folder, with the files of each network and
-what they compute on the validation pictures, resized. Networks that were exported are not
-exported again: the same command goes on.
+Trains nothing. Writes `export/512x1024/` in the run's folder: the files of each network, and what
+they compute on the validation images, resized. Networks that are already exported are skipped, so
+after a stop the same command continues.
 """
 
-from qnas_jax.run import platform
-
-if __name__ == "__main__":
-    platform.prepare_process()  # before all other imports
-
 from qnas_jax.bwnas import finished
-from qnas_jax.run import cli, disk
+from qnas_jax.run import cli, disk, platform
 from qnas_jax.stages import export as export_stage
 from qnas_jax.stages import fit
 from qnas_jax.stages.experiment import prepare
@@ -23,7 +17,7 @@ cli.define_run_flags()
 
 
 def main() -> None:
-    """Exports the networks; prints what their files hold and compute."""
+    """Exports the networks; prints sizes and mIoU of the files."""
     config, workdir = cli.run_flags()
     platform.use_compilation_cache()
     config, problem, deployed = prepare(config)
@@ -36,7 +30,3 @@ def main() -> None:
     print(f"{len(problem.val)} images of {height} x {width}: {folders[0].parent}")
     print(export_stage.as_text(folders, problem.task))
     export_stage.check(folders, problem.task.metric, config.export.max_miou_drop)
-
-
-if __name__ == "__main__":
-    cli.start(main)

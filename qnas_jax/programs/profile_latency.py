@@ -1,16 +1,11 @@
-"""Fills a table of measured latencies, on a runtime of this machine.
+"""Fills a table of latencies, measured on a runtime of this machine.
 
-    python launch/tools/profile_latency.py --config configs/streets.py --table runs/cpu.csv
+    qnas profile_latency --config configs/streets.py --table runs/cpu.csv
 
-Every op in every position of the search space, the stem and the head are timed at the size of
-pictures as deployed (--config.hardware.picture="(512, 1024)"), each line as soon as it is known.
-A profiling that was stopped goes on with the same command. docs/profiling.md says more.
+Times every op in every position of the search space, the stem and the head, at the size of images
+as deployed (--config.hardware.picture="(512, 1024)"). Each row is written at once; after a stop,
+the same command continues. docs/profiling.md says more.
 """
-
-from qnas_jax.run import platform
-
-if __name__ == "__main__":
-    platform.prepare_process()  # before all other imports
 
 import dataclasses
 
@@ -24,18 +19,26 @@ from qnas_jax.run import cli, disk, paths
 from qnas_jax.stages.experiment import Problem, prepare
 
 cli.define_run_flags()
-_TABLE = flags.DEFINE_string("table", None, "The CSV file to fill.")
-_RUNTIME = flags.DEFINE_string("runtime", "onnxruntime", "What runs the files.")
-_THREADS = flags.DEFINE_integer("threads", 1, "How many the runtime has.", lower_bound=1)
-_BLOCKS = flags.DEFINE_integer("blocks", 0, "Random paths of each block, too.", lower_bound=0)
-_FLOAT = flags.DEFINE_bool("float", False, "The float network, too.")
-_WIDTH = flags.DEFINE_float("width", Effort().width, "Goal: 95 % interval over the latency.")
-_LIMIT = flags.DEFINE_float("limit", Effort().limit_s, "Seconds of runs to give up the goal at.")
-_EXPORT_ONLY = flags.DEFINE_string("export_only", None, "Write files for a board to this folder.")
+_TABLE = flags.DEFINE_string("table", None, "The latency table to fill, a CSV file.")
+_RUNTIME = flags.DEFINE_string("runtime", "onnxruntime", "The runtime: onnxruntime or litert.")
+_THREADS = flags.DEFINE_integer("threads", 1, "Threads of the runtime.", lower_bound=1)
+_BLOCKS = flags.DEFINE_integer(
+    "blocks", 0, "Also time this many random paths of each block.", lower_bound=0
+)
+_FLOAT = flags.DEFINE_bool("float", False, "Also time the float network.")
+_WIDTH = flags.DEFINE_float(
+    "width", Effort().width, "Repeat until the 95 % interval is at most this share of the latency."
+)
+_LIMIT = flags.DEFINE_float(
+    "limit", Effort().limit_s, "Stop repeating after this many seconds for each file."
+)
+_EXPORT_ONLY = flags.DEFINE_string(
+    "export_only", None, "Time nothing; write the files for a board to this folder."
+)
 
 
 def main() -> None:
-    """Times, or writes, what the table is to hold."""
+    """Times the subjects of the table, or writes their files."""
     config, _ = cli.run_flags()
     runtime = runtimes.named(_RUNTIME.value)
     if _EXPORT_ONLY.value is not None:
@@ -65,7 +68,3 @@ def _wanted(problem: Problem, bits, image_shape, seed) -> dict:
         how = (bits, image_shape, _BLOCKS.value, seed)
         wanted |= probes.blocks(problem.student, problem.space, *how)
     return wanted
-
-
-if __name__ == "__main__":
-    cli.start(main)

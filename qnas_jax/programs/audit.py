@@ -1,16 +1,11 @@
-"""Compares what a table of latencies adds up to with whole networks as measured.
+"""Compares latencies predicted by a table with those of whole networks, measured here.
 
-    python launch/tools/audit.py --config configs/streets.py --table runs/cpu.csv
+    qnas audit --config configs/streets.py --table runs/cpu.csv
 
-Random subnets are exported with random weights and timed on the table's runtime with as many
-threads, each written to `hardware/audit.csv` of the run's folder as soon as it is known: an audit
-that was stopped goes on with the same command. Leaves `audit.json` and `audit.svg` beside it.
+Exports random subnets with random weights and times them on the table's runtime, with the same
+number of threads. Each result is written at once to `hardware/audit.csv` in the run's folder; after
+a stop, the same command continues. Writes `audit.json` and `audit.svg` next to it.
 """
-
-from qnas_jax.run import platform
-
-if __name__ == "__main__":
-    platform.prepare_process()  # before all other imports
 
 import dataclasses
 
@@ -27,14 +22,20 @@ from qnas_jax.stages import audit as audit_stage
 from qnas_jax.stages.experiment import prepare
 
 cli.define_run_flags()
-_TABLE = flags.DEFINE_string("table", None, "The CSV file; by default config.hardware.table.")
-_SUBNETS = flags.DEFINE_integer("subnets", 30, "How many.", lower_bound=2)
-_WIDTH = flags.DEFINE_float("width", Effort().width, "Goal: 95 % interval over the latency.")
-_LIMIT = flags.DEFINE_float("limit", Effort().limit_s, "Seconds of runs to give up the goal at.")
+_TABLE = flags.DEFINE_string(
+    "table", None, "The latency table, a CSV file. By default --config.hardware.table."
+)
+_SUBNETS = flags.DEFINE_integer("subnets", 30, "How many subnets to measure.", lower_bound=2)
+_WIDTH = flags.DEFINE_float(
+    "width", Effort().width, "Repeat until the 95 % interval is at most this share of the latency."
+)
+_LIMIT = flags.DEFINE_float(
+    "limit", Effort().limit_s, "Stop repeating after this many seconds for each file."
+)
 
 
 def main() -> None:
-    """Audits the table; prints, writes and draws what came of it."""
+    """Audits the table; prints, writes and draws the results."""
     config, workdir = cli.run_flags()
     if _TABLE.value is None and not config.hardware.table:
         raise InputError("--table: must be a table of measured latencies")
@@ -65,7 +66,3 @@ def main() -> None:
         tau, mape, bias = (found[f"{name}_{figure}"] for figure in ("tau", "mape", "bias"))
         print(f"{name:8s} tau {tau:.3f}   mean error {mape:.2f} %   bias {bias:+.2f} %")
     print(f"{len(audited)} subnets: {folder / 'audit.svg'}")
-
-
-if __name__ == "__main__":
-    cli.start(main)

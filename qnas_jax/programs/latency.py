@@ -1,15 +1,10 @@
-"""Latency of the teacher and the retrained subnets of a run, in float and quantized.
+"""Measures the latency of the teacher and the retrained subnets of a run, in float and quantized.
 
-    python launch/tools/latency.py --config configs/streets.py --workdir runs/streets
+    qnas latency --config configs/streets.py --workdir runs/streets
 
-Pictures may have any size (--config.hardware.picture="(512, 1024)"). Leaves
-`hardware/latency.json` in the run's folder, or what --json names.
+Images may have another size (--config.hardware.picture="(512, 1024)"). Writes
+`hardware/latency.json` in the run's folder, or the file that --json names.
 """
-
-from qnas_jax.run import platform
-
-if __name__ == "__main__":
-    platform.prepare_process()  # before all other imports
 
 from absl import flags
 
@@ -22,9 +17,11 @@ from qnas_jax.stages import latency as latency_stage
 from qnas_jax.stages.experiment import prepare
 
 cli.define_run_flags()
-_RUNTIME = flags.DEFINE_string("runtime", "onnxruntime", "What runs the files.")
-_THREADS = flags.DEFINE_integer("threads", 1, "How many the runtime has.", lower_bound=1)
-_JSON = flags.DEFINE_string("json", None, "File for the figures.")
+_RUNTIME = flags.DEFINE_string("runtime", "onnxruntime", "The runtime: onnxruntime or litert.")
+_THREADS = flags.DEFINE_integer("threads", 1, "Threads of the runtime.", lower_bound=1)
+_JSON = flags.DEFINE_string(
+    "json", None, "The JSON file to write. By default hardware/latency.json in the run's folder."
+)
 
 
 def main() -> None:
@@ -44,7 +41,3 @@ def main() -> None:
     artefacts.write_json(path, found)
     print(latency_stage.as_text(found))
     print(f"figures: {path}")
-
-
-if __name__ == "__main__":
-    cli.start(main)

@@ -1,15 +1,10 @@
-"""The front of every quantization policy, from one supernet, on one plot.
+"""Draws the front of every quantization policy, from one supernet, on one plot.
 
-    python launch/tools/policies.py --config configs/streets.py --workdir runs/streets
+    qnas policies --config configs/streets.py --workdir runs/streets
 
-Goes on from the teacher and supernet of a run (and makes them if they are missing). Leaves
-`policies/` in its folder: a table and a front for each policy, `fronts.svg`, `fronts.csv`.
+Uses the teacher and the supernet of a run, and trains them if they are missing. Writes `policies/`
+in its folder: a LUT and a front for each policy, `fronts.svg` and `fronts.csv`.
 """
-
-from qnas_jax.run import platform
-
-if __name__ == "__main__":
-    platform.prepare_process()  # before all other imports
 
 import copy
 import pathlib
@@ -19,7 +14,7 @@ from qnas_jax.bwnas.config import Config, Search
 from qnas_jax.errors import InputError
 from qnas_jax.hardware.deployment import Deployment
 from qnas_jax.report import figures
-from qnas_jax.run import artefacts, cli, disk
+from qnas_jax.run import artefacts, cli, disk, platform
 from qnas_jax.search import front
 from qnas_jax.stages import fit
 from qnas_jax.stages import train as train_stage
@@ -28,7 +23,7 @@ from qnas_jax.stages.experiment import Problem, for_target, prepare
 cli.define_run_flags()
 
 APART = tuple((w, a) for w in (4, 6, 8) for a in (4, 6, 8))
-# (weights' bits, activations' bits, what chooses)
+# (w_bits, a_bits, bits_per)
 POLICIES = {
     "INT8": ((8,), (8,), "block"),
     "INT6": ((6,), (6,), "block"),
@@ -40,7 +35,7 @@ POLICIES = {
 
 
 def main() -> None:
-    """Fills a table for each policy, searches it, and draws all fronts."""
+    """Fills and searches a LUT for each policy; draws all fronts."""
     config, workdir = cli.run_flags()
     platform.use_compilation_cache()
     with disk.only_one(workdir):
@@ -62,7 +57,7 @@ def _compare(config: Config, workdir: pathlib.Path) -> None:
     for name, one in configs.items():
         folder = place / name.replace(", ", "-").replace(" ", "_")
         populated, rows = populate_table.populate_table(
-            folder, problem, deployed, one.space, one.lut, how.train.crop,
+            folder, problem, deployed, one.space, one.lut, one.kernels, how.train.crop,
             distilled, variables, params,
         )  # fmt: skip
         _, fronts[name] = search_front.search_front(folder, one.search, deployed, populated, rows)
@@ -71,7 +66,7 @@ def _compare(config: Config, workdir: pathlib.Path) -> None:
 
 
 def _configs(config: Config, problem: Problem, deployed: Deployment) -> dict[str, Config]:
-    """A config for each policy that the target runs."""
+    """A config for each policy that the target runs; prints the others."""
     found = {}
     for name, (w_bits, a_bits, bits_per) in POLICIES.items():
         changed = copy.deepcopy(config)
@@ -114,7 +109,3 @@ def _report(
     artefacts.write(folder / "fronts.csv", "\n".join(lines) + "\n")
     artefacts.write(folder / "fronts.svg", figures.fronts(fronts))
     print(f"fronts: {folder / 'fronts.svg'}")
-
-
-if __name__ == "__main__":
-    cli.start(main)

@@ -1,28 +1,22 @@
-"""Fits what papers leave open about BISMO and BitFusion; predicts their other published figures.
+"""Fits the open constants of BISMO and BitFusion; predicts their other published figures.
 
-    python launch/tools/fit_devices.py
+    qnas fit_devices
 
-Three constants are fitted, each to one figure, MobileNetV1's at `--bits`: the clock of either
-BISMO device to a latency, the static power of BitFusion to an energy. All other figures are
-predicted. The constants in qnas_jax/hardware/devices.py are those of `--bits=8`.
+Three constants are fitted, each to one figure of MobileNetV1 at `--bits`: the clock of both BISMO
+devices to a latency, the static power of BitFusion to an energy. All other figures are predicted.
+The constants in qnas_jax/hardware/devices.py are those of `--bits=8`.
 """
-
-from qnas_jax.run import platform
-
-if __name__ == "__main__":
-    platform.prepare_process()  # before all other imports
 
 import numpy as np
 from absl import flags
 
 from qnas_jax.hardware import fit
-from qnas_jax.run import cli
 
-_BITS = flags.DEFINE_integer("bits", 8, "Bitwidth of MobileNetV1 that is fitted to: 4, 6 or 8.")
+_BITS = flags.DEFINE_integer("bits", 8, "Fit to MobileNetV1 at this bitwidth: 4, 6 or 8.")
 
 
 def main() -> None:
-    """Fits, and prints each figure beside what the models say."""
+    """Fits the constants; prints each published figure next to the model's."""
     devices, _ = fit.fitted(_BITS.value)
     for name, device in devices.items():
         constant, quantity = fit.OPEN[name]
@@ -38,7 +32,3 @@ def main() -> None:
     print(f"\n{'mean absolute error of what was predicted':48}  figures    mean largest")
     for name, group in errors.items():
         print(f"{name:48}{len(group):9}{np.mean(group):8.1%}{np.max(group):8.1%}")
-
-
-if __name__ == "__main__":
-    cli.start(main)

@@ -1,15 +1,10 @@
-"""How many images a table needs: its ranking and its front from n images and from all.
+"""Shows how many images a LUT needs: its ranking and its front, from n images and from all.
 
-    python launch/tools/enough_images.py --workdir runs/streets
+    qnas enough_images --workdir runs/streets
 
-Reads `lut/` of a run; the fewer images a pass had (lut.images_per_pass), the finer the curve.
-Leaves `lut/enough_images.svg` and `lut/enough_images.csv`.
+Reads `lut/` of a run. The smaller lut.images_per_pass was, the finer the curve. Writes
+`lut/enough_images.svg` and `lut/enough_images.csv`.
 """
-
-from qnas_jax.run import platform
-
-if __name__ == "__main__":
-    platform.prepare_process()  # before all other imports
 
 import dataclasses
 
@@ -20,11 +15,11 @@ from qnas_jax.bwnas import search_front
 from qnas_jax.bwnas.lut import populate, table
 from qnas_jax.errors import InputError
 from qnas_jax.report import figures
-from qnas_jax.run import artefacts, cli, paths
+from qnas_jax.run import artefacts, paths
 from qnas_jax.run.stage import read_json, reading
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
-DRAWS = 5  # of which images they are
+_WORKDIR = flags.DEFINE_string("workdir", None, "The folder of a run.", required=True)
+DRAWS = 5  # random choices of n images
 
 
 def main() -> None:
@@ -36,7 +31,7 @@ def main() -> None:
     made = read_json(folder / "lut.json")
     chunks, per_chunk = len(by_chunk), made["images_per_pass"]
     if chunks < 2:
-        raise InputError(f"{folder}: has one pass only; set populate.images_per_pass lower")
+        raise InputError(f"{folder}: has only one pass; lower lut.images_per_pass in a new run")
     whole = _subnets(rows, by_chunk.mean(0))
     counts = [n for n in (1, 2, 4, 8, 16, 32, 64, 128, 256) if n < chunks]
     lines, curve = ["images,tau_mean,tau_least,front_overlap"], []
@@ -62,7 +57,3 @@ def main() -> None:
 def _subnets(rows: table.Table, nsr: np.ndarray) -> set[str]:
     found = search_front.search(dataclasses.replace(rows, nsr=nsr.astype(np.float32)))
     return {point.subnet for point in found}
-
-
-if __name__ == "__main__":
-    cli.start(main)

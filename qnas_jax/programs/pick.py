@@ -1,11 +1,11 @@
-"""The best subnets of a finished run within budgets, in a moment.
+"""Lists the best subnets of a finished run within budgets, in a moment.
 
-    python launch/tools/pick.py --workdir runs/streets --budgets="(('size_bytes', 700_000),)"
-    python launch/tools/pick.py --workdir runs/streets --table cpu.csv \\
+    qnas pick --workdir runs/streets --budgets="(('size_bytes', 700_000),)"
+    qnas pick --workdir runs/streets --table cpu.csv \\
         --budgets="(('latency_ms', 4.5), ('size_bytes', 700_000))"
 
 Reads `config.json`, `lut/` and `search/deployed.json` of the run. Trains nothing; to train the best
-subnet, give the same budgets to launch/main.py as --config.search.budgets.
+subnet, run `qnas` with the same budgets as --config.search.budgets.
 """
 
 from collections.abc import Sequence
@@ -17,17 +17,19 @@ from qnas_jax.bwnas import config, search_front
 from qnas_jax.bwnas.lut import table
 from qnas_jax.hardware import deployment
 from qnas_jax.hardware import target as targets
-from qnas_jax.run import cli, paths
+from qnas_jax.run import paths
 from qnas_jax.run.stage import read_json
 from qnas_jax.search import front
 from qnas_jax.search.front import Point
 from qnas_jax.space import COSTS
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
-_BUDGETS = flags.DEFINE(TupleParser(), "budgets", (), "As --config.search.budgets.")
-_EPSILON = flags.DEFINE_float("epsilon", 0.0, "As --config.search.epsilon.")
-_TARGET = flags.DEFINE_string("target", None, "As --config.hardware.target; default: the run's.")
-_TABLE = flags.DEFINE_string("table", None, "As --config.hardware.table; default: the run's.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "The folder of a finished run.", required=True)
+_BUDGETS = flags.DEFINE(
+    TupleParser(), "budgets", (), "Pairs of a cost and its upper bound; as --config.search.budgets."
+)
+_EPSILON = flags.DEFINE_float("epsilon", 0.0, "As --config.search.epsilon; 0: the exact front.")
+_TARGET = flags.DEFINE_string("target", None, "As --config.hardware.target. By default the run's.")
+_TABLE = flags.DEFINE_string("table", None, "As --config.hardware.table. By default the run's.")
 _COUNT = flags.DEFINE_integer("count", 5, "How many subnets to print.", lower_bound=1)
 
 
@@ -58,7 +60,3 @@ def _print(points: Sequence[Point]) -> None:
         cells = [f"{point.nsr:.4f}"]
         cells += [f"{point.costs[name] / COSTS[name].per_shown_unit:.5g}" for name in names]
         print("".join(f"{cell:>12}" for cell in cells) + f"  {point.subnet}")
-
-
-if __name__ == "__main__":
-    cli.start(main)

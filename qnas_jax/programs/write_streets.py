@@ -1,14 +1,9 @@
-"""Writes Streets to disk in Cityscapes' layout, to be read with --config.data.source=cityscapes.
+"""Writes Streets to disk in Cityscapes' layout, for --config.data.source=cityscapes.
 
-    python launch/tools/write_streets.py --out data/streets --train 2975 --val 500
+    qnas write_streets --out data/streets --train 2975 --val 500
 
-Pictures that are there already are left as they are, so the same command goes on after a stop.
+Images that exist are left as they are, so after a stop the same command continues.
 """
-
-from qnas_jax.run import platform
-
-if __name__ == "__main__":
-    platform.prepare_process()  # before all other imports
 
 import concurrent.futures
 import functools
@@ -19,20 +14,20 @@ from absl import flags
 
 from qnas_jax.data import cityscapes
 from qnas_jax.data.streets import render
-from qnas_jax.run import cli, paths
+from qnas_jax.run import paths
 from qnas_jax.run.log import Progress
 from qnas_jax.run.stage import Stage
 
-_OUT = flags.DEFINE_string("out", None, "Folder for leftImg8bit/ and gtFine/.", required=True)
-_TRAIN = flags.DEFINE_integer("train", 2975, "Training pictures.", lower_bound=1)
-_VAL = flags.DEFINE_integer("val", 500, "Validation pictures.", lower_bound=1)
-_HEIGHT = flags.DEFINE_integer("height", 1024, "Pixels.", lower_bound=16)
-_WIDTH = flags.DEFINE_integer("width", 2048, "Pixels.", lower_bound=16)
-_SEED = flags.DEFINE_integer("seed", 0, "Of the data set.", lower_bound=0)
+_OUT = flags.DEFINE_string("out", None, "The folder for leftImg8bit/ and gtFine/.", required=True)
+_TRAIN = flags.DEFINE_integer("train", 2975, "Number of training images.", lower_bound=1)
+_VAL = flags.DEFINE_integer("val", 500, "Number of validation images.", lower_bound=1)
+_HEIGHT = flags.DEFINE_integer("height", 1024, "Height of the images, pixels.", lower_bound=16)
+_WIDTH = flags.DEFINE_integer("width", 2048, "Width of the images, pixels.", lower_bound=16)
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of the data set.", lower_bound=0)
 
 
 def write_one(out: str, seed: int, size: tuple[int, int], item: tuple[str, int]) -> None:
-    """Renders and writes one picture, unless it is there."""
+    """Renders and writes one image with its labels, unless they exist."""
     split, index = item
     name = f"streets_{seed:06d}_{index:06d}"
     if not cityscapes.exists(out, split, name):
@@ -51,7 +46,3 @@ def main() -> None:
     with concurrent.futures.ProcessPoolExecutor(os.cpu_count(), mp_context=context) as pool:
         for done, _ in enumerate(pool.map(write, items), 1):
             progress.show(done)
-
-
-if __name__ == "__main__":
-    cli.start(main)

@@ -1,0 +1,36 @@
+"""Runs the whole search for a network and its bitwidths, and writes a report.
+
+    python launch/main.py --config configs/streets.py
+    qnas --config configs/streets.py --config.train.steps=300 --workdir runs/short
+
+The two are the same program. Finished stages are skipped and partial ones are resumed, so after a
+stop the same command continues the run.
+"""
+
+import types
+
+from absl import flags
+
+from qnas_jax.bwnas import config, pipeline
+from qnas_jax.report import outcome
+from qnas_jax.run import cli, disk, platform
+
+# The system that searches, by the type of the config.
+SYSTEMS: dict[type, types.ModuleType] = {config.Config: pipeline}
+
+cli.define_run_flags()
+_UNTIL = flags.DEFINE_enum("until", "report", ["teacher", "report"], "The last stage to run.")
+
+
+def main() -> None:
+    """Runs the system of the config; prints the results."""
+    given, workdir = cli.run_flags(*SYSTEMS)
+    system = SYSTEMS[type(given)]
+    platform.use_compilation_cache()
+    with disk.only_one(workdir):
+        if _UNTIL.value == "teacher":
+            system.begin(given, workdir)
+            return
+        results = system.run(given, workdir)
+    print(outcome.as_text(results))
+    print(f"report: {workdir / 'report' / 'index.html'}")

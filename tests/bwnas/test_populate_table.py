@@ -1,0 +1,94 @@
+"""How the arithmetic of a table is chosen: once, named, and with a reason."""
+
+import pytest
+
+from qnas_jax.bwnas import populate_table
+from qnas_jax.bwnas.config import Lut
+from qnas_jax.kernels import int8
+from qnas_jax.run.stage import Stage, begun_with
+
+NO_CPP = int8.Found("XLA", False, "there is no C++ compiler (c++)")
+KERNELS = {
+    "C++": int8.Found("C++", True, ""),
+    "accelerator": int8.Found("XLA", True, ""),
+    "no C++": NO_CPP,
+}
+
+
+@pytest.fixture
+def found(request, monkeypatch):
+    asked = []
+    answer = KERNELS[getattr(request, "param", "no C++")]
+
+    def find_kernel(may_compile):
+        asked.append(may_compile)
+        return answer
+
+    monkeypatch.setattr(int8, "find_kernel", find_kernel)
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("found", "expected", "lines"),
+    [
+        ("C++", "int8", []),
+        ("accelerator", "int8", []),
+        (
+            "no C++",
+            "float32",
+            ["lut: float32, several times slower than int8 in C++: there is no C++ compiler (c++)"],
+        ),
+    ],
+    indirect=["found"],
+)
+@pytest.mark.parametrize("may_compile", [True, False])
+def test_auto_is_what_is_faster_here(found, expected, lines, may_compile, caplog):
+    assert populate_table.resolve_compute(Lut(), may_compile, None) == expected
+    assert found == [may_compile]
+    assert caplog.messages == lines
+
+
+@pytest.mark.parametrize("compute", ["int8", "float32"])
+def test_a_named_arithmetic_is_taken_as_it_is(found, compute):
+    begun = {"int8": "float32", "float32": "int8"}[compute]
+    assert populate_table.resolve_compute(Lut(compute=compute), True, begun) == compute
+    assert not found
+
+
+@pytest.mark.parametrize("compute", ["int8", "float32"])
+def test_auto_keeps_the_arithmetic_of_a_table_that_was_begun(found, tmp_path, caplog, compute):
+    """On another machine it may be the slower one; a table never mixes two."""
+    Stage(tmp_path / "lut", {"images": 3, "compute": compute}).begin()
+    begun = begun_with(tmp_path / "lut", "compute")
+    assert populate_table.resolve_compute(Lut(), True, begun) == compute
+    assert not found and not caplog.messages
+
+
+def test_a_folder_that_holds_nothing_was_begun_with_nothing(tmp_path):
+    assert begun_with(tmp_path / "lut", "compute") is None
+    Stage(tmp_path / "lut", {"images": 3}).begin()
+    assert begun_with(tmp_path / "lut", "compute") is None
+
+
+@pytest.mark.parametrize("begun", [None, "float32", "int8"])
+def test_ranges_for_each_channel_are_float32(found, caplog, begun):
+    caplog.set_level("INFO")
+    assert populate_table.resolve_compute(Lut(a_ranges_per="channel"), True, begun) == "float32"
+    line = "lut: float32, as lut.a_ranges_per=channel; int8 has one range for all"
+    assert caplog.messages == ([line] if begun is None else [])
+    assert not found
+
+
+@pytest.mark.parametrize(
+    ("found", "kernel", "line"),
+    [
+        ("C++", "C++", "lut: int8 in C++"),
+        ("accelerator", "XLA", "lut: int8 in XLA"),
+        ("no C++", "XLA", f"lut: int8 in XLA, several times slower than in C++: {NO_CPP.reason}"),
+    ],
+    indirect=["found"],
+)
+def test_the_kernel_of_int8_is_named_in_one_line(found, kernel, line, caplog):
+    caplog.set_level("INFO")
+    assert populate_table._kernel(False) == kernel
+    assert caplog.messages == [line] and found == [False]
