@@ -129,6 +129,20 @@ def stacked(data: Dataset, indices: Iterable[int]) -> Batch:
     return Batch(np.stack([i for i, _ in pairs]), np.stack([label for _, label in pairs]))
 
 
+def central_crops(data: Dataset, indices, crop: tuple[int, int]) -> np.ndarray:
+    """Returns the centres of some images, uint8[n, height, width, 3].
+
+    Args:
+      data: The images.
+      indices: Which of them.
+      crop: Height and width of the centres; an image that is smaller stays as it is.
+    """
+    images = stacked(data, indices).images
+    (height, width), (crop_height, crop_width) = images.shape[1:3], crop
+    top, left = max(height - crop_height, 0) // 2, max(width - crop_width, 0) // 2
+    return images[:, top : top + crop_height, left : left + crop_width]
+
+
 def prefetch(
     make: Callable[[int], Item], start: int, stop: int, threads: int = 2
 ) -> Iterator[Item]:

@@ -3,10 +3,9 @@
 import pytest
 
 from qnas_jax.bwnas import populate_table
+from qnas_jax.bwnas.config import Lut
 from qnas_jax.kernels import int8
-from qnas_jax.run import artefacts
-from qnas_jax.run.artefacts import Stage
-from qnas_jax.run.config import Lut
+from qnas_jax.run.stage import Stage, begun_with
 
 NO_CPP = int8.Found("XLA", False, "there is no C++ compiler (c++)")
 KERNELS = {
@@ -60,15 +59,15 @@ def test_a_named_arithmetic_is_taken_as_it_is(found, compute):
 def test_auto_keeps_the_arithmetic_of_a_table_that_was_begun(found, tmp_path, caplog, compute):
     """On another machine it may be the slower one; a table never mixes two."""
     Stage(tmp_path / "lut", {"images": 3, "compute": compute}).begin()
-    begun = artefacts.begun_with(tmp_path / "lut", "compute")
+    begun = begun_with(tmp_path / "lut", "compute")
     assert populate_table.resolve_compute(Lut(), True, begun) == compute
     assert not found and not caplog.messages
 
 
 def test_a_folder_that_holds_nothing_was_begun_with_nothing(tmp_path):
-    assert artefacts.begun_with(tmp_path / "lut", "compute") is None
+    assert begun_with(tmp_path / "lut", "compute") is None
     Stage(tmp_path / "lut", {"images": 3}).begin()
-    assert artefacts.begun_with(tmp_path / "lut", "compute") is None
+    assert begun_with(tmp_path / "lut", "compute") is None
 
 
 @pytest.mark.parametrize("begun", [None, "float32", "int8"])
