@@ -19,9 +19,6 @@ import reference
 from qnas_jax.bwnas import distill
 from qnas_jax.errors import InputError
 from qnas_jax.export import interpret
-from small_network import int8
-
-__all__ = ["int8"]
 
 ROOT = pathlib.Path(__file__).parents[1]
 ROOMS = [name for name in qn.__all__ if inspect.ismodule(getattr(qn, name))]
