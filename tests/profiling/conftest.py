@@ -1,5 +1,0 @@
-"""Fixtures for all tests of timed files."""
-
-from small_network import int8, mixed
-
-__all__ = ["int8", "mixed"]
