@@ -20,11 +20,13 @@ SHARES = 20  # number of ranges that `mse` tries
 def min_max(x: Float[Array, "*shape"], bits: Int[Array, ""]) -> Float[Array, "2"]:
     """Returns the full range of `x`, alpha = min and beta = max, for every bitwidth.
 
+    Both are NaN if a value is NaN.
+
     References:
       Lu et al., 2023, https://arxiv.org/abs/2401.12350 (the published calibration).
     """
     del bits
-    return jnp.stack([jnp.min(x), jnp.max(x)])
+    return affine.nan_if_any(x, jnp.stack([jnp.min(x), jnp.max(x)]))
 
 
 def percentile(x: Float[Array, "*shape"], bits: Int[Array, ""]) -> Float[Array, "2"]:

@@ -174,3 +174,8 @@ def test_bfloat16_changes_the_arithmetic_and_nothing_else(state):
         assert cosine > 0.99
     kinds = [jax.tree.map(lambda leaf: leaf.dtype, new) for new in (exact, rounded)]
     assert kinds[0] == kinds[1]
+
+
+@pytest.mark.parametrize("run", [fair, uniform], ids=["fair", "uniform"])
+def test_no_traced_value_outlives_a_step(run, state, no_leaks):
+    jax.eval_shape(run, state, features(), 0)

@@ -127,3 +127,11 @@ def test_a_path_of_the_supernet_fits_a_network_and_gives_the_same_there(drawn):
     del variables["quant"]
     found, _ = BlockPath(BLOCK, ops).apply(variables, x, mutable=["batch_stats"])
     np.testing.assert_allclose(found, outputs[1, 2, 0], rtol=1e-5, atol=1e-5)
+
+
+def test_no_traced_value_outlives_a_pass(drawn, no_leaks):
+    params, x, _ = drawn
+    orders = jnp.zeros((BLOCK.depth - 1, len(OPS)), jnp.int32)
+    jax.eval_shape(lambda x: supernet.fair_paths(params, BLOCK, OPS, x, orders), x)
+    path = jnp.zeros(BLOCK.depth, jnp.int32)
+    jax.eval_shape(lambda x: supernet.one_path(params, BLOCK, OPS, x, path), x)

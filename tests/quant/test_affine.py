@@ -209,6 +209,15 @@ def test_a_positive_factor_per_channel_does_not_change_weight_codes(bits):
     np.testing.assert_allclose(folded, quantized, rtol=4 * EPSILON)
 
 
+def test_a_channel_of_weights_with_nan_is_nan_and_the_others_are_not():
+    w = _normal((40_000, 3))
+    w[5, 1] = np.nan
+    found = affine.fake_quant_weight(jnp.asarray(w), _bits(8))
+    assert np.isnan(found[:, 1]).all()
+    others = np.delete(w, 1, axis=1)
+    np.testing.assert_array_equal(found[:, ::2], _weight_reference(others, 8))
+
+
 def test_one_trace_serves_all_bitwidths():
     traces = []
 

@@ -24,6 +24,18 @@ def test_min_max_is_the_smallest_and_the_largest_value(shape):
         np.testing.assert_array_equal(found, [x.min(), x.max()])
 
 
+@pytest.mark.parametrize("name", calibrate.RANGES)
+@pytest.mark.parametrize("shape", [(40_000,), (6, 18, 24, 8)], ids=str)
+def test_a_range_of_values_with_nan_is_nan(name, shape):
+    """On the CPU `jnp.max` of a vector of 40,000 values loses a NaN, and gives a finite range."""
+    x = _values(shape)
+    x.flat[5] = np.nan
+    find = jax.jit(calibrate.RANGES[name])
+    range_ = jax.jit(calibrate.hull)(jnp.zeros(2), find(x, BITS))
+    np.testing.assert_array_equal(range_, [np.nan, np.nan])
+    assert np.isnan(affine.fake_quant(jnp.asarray(x), range_, BITS)).all()
+
+
 def test_percentile_clips_one_value_in_ten_thousand():
     x = _values((50, 40, 30))
     found = calibrate.percentile(jnp.asarray(x), BITS)

@@ -247,6 +247,12 @@ def test_a_training_step_depends_only_on_state_batch_and_step_number(network, tr
     assert np.any(kernels[0] != kernels[1]), "each step draws its own dropout mask"
 
 
+def test_no_traced_value_outlives_a_step(network, trained, no_leaks):
+    _, _, images, labels = network
+    step, state, _ = trained
+    jax.eval_shape(step, state, images, labels, jnp.int32(0))
+
+
 def test_the_loss_decreases_on_a_fixed_batch(network, trained):
     _, _, images, labels = network
     step, state, _ = trained
