@@ -21,7 +21,7 @@ The paper leaves these settings open. This config uses:
   those of the encoder (or of a much smaller head), so the report gives both.
 """
 
-from qnas_jax.run import config
+from qnas_jax.bwnas import config
 
 
 def get_config() -> config.Config:

@@ -1,6 +1,6 @@
 """The end-to-end run of the tests: runs every stage, learns nothing; under 90 s on 2 cores."""
 
-from qnas_jax.run import config
+from qnas_jax.bwnas import config
 
 
 def get_config() -> config.Config:

@@ -1,6 +1,6 @@
 """The quickstart: QA-BWNAS in INT8 on rendered street scenes, small enough for a laptop."""
 
-from qnas_jax.run import config
+from qnas_jax.bwnas import config
 
 
 def get_config() -> config.Config:

@@ -2,15 +2,21 @@
 
 import pathlib
 import runpy
+from typing import NamedTuple
 
 import numpy as np
 
 from qnas_jax import space
-from qnas_jax.bwnas import search_front
+from qnas_jax.bwnas import inspection, search_front
+from qnas_jax.bwnas.config import Config
 from qnas_jax.bwnas.lut import table
 from qnas_jax.hardware import measured, target
+from qnas_jax.hardware.deployment import Deployment
 from qnas_jax.run import artefacts
-from qnas_jax.stages import experiment
+from qnas_jax.run.stage import Stage
+from qnas_jax.stages import experiment, fit
+from qnas_jax.stages import train as train_stage
+from qnas_jax.stages.experiment import Problem
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -46,9 +52,44 @@ def chosen(config, monkeypatch):
     return config
 
 
+class LaidOut(NamedTuple):
+    """A run before its first stage."""
+
+    config: Config
+    problem: Problem
+    deployed: Deployment
+    workdir: pathlib.Path
+
+    @property
+    def how(self):
+        return fit.training(self.config)
+
+    @property
+    def searched(self):
+        return self.problem.space
+
+    @property
+    def bits(self):
+        return self.config.space.bits
+
+    @property
+    def image_shape(self):
+        return self.deployed.image_shape
+
+
 def prepared(config, tmp_path):
     config.check()
-    return experiment.prepare(config, tmp_path)
+    return LaidOut(*experiment.prepare(config), tmp_path)
+
+
+def check_target(laid_out):
+    inspection.check_target(laid_out.config, laid_out.searched, laid_out.deployed)
+
+
+def teacher_stage(laid_out):
+    config = laid_out.config
+    how = (laid_out.workdir, laid_out.problem, laid_out.how)
+    return train_stage.teacher_stage(*how, config.network, config.teacher)
 
 
 def write_table(path, laid_out, ops, factor=1.0):
@@ -60,10 +101,10 @@ def write_table(path, laid_out, ops, factor=1.0):
             path, measured.Row(subject, ms, *[None] * 4, 9, None, "runtime", "1", "board", 2)
         )  # fmt: skip
 
-    for part, convs in laid_out.fixed_convs.items():
+    for part, convs in laid_out.deployed.parts.items():
         height, width = max((c.in_height, c.in_width) for c in convs)
         add(measured.Subject(part, "", height, width, 3, 8, 1, 1, 8, 8), convs)
-    for place in laid_out.places():
+    for place in laid_out.deployed.places:
         for op in ops:
             shape, rest = place[2:5], place[5:]
             add(measured.subject(place, op, 8, 8), space.mbconv_convs(op, "", shape, *rest))
@@ -71,12 +112,12 @@ def write_table(path, laid_out, ops, factor=1.0):
 
 def populated(laid_out):
     """A finished table with random NSRs."""
-    stage = artefacts.Stage(laid_out.workdir / "lut", {"seed": 0})
+    stage = Stage(laid_out.workdir / "lut", {"seed": 0})
     parts = table.parts_of(laid_out.searched, laid_out.bits, per_layer=False)
     nsr = np.random.default_rng(0).uniform(1, 2, sum(part.rows for part in parts))
     rows = table.build(nsr.astype(np.float32), laid_out.searched, parts)
     table.save(stage.folder / "lut.npz", rows)
-    described = {"fixed_size_bytes": laid_out.fixed_bytes()}
+    described = {"fixed_size_bytes": laid_out.deployed.fixed()["size_bytes"]}
     artefacts.write_json(stage.folder / "lut.json", described)
     artefacts.write_json(laid_out.workdir / "config.json", laid_out.config)
     stage.finish()
@@ -87,5 +128,5 @@ def searched(laid_out, stage=None, rows=None):
     """The search of a run, by default over a table of random NSRs."""
     if stage is None:
         stage, rows = populated(laid_out)
-    how, deployed = laid_out.config.search, laid_out.deployment()
+    how, deployed = laid_out.config.search, laid_out.deployed
     return search_front.search_front(laid_out.workdir, how, deployed, stage, rows)

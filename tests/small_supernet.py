@@ -7,7 +7,7 @@ import numpy as np
 import reference
 from qnas_jax import space
 from qnas_jax.bwnas import distill
-from qnas_jax.train import supervised
+from qnas_jax.train import optimizers
 
 OPS = (space.Op(3, 2), space.Op(5, 2))
 BLOCKS = (space.Block(4, 6, 2, 1, 2), space.Block(6, 6, 1, 2, 1))
@@ -24,7 +24,7 @@ def features(seed=0):
 
 
 def sgd(weight_decay):
-    return tuple(supervised.sgd(lr, 50, 0.9, 0.9, weight_decay) for lr in (0.1, 0.05))
+    return tuple(optimizers.sgd(lr, 50, 0.9, 0.9, weight_decay) for lr in (0.1, 0.05))
 
 
 def _step(sampling, weight_decay):

@@ -28,7 +28,7 @@ from qnas_jax import space
 from qnas_jax.bwnas import distill, distill_pmap
 from qnas_jax.data.batching import Augmentation, prefetch, training_batch
 from qnas_jax.data.streets import Streets
-from qnas_jax.train import supervised
+from qnas_jax.train.optimizers import sgd
 
 LR, STEPS, POWER, MOMENTUM, WEIGHT_DECAY = 0.005, 13_334, 0.9, 0.9, 1e-4
 REPEATS = 3
@@ -192,7 +192,7 @@ class _Case:
         # Uniform steps differ in what their paths cost, so several are timed.
         self.numbers = range(1) if self.sampling == "fair" else range(len(OPS))
         searched = space.Space(blocks, OPS)
-        optimizer = supervised.sgd(LR, STEPS, POWER, MOMENTUM, WEIGHT_DECAY)
+        optimizer = sgd(LR, STEPS, POWER, MOMENTUM, WEIGHT_DECAY)
         optimizers = (optimizer,) * len(blocks)
         self.key = jax.random.key(1)
         state = distill.fresh_state(searched, optimizers, jax.random.key(0))

@@ -1,36 +1,22 @@
-"""The trained networks of a run that is finished, found without training anything."""
+"""The trained networks of a finished run, found without training."""
 
 import pathlib
-from typing import NamedTuple
 
 from qnas_jax import space
 from qnas_jax.bwnas import train_supernet
+from qnas_jax.bwnas.config import Config
 from qnas_jax.errors import InputError
 from qnas_jax.hardware import size
-from qnas_jax.nn.deeplab import DeepLabV3
-from qnas_jax.run import artefacts
-from qnas_jax.run.artefacts import Stage
 from qnas_jax.run.listing import listed
+from qnas_jax.run.stage import read_json
+from qnas_jax.stages import fit
 from qnas_jax.stages import train as train_stage
-from qnas_jax.stages.experiment import Setting
-
-
-class Network(NamedTuple):
-    """A network that was trained and measured.
-
-    Attributes:
-      source: The stage that did.
-      model: The network.
-      subnet: Its ops and bitwidths.
-    """
-
-    source: Stage
-    model: DeepLabV3
-    subnet: space.Subnet
+from qnas_jax.stages.experiment import Problem, teacher_subnet
+from qnas_jax.stages.train import Trained
 
 
 def subnets(workdir: pathlib.Path) -> list[str]:
-    """The retrained subnets of a run, in order of their names.
+    """Returns the retrained subnets of a run, in the order of their names.
 
     Raises:
       InputError: There is none.
@@ -38,24 +24,32 @@ def subnets(workdir: pathlib.Path) -> list[str]:
     files = listed(workdir, "retrain/*/metrics.json")
     if not files:
         raise InputError(f"{workdir}: holds no retrained subnet")
-    return [artefacts.read_json(file, "subnet")["subnet"] for file in files]
+    return [read_json(file, "subnet")["subnet"] for file in files]
 
 
-def trained(setting: Setting) -> list[Network]:
-    """The teacher and the retrained subnets of a run, these by their size.
+def trained(workdir: pathlib.Path, config: Config, problem: Problem) -> list[Trained]:
+    """Returns the teacher and the retrained subnets of a run, the subnets by size.
+
+    Args:
+      workdir: The folder of the run.
+      config: Its config.
+      problem: What it learned.
 
     Raises:
       InputError: There is no retrained subnet, or the run was made with other settings.
     """
-    picked = [space.parse_subnet(subnet) for subnet in subnets(setting.workdir)]
-    teacher = train_stage.teacher_stage(setting)
-    distilled = train_supernet.supernet_stage(setting, teacher)
-    found = [Network(teacher, setting.teacher(), setting.teacher_subnet())]
-    for subnet in sorted(picked, key=lambda s: size.subnet_bytes(setting.searched.blocks, s)):
-        stage = train_stage.subnet_stage(setting, distilled, space.format_subnet(subnet))
-        found.append(Network(stage, setting.student(subnet), subnet))
+    picked = [space.parse_subnet(subnet) for subnet in subnets(workdir)]
+    how = fit.training(config)
+    teacher = train_stage.teacher_stage(workdir, problem, how, config.network, config.teacher)
+    distilled = train_supernet.supernet_stage(
+        workdir, teacher, config.space, config.supernet, config.seed
+    )
+    found = [Trained(teacher, problem.teacher, teacher_subnet(problem.teacher))]
+    for subnet in sorted(picked, key=lambda s: size.subnet_bytes(problem.space.blocks, s)):
+        text = space.format_subnet(subnet)
+        stage = train_stage.subnet_stage(workdir, distilled, text, config.retrain.init)
+        found.append(Trained(stage, problem.student(subnet), subnet))
     for network in found:
-        if not network.source.done:
-            folder = network.source.folder
-            raise InputError(f"{folder}: is not finished; launch/main.py goes on with it")
+        if not network.stage.done:
+            raise InputError(f"{network.stage.folder}: is not finished; launch/main.py resumes it")
     return found

@@ -1,31 +1,37 @@
-"""What is looked at before the first stage begins, so that no later one refuses it after hours."""
+"""Checks before the first stage, so that no later stage fails after hours."""
 
 import logging
 import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import flax.linen as nn
+
+from qnas_jax import space
 from qnas_jax.bwnas import search_front
+from qnas_jax.bwnas.config import Config
 from qnas_jax.bwnas.lut import table
 from qnas_jax.bwnas.train_supernet import images_per_pass
 from qnas_jax.data.cityscapes import Cityscapes
 from qnas_jax.errors import InputError
+from qnas_jax.hardware import target as targets
+from qnas_jax.hardware.deployment import Deployment
 from qnas_jax.nn.conv import ConvBnAct
 from qnas_jax.nn.trace import Unit, trace
-from qnas_jax.stages.experiment import Setting
+from qnas_jax.stages.experiment import Problem
 
 logger = logging.getLogger(__name__)
 
 
 class Statistics(NamedTuple):
-    """Images over which norms take statistics together.
+    """A set of images that share batch statistics.
 
     Attributes:
-      name: The setting that says how many they are.
-      value: Of this setting.
-      images: Their number.
-      shape: Their height and width.
-      searched: Whether only norms of searched blocks take them, not those of the whole network.
+      name: The setting that determines their number.
+      value: Value of this setting.
+      images: Number of images.
+      shape: Height and width of the images.
+      searched: Whether only norms in searched blocks share them, not those of the whole network.
       least: Value of the setting that gives two images.
     """
 
@@ -37,16 +43,16 @@ class Statistics(NamedTuple):
     least: str = "2"
 
 
-def inspect(setting: Setting) -> None:
-    """Looks at everything that the stages will read and that a run has not made itself.
+def inspect(config: Config, problem: Problem, deployed: Deployment) -> None:
+    """Checks all inputs of the stages that the run has not made itself.
 
     Raises:
-      InputError: A stage would refuse it, or learn nothing from it.
+      InputError: A stage would refuse one, or learn nothing from it.
     """
-    check_target(setting)
-    check_norms(setting)
+    check_target(config, problem.space, deployed)
+    check_norms(config, problem)
     begin = time.monotonic()
-    splits = [s for s in (setting.train_data, setting.val_data) if isinstance(s, Cityscapes)]
+    splits = [s for s in (problem.train, problem.val) if isinstance(s, Cityscapes)]
     for split in splits:
         split.check()
     if splits:
@@ -54,25 +60,27 @@ def inspect(setting: Setting) -> None:
         logger.info("data: looked at %d images and their labels in %.1f s", pairs, seconds)
 
 
-def check_target(setting: Setting) -> None:
-    """Refuses a target or budgets that no subnet can meet.
+def check_target(config: Config, searched: space.Space, deployed: Deployment) -> None:
+    """Checks that the target knows all costs, and that a subnet can meet the budgets.
 
     Raises:
-      InputError: See `search_front.check_budgets`.
+      InputError: See `target.check_knows` and `search_front.check_budgets`.
     """
-    per_layer, budgets = setting.config.space.bits_per == "layer", setting.config.search.budgets
-    parts = table.parts_of(setting.searched, setting.bits, per_layer)
-    search_front.check_budgets(setting.searched, parts, setting.deployment(), dict(budgets))
+    targets.check_knows(deployed.target, config.search.costs)
+    per_layer, budgets = config.space.bits_per == "layer", config.search.budgets
+    parts = table.parts_of(searched, config.space.bits, per_layer)
+    search_front.check_budgets(searched, parts, deployed, dict(budgets))
 
 
-def check_norms(setting: Setting) -> None:
-    """Refuses statistics of one value: its variance is 0, whatever it is.
+def check_norms(config: Config, problem: Problem) -> None:
+    """Refuses statistics over a single value, whose variance is always 0.
 
     Raises:
       InputError: A norm would see one value for each channel.
     """
-    known = list(_statistics(setting))
-    lone = {shape: _single_pixels(setting, shape) for shape in {one.shape for one in known}}
+    known = list(_statistics(config, problem))
+    shapes = {one.shape for one in known}
+    lone = {shape: _single_pixels(problem.teacher, shape) for shape in shapes}
     for one in known:
         names = [unit.name for unit in lone[one.shape] if unit.site or not one.searched]
         if names and one.images == 1:
@@ -83,24 +91,24 @@ def check_norms(setting: Setting) -> None:
             )
 
 
-def _single_pixels(setting: Setting, shape: tuple[int, int]) -> list[Unit]:
-    """The norms that see a single pixel of each image; depths and ops change no shape."""
+def _single_pixels(teacher: nn.Module, shape: tuple[int, int]) -> list[Unit]:
+    """The norms that see one pixel of each image; depths and ops do not change the shapes."""
     return [
         unit
-        for unit in trace(setting.teacher(), (*shape, 3)).units
+        for unit in trace(teacher, (*shape, 3)).units
         if isinstance(unit.module, ConvBnAct) and unit.module.norm and unit.out_shape[:2] == (1, 1)
     ]
 
 
-def _statistics(setting: Setting) -> Iterator[Statistics]:
-    """Wherever norms, or the variance of a block's target, use the images' own statistics."""
-    config = setting.config
-    (height, width), middle, how = config.train.crop, setting.middle(), config.supernet
+def _statistics(config: Config, problem: Problem) -> Iterator[Statistics]:
+    """All places where norms, or the variance of a target, use the images' own statistics."""
+    how, (height, width) = config.supernet, config.train.crop
     crop = height, width
+    middle = min(height, config.data.height), min(width, config.data.width)
     yield Statistics("train.batch", config.train.batch, config.train.batch, crop, searched=False)
     part, least = how.batch // how.parts, f"{2 * how.parts} for supernet.parts={how.parts}"
     yield Statistics("supernet.batch", how.batch, part, crop, least=least)
-    images = images_per_pass(setting)
+    images = images_per_pass(how, problem.val)
     if images < how.batch:
         yield Statistics("data.val_images", images, images, middle)
     else:

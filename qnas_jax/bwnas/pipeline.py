@@ -1,88 +1,159 @@
 """The order of the stages.
 
-    pictures > teacher > supernet > table > front > retrained subnets > files > report
+    images > teacher > supernet > LUT > front > retrained subnets > files > report
 
-A stage (see `stages/`) finds its inputs, is skipped or resumed (see `artefact.py`), and
-leaves its artefacts in the run's folder. The work itself lies in the rooms below.
+Each stage finds its inputs, is skipped or resumed (see `run/stage.py`), and leaves its files in
+the folder of the run.
 """
 
 import pathlib
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from jaxtyping import PyTree
 
 from qnas_jax import space
 from qnas_jax.bwnas import inspection, populate_table, search_front, train_supernet
+from qnas_jax.bwnas.config import Config
 from qnas_jax.data.batching import stacked
 from qnas_jax.export import runtimes
+from qnas_jax.hardware.deployment import Deployment
+from qnas_jax.nn import supernet
 from qnas_jax.report import page
 from qnas_jax.run import artefacts
-from qnas_jax.run.artefacts import Stage
-from qnas_jax.run.config import Config
-from qnas_jax.stages import dry_run, measure
+from qnas_jax.run.stage import Stage, is_finished
+from qnas_jax.search.front import Point
+from qnas_jax.stages import dry_run, fit
 from qnas_jax.stages import export as export_stage
 from qnas_jax.stages import latency as latency_stage
 from qnas_jax.stages import train as train_stage
-from qnas_jax.stages.experiment import Setting, prepare
+from qnas_jax.stages.experiment import Problem, prepare, teacher_costs
+from qnas_jax.stages.train import Trained
+from qnas_jax.tasks.task import SAMPLES
 
 
-def run(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
-    """Runs every stage that is not finished; returns what `report/results.json` holds.
+def run(given: Config, workdir: pathlib.Path) -> dict[str, Any]:
+    """Runs every stage that is not finished.
 
     Only one process at a time may do that in a folder.
 
+    Args:
+      given: The config.
+      workdir: The folder of the run.
+
+    Returns:
+      The content of `report/results.json`.
+
     Raises:
-      InputError: A setting, a picture or an artefact cannot be used.
+      InputError: A setting, an image or a file of the run cannot be used.
       Diverged: A loss or a state is no longer finite.
-      Stopped: SIGTERM came; the same call goes on.
+      Stopped: SIGTERM came; the same call resumes the run.
     """
-    setting, teacher, variables = begin(config, workdir)
-    distilled, params = train_supernet.train_supernet(setting, teacher, variables)
-    populated, rows = populate_table.populate_table(setting, distilled, variables, params)
-    how, deployed = setting.config.search, setting.deployment()
-    searched, points = search_front.search_front(workdir, how, deployed, populated, rows)
-    picked = search_front.chosen(points, how, setting.config.retrain.subnets)
-    retrained = [
-        train_stage.retrain(
-            setting, distilled, variables, params, point, f"retrain {i}/{len(picked)}"
-        )
-        for i, point in enumerate(picked, 1)
+    config, problem, deployed, teacher, variables = begin(given, workdir)
+    how = fit.training(config)
+    distilled, params = train_supernet.train_supernet(
+        workdir, problem, how, config.space, config.supernet, teacher.stage, variables
+    )
+    populated, rows = populate_table.populate_table(
+        workdir, problem, deployed, config.space, config.lut, config.kernels, how.train.crop,
+        distilled, variables, params,
+    )  # fmt: skip
+    searched, points = search_front.search_front(workdir, config.search, deployed, populated, rows)
+    picked = search_front.chosen(points, config.search, config.retrain.subnets)
+    retrained = _retrain(workdir, config, problem, distilled, variables, params, picked)
+    exported = [
+        export_stage.export(workdir, problem, how, deployed, trained)
+        for trained in (teacher, *retrained)
     ]
-    exported = [export_stage.export(setting, teacher, setting.teacher(), setting.teacher_subnet())]
-    for point, stage in zip(picked, retrained, strict=True):
-        subnet = space.parse_subnet(point.subnet)
-        exported.append(export_stage.export(setting, stage, setting.student(subnet), subnet))
-    timed = latency_stage.time_networks(setting, [point.subnet for point in picked])
-    stages = [teacher, distilled, populated, searched, timed]
-    results = write_report(setting, stages, retrained, exported)
-    export_stage.check([stage.folder for stage in exported], config.export.max_miou_drop)
+    timed = latency_stage.time_networks(
+        workdir, problem, config.network, deployed, [point.subnet for point in picked]
+    )
+    stages = [teacher.stage, distilled, populated, searched, timed]
+    results = write_report(workdir, config, problem, deployed, stages, retrained, exported)
+    folders = [stage.folder for stage in exported]
+    export_stage.check(folders, problem.task.metric, config.export.max_miou_drop)
     return results
 
 
-def begin(config: Config, workdir: pathlib.Path) -> tuple[Setting, Stage, PyTree]:
-    """Runs the first stage alone: lays out the run and trains the teacher."""
-    config.check()
-    setting = prepare(config, workdir)
-    inspection.inspect(setting)
-    if not artefacts.is_finished(workdir / "teacher"):
-        dry_run.dry_run(setting, runtimes.named("onnxruntime"))
+class Begun(NamedTuple):
+    """A run whose teacher is trained."""
+
+    config: Config
+    problem: Problem
+    deployed: Deployment
+    teacher: Trained
+    variables: PyTree
+
+
+def begin(given: Config, workdir: pathlib.Path) -> Begun:
+    """Runs only the first stage: prepares the run and trains the teacher."""
+    given.check()
+    config, problem, deployed = prepare(given)
+    inspection.inspect(config, problem, deployed)
+    if not is_finished(workdir / "teacher"):
+        runtime = runtimes.named("onnxruntime")
+        dry_run.dry_run(problem, config.space.bits, deployed.image_shape, runtime)
     if not (workdir / "config.json").exists():
-        artefacts.write_json(workdir / "config.json", setting.config)
-    return setting, *train_stage.train_teacher(setting)
+        artefacts.write_json(workdir / "config.json", config)
+    how = fit.training(config)
+    teacher, variables = train_stage.train_teacher(
+        workdir, problem, how, config.network, config.teacher
+    )
+    return Begun(config, problem, deployed, teacher, variables)
+
+
+def _retrain(
+    workdir: pathlib.Path,
+    config: Config,
+    problem: Problem,
+    distilled: Stage,
+    variables: PyTree,
+    params: list[supernet.Params],
+    picked: Sequence[Point],
+) -> list[Trained]:
+    """Retrains subnets of the front, from the supernet's weights or from random ones."""
+    how, init, found = fit.training(config), config.retrain.init, []
+    for i, point in enumerate(picked, 1):
+        stage = train_stage.subnet_stage(workdir, distilled, point.subnet, init)
+        subnet = space.parse_subnet(point.subnet)
+        trained = Trained(stage, problem.student(subnet), subnet)
+
+        def start(fresh, subnet=subnet):
+            return _inherited(fresh, variables, params, subnet) if init == "supernet" else fresh
+
+        train_stage.retrain(workdir, problem, how, trained, start, f"retrain {i}/{len(picked)}")
+        found.append(trained)
+    return found
+
+
+def _inherited(
+    fresh: PyTree, teacher: PyTree, params: list[supernet.Params], subnet: space.Subnet
+) -> PyTree:
+    """The variables of a subnet: its blocks from the supernet, all else from the teacher."""
+    blocks = {
+        f"block{i + 1}": supernet.path_params(params[i], tuple(choice.op for choice in block))
+        for i, block in enumerate(subnet)
+    }
+    return supernet.with_blocks(fresh, teacher, blocks)
 
 
 def write_report(
-    setting: Setting, stages: list[Stage], retrained: list[Stage], exported: list[Stage]
+    workdir: pathlib.Path,
+    config: Config,
+    problem: Problem,
+    deployed: Deployment,
+    stages: Sequence[Stage],
+    retrained: Sequence[Trained],
+    exported: Sequence[Stage],
 ) -> dict[str, Any]:
-    """Writes `report/` from what the stages left behind."""
-    artefacts.write_json(setting.workdir / "config.json", setting.config)  # no stage refused it
+    """Writes `report/` from the files of all stages; returns its `results.json`."""
+    artefacts.write_json(workdir / "config.json", config)  # all stages have accepted it
     seconds = {stage.folder.name: round(stage.seconds, 1) for stage in stages}
-    seconds["retrain"] = round(sum(stage.seconds for stage in retrained), 1)
+    seconds["retrain"] = round(sum(trained.stage.seconds for trained in retrained), 1)
     seconds["export"] = round(sum(stage.seconds for stage in exported), 1)
-    samples = stacked(setting.val_data, range(min(measure.SAMPLES, len(setting.val_data))))
-    folders = [stage.folder for stage in retrained]
-    files = export_stage.told(
-        [stage.folder for stage in exported], latency_stage.of_run(setting.workdir)
-    )
-    costs = setting.teacher_costs()
-    return page.write(setting.workdir, seconds, folders, samples, costs, files)
+    samples = stacked(problem.val, range(min(SAMPLES, len(problem.val))))
+    latencies, exports = latency_stage.of_run(workdir), [stage.folder for stage in exported]
+    files = export_stage.summary(exports, problem.task.metric, latencies)
+    folders = [trained.stage.folder for trained in retrained]
+    costs = teacher_costs(deployed, problem.teacher)
+    return page.write(workdir, seconds, folders, samples, costs, files)

@@ -1,6 +1,7 @@
-"""The LUT: every path of every block, scored."""
+"""Fills the LUT: scores every path of every block."""
 
 import logging
+import pathlib
 import shutil
 from typing import Any
 
@@ -8,39 +9,65 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
+from qnas_jax.bwnas.config import Kernels, Lut, Space
 from qnas_jax.bwnas.lut import populate, table, workload
+from qnas_jax.data.batching import central_crops
+from qnas_jax.hardware.deployment import Deployment
 from qnas_jax.kernels import int8
 from qnas_jax.nn import supernet
 from qnas_jax.quant.calibrate import RANGES
 from qnas_jax.run import artefacts, parallel
-from qnas_jax.run.artefacts import Stage
-from qnas_jax.run.config import Lut
-from qnas_jax.stages.experiment import Setting
+from qnas_jax.run.stage import Stage, begun_with, defaults
+from qnas_jax.stages.experiment import Problem
 from qnas_jax.train import supervised
 
 logger = logging.getLogger(__name__)
 
 
 def populate_table(
-    setting: Setting, distilled: Stage, variables: PyTree, params: list[supernet.Params]
+    workdir: pathlib.Path,
+    problem: Problem,
+    deployed: Deployment,
+    chosen: Space,
+    how: Lut,
+    kernels: Kernels,
+    crop: tuple[int, int],
+    distilled: Stage,
+    variables: PyTree,
+    params: list[supernet.Params],
 ) -> tuple[Stage, table.Table]:
-    """Scores every path of every block, quantized; adds the sizes."""
-    may_compile = setting.config.kernels.compile == "auto"
+    """Scores every path of every block, quantized; adds the sizes.
+
+    Args:
+      workdir: The folder of the run.
+      problem: Images, teacher and search space.
+      deployed: Has the convolutions that are in no block.
+      chosen: The settings of the search space.
+      how: How paths are scored.
+      kernels: Whether kernels are compiled.
+      crop: Height and width of the centres of the images.
+      distilled: The stage of the supernet.
+      variables: The teacher's variables.
+      params: The supernet's parameters by block.
+    """
+    may_compile, per_layer = kernels.compile == "auto", chosen.bits_per == "layer"
     with parallel.first_goes_first("lut"):
-        begun = artefacts.begun_with(setting.workdir / "lut", "compute")
-        compute = resolve_compute(setting.config.lut, may_compile, begun)
-        made_from = _made_from(setting, distilled, compute)
-        stage = Stage(setting.workdir / "lut", made_from)
+        begun = begun_with(workdir / "lut", "compute")
+        compute = resolve_compute(how, may_compile, begun)
+        made_from = _made_from(chosen, how, distilled, compute)
+        stage = Stage(workdir / "lut", made_from, defaults(how))
         if parallel.is_first():
             stage.begin()
     if stage.done:
         return stage, table.load(stage.folder / "lut.npz")
     kernel = _kernel(may_compile) if compute == "int8" else None
-    job = _job(setting, variables, params, kernel, stage.folder / "partial")
-    found = populate.populate(job, setting.config.lut.time_budget_s)
-    rows = table.build(found.nsr, setting.searched, job.parts)
+    parts = table.parts_of(problem.space, chosen.bits, per_layer)
+    folder = stage.folder / "partial"
+    job = _job(problem, how, crop, parts, variables, params, kernel, folder)
+    found = populate.populate(job, how.time_budget_s)
+    rows = table.build(found.nsr, problem.space, parts)
     if parallel.is_first():
-        _finish_table(setting, stage, made_from, job, found, rows)
+        _finish_table(deployed, stage, made_from, job, found, rows)
     parallel.wait_for_all("table")
     return stage, rows
 
@@ -78,12 +105,11 @@ def _kernel(may_compile: bool) -> int8.Kernel:
     return found.kernel
 
 
-def _made_from(setting, distilled, compute) -> dict[str, Any]:
-    how = setting.config.lut
+def _made_from(chosen: Space, how: Lut, distilled: Stage, compute: str) -> dict[str, Any]:
     return {
         "supernet": distilled.hash,
-        "bits": setting.bits,
-        "bits_per": setting.config.space.bits_per,
+        "bits": chosen.bits,
+        "bits_per": chosen.bits_per,
         "calibration_images": how.calibration_images,
         "images": how.images,
         "images_per_pass": how.images_per_pass,
@@ -94,16 +120,15 @@ def _made_from(setting, distilled, compute) -> dict[str, Any]:
     }
 
 
-def _job(setting, variables, params, kernel, folder) -> populate.Job:
-    how = setting.config.lut
+def _job(problem, how, crop, parts, variables, params, kernel, folder) -> populate.Job:
     variables = jax.device_get(variables)  # else all devices' features are computed on one
-    features = jax.jit(supervised.features(setting.teacher()))
+    features = jax.jit(supervised.features(problem.teacher))
     starts = range(0, how.images, how.images_per_pass)
     return populate.Job(
-        lambda indices: features(variables, setting.training_crops(indices)),
+        lambda indices: features(variables, central_crops(problem.train, indices, crop)),
         params,
-        setting.searched,
-        table.parts_of(setting.searched, setting.bits, setting.config.space.bits_per == "layer"),
+        problem.space,
+        parts,
         calibration=range(how.calibration_images),
         chunks=[range(s, min(s + how.images_per_pass, how.images)) for s in starts],
         method=populate.Method(
@@ -116,7 +141,7 @@ def _job(setting, variables, params, kernel, folder) -> populate.Job:
     )
 
 
-def _finish_table(setting, stage, made_from, job, found, rows) -> None:
+def _finish_table(deployed, stage, made_from, job, found, rows) -> None:
     """Writes the table and what it was made with; deletes the partial results."""
     table.save(stage.folder / "lut.npz", rows)
     with artefacts.writing(stage.folder / "by_chunk.npy") as file:
@@ -127,8 +152,8 @@ def _finish_table(setting, stage, made_from, job, found, rows) -> None:
         "kernel": job.method.kernel or "XLA",
         "agreement": populate.agreement(found, rows),
         "ops": [str(op) for op in rows.ops],
-        "blocks": setting.searched.blocks,
-        "fixed_size_bytes": setting.fixed_bytes(),
+        "blocks": job.searched.blocks,
+        "fixed_size_bytes": deployed.fixed()["size_bytes"],
         "device": jax.devices()[0].device_kind,
         "seconds": round(stage.elapsed(), 1),
     }

@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 
 from qnas_jax import space
+from qnas_jax.bwnas.config import Search
 from qnas_jax.bwnas.lut import table
 from qnas_jax.bwnas.lut.table import Table
 from qnas_jax.errors import InputError
 from qnas_jax.hardware import deployment
 from qnas_jax.hardware.deployment import Deployment
 from qnas_jax.run import artefacts
-from qnas_jax.run.artefacts import Stage
-from qnas_jax.run.config import Search
+from qnas_jax.run.stage import Stage, defaults
 from qnas_jax.search import front, pareto
 from qnas_jax.search.front import Point
 from qnas_jax.space import COSTS
@@ -52,7 +52,7 @@ def search_front(
             for name in deployed.target.costs
         }
         made_from |= {"costs": how.costs, "epsilon": how.epsilon, "target": columns}
-    stage = Stage(workdir / "search", made_from)
+    stage = Stage(workdir / "search", made_from, defaults(how))
     file = stage.folder / "front.csv"
     if not stage.done:
         stage.begin()

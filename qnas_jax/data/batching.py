@@ -1,4 +1,4 @@
-"""From a data set to training batches: a pure function of the step, read ahead by threads.
+"""From a data set to training batches: a pure function of the step, made in advance by threads.
 
 A batch depends on the seed and the step alone, so a resumed run sees the batches that it
 would have seen.
@@ -20,7 +20,7 @@ Item = TypeVar("Item")
 
 @runtime_checkable  # for the checks of annotated types in the tests
 class Dataset(Protocol):
-    """Pictures uint8[h, w, 3] with train ids uint8[h, w]."""
+    """Images uint8[h, w, 3] with train ids uint8[h, w]."""
 
     def __len__(self) -> int: ...
 
@@ -28,17 +28,17 @@ class Dataset(Protocol):
 
 
 class Resized:
-    """A data set at another size: pictures bilinear, labels those of the nearest pixels."""
+    """A data set at another size: images bilinear, labels those of the nearest pixels."""
 
     def __init__(self, data: Dataset, height: int, width: int):
-        """Resizes each picture when it is asked for."""
+        """Resizes each image when it is read."""
         self._data, self._size = data, (width, height)
 
     def __len__(self) -> int:
         return len(self._data)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Picture uint8[height, width, 3] and train ids uint8[height, width]."""
+        """Image uint8[height, width, 3] and train ids uint8[height, width]."""
         image, label = (Image.fromarray(array) for array in self._data[index])
         image = image.resize(self._size, Image.Resampling.BILINEAR)
         label = label.resize(self._size, Image.Resampling.NEAREST)
@@ -46,21 +46,21 @@ class Resized:
 
 
 class Batch(NamedTuple):
-    """Pictures as bytes and their train ids."""
+    """Images as bytes and their train ids."""
 
     images: np.ndarray  # uint8[n, h, w, 3]
     labels: np.ndarray  # uint8[n, h, w]
 
 
 class Augmentation(NamedTuple):
-    """How training pictures are varied."""
+    """How training images are augmented."""
 
     crop: tuple[int, int]  # height, width
     scale: tuple[float, float]  # smallest and largest random scale
 
 
 def sample_indices(seed: int, step: int, batch: int, count: int) -> np.ndarray:
-    """The pictures of a step: every epoch is a fresh permutation of all."""
+    """The images of a step; every epoch is a new permutation."""
     places = step * batch + np.arange(batch)
     epochs = {
         e: np.random.default_rng((seed, e)).permutation(count)
@@ -72,9 +72,9 @@ def sample_indices(seed: int, step: int, batch: int, count: int) -> np.ndarray:
 def augment(
     image: np.ndarray, label: np.ndarray, how: Augmentation, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A random part of the picture at a random scale, perhaps mirrored.
+    """A random crop of the image at a random scale, flipped at random.
 
-    What reaches beyond the picture is grey, and ignored in the labels.
+    Outside of the image it is grey, and ignored in the labels.
     """
     height, width = how.crop
     scale = rng.uniform(*how.scale)
@@ -124,15 +124,29 @@ def training_batch(
 
 
 def stacked(data: Dataset, indices: Iterable[int]) -> Batch:
-    """The pictures of some indices as they are."""
+    """The images of some indices, unchanged."""
     pairs = [data[int(i)] for i in indices]
     return Batch(np.stack([i for i, _ in pairs]), np.stack([label for _, label in pairs]))
+
+
+def central_crops(data: Dataset, indices, crop: tuple[int, int]) -> np.ndarray:
+    """Returns the centres of some images, uint8[n, height, width, 3].
+
+    Args:
+      data: The images.
+      indices: Which of them.
+      crop: Height and width of the centres; an image that is smaller stays as it is.
+    """
+    images = stacked(data, indices).images
+    (height, width), (crop_height, crop_width) = images.shape[1:3], crop
+    top, left = max(height - crop_height, 0) // 2, max(width - crop_width, 0) // 2
+    return images[:, top : top + crop_height, left : left + crop_width]
 
 
 def prefetch(
     make: Callable[[int], Item], start: int, stop: int, threads: int = 2
 ) -> Iterator[Item]:
-    """`make(i)` for every i in [start, stop), in order, made by threads ahead of use."""
+    """`make(i)` for every i in [start, stop), in order, made by threads in advance."""
     pending: collections.deque[concurrent.futures.Future[Item]] = collections.deque()
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:
         try:
@@ -150,9 +164,9 @@ def prefetch(
 class Timed(Iterator[Item]):
     """Hands items on, and measures how long the reader has to wait for them.
 
-    The share of time spent waiting is an upper bound of what training loses for want of
-    pictures: the device may still be at work on a step that was begun before. What making
-    pictures takes from the device when both are the same CPU is not in it.
+    The share of time spent waiting is an upper bound of the time that training loses for want of
+    images: the device may still be busy with an earlier step. The time that making images takes
+    from the device, if both are the same CPU, is not included.
     """
 
     def __init__(self, items: Iterator[Item]):

@@ -32,8 +32,8 @@ from qnas_jax.export.graph import Graph, Node
 from qnas_jax.nn import policy
 from qnas_jax.nn.fake_quant import OnGrid
 from qnas_jax.quant import integer
+from qnas_jax.tasks.task import Classify, Task, predictions
 from qnas_jax.train import supervised
-from qnas_jax.train.supervised import ClassMaps
 
 Codes = dict[str, np.ndarray]  # tensor name -> codes
 
@@ -147,36 +147,36 @@ def _unrounded(node: Node, inputs: list[np.ndarray], grids: list) -> np.ndarray:
 
 
 def class_maps(
-    sources: dict[str, ClassMaps], data: Dataset, batch: int, classes: int
+    sources: dict[str, Classify], data: Dataset, batch: int, task: Task
 ) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
-    """Returns the mIoU of several computations and the pixel agreement of each pair.
+    """Returns the main figure of several computations and the agreement of each pair.
 
     Args:
       sources: Functions images -> class maps, by name.
       data: The validation split.
       batch: Images per batch.
-      classes: Number of classes.
+      task: The task.
 
     Returns:
-      mIoU in percent by name, and agreement in percent by pair of names.
+      The task's main figure in percent by name, and agreement in percent by pair of names.
     """
     names = list(sources)
-    matrices = {name: np.zeros((classes, classes), np.int64) for name in names}
+    matrices = {name: np.zeros((task.classes, task.classes), np.int64) for name in names}
     equal, pixels = np.zeros((len(names),) * 2, np.int64), 0
 
     def all_maps(images):
         return np.stack([np.asarray(source(images)) for source in sources.values()], 1)
 
-    for labels, maps in supervised.predictions(all_maps, data, batch):
+    for labels, maps in predictions(all_maps, data, batch):
         for i, name in enumerate(names):
-            matrices[name] += metrics.confusion(labels, maps[:, i], classes)
+            matrices[name] += metrics.confusion(labels, maps[:, i], task.classes)
             equal[i] += [np.count_nonzero(maps[:, i] == maps[:, j]) for j in range(len(names))]
         pixels += labels.size
     agreement = {
         a: {b: round(100 * int(equal[i, j]) / pixels, 4) for j, b in enumerate(names) if i != j}
         for i, a in enumerate(names)
     }
-    return {name: round(metrics.mean_iou(m), 4) for name, m in matrices.items()}, agreement
+    return {name: task.score(m)[task.metric] for name, m in matrices.items()}, agreement
 
 
 def summary(rows: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, int]]]:

@@ -18,7 +18,7 @@ from qnas_jax.hardware import size
 from qnas_jax.hardware.size import FileFormat
 from qnas_jax.nn.trace import IMAGE
 from qnas_jax.run import disk
-from qnas_jax.train.supervised import ClassMaps
+from qnas_jax.tasks.task import Classify
 
 Run = Callable[[], Any]  # runs a loaded file once
 
@@ -54,7 +54,7 @@ class Runtime(NamedTuple):
     file_format: FileFormat
     file: Callable[[Graph], bytes]
     load: Callable[[pathlib.Path, int], Run]
-    class_maps: Callable[[pathlib.Path], ClassMaps]
+    class_maps: Callable[[pathlib.Path], Classify]
     tensors: Callable[[Graph, np.ndarray], Codes]
     exact_with: str
     option: str = ""

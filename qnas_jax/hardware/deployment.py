@@ -14,6 +14,7 @@ from qnas_jax.hardware import target as targets
 from qnas_jax.hardware.candidates import Place
 from qnas_jax.hardware.target import Target
 from qnas_jax.run import artefacts
+from qnas_jax.run.stage import read_json, unreadable
 from qnas_jax.space import Bits, Conv, Op
 
 
@@ -30,6 +31,12 @@ class Deployment(NamedTuple):
     target: Target
     places: tuple[Place, ...]
     parts: Mapping[str, Sequence[Conv]]
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of the images, which the first convolution reads."""
+        first = self.parts["stem"][0]
+        return first.in_height, first.in_width, first.in_channels
 
     def matrix(self, ops: Sequence[Op], bits: Sequence[Bits]) -> dict[str, np.ndarray]:
         """What every layer costs with each of the ops: see `cost_matrix`."""
@@ -78,12 +85,12 @@ def read(path: pathlib.Path, name: str, table: str) -> Deployment:
     Raises:
       InputError: The file is missing or damaged, or the target cannot be used.
     """
-    found = artefacts.read_json(path, "places", "fixed_convs")
+    found = read_json(path, "places", "fixed_convs")
     try:
         where = tuple(Place(*place) for place in found["places"])
         parts = {
             part: [Conv(*conv) for conv in convs] for part, convs in found["fixed_convs"].items()
         }
     except (AttributeError, TypeError) as error:
-        raise artefacts.unreadable(path, error) from None
+        raise unreadable(path, error) from None
     return Deployment(device(name, table, where), where, parts)

@@ -43,19 +43,23 @@ def main() -> None:
     path = paths.named("--table", given)
     table = str(path)
     hardware = dataclasses.replace(config.hardware, table=table)
-    setting = prepare(dataclasses.replace(config, hardware=hardware), workdir)
+    config, problem, deployed = prepare(dataclasses.replace(config, hardware=hardware))
     rows = measured.read(path)
     runtime, threads = runtimes.named(rows[0].runtime), rows[0].threads
     conditions = (runtime.name, runtime.version, runtimes.device(), threads)
     measured.check_conditions(path, rows, conditions)
     effort = Effort(width=_WIDTH.value, limit_s=_LIMIT.value)
-    folder = workdir / "hardware"
+    folder, chosen = workdir / "hardware", config.space
+    per_layer, image_size = chosen.bits_per == "layer", deployed.image_shape[:2]
+    subnets = audit_stage.draw(problem.space, chosen.bits, per_layer, _SUBNETS.value, config.seed)
+    shared = audit.Conditions(*conditions, *image_size, config.seed, table)
     with disk.only_one(folder):
-        how = (setting, _SUBNETS.value, runtime, threads, effort)
-        audited = audit_stage.audit(*how, folder / "audit.csv")
+        audited = audit_stage.audit(
+            problem, deployed, subnets, shared, runtime, effort, folder / "audit.csv"
+        )
     names = ("runtime", "runtime_version", "device", "threads")
     found = audit.verdict(audited) | dict(zip(names, conditions, strict=True))
-    found |= {"picture": setting.picture()[:2], "seed": config.seed, "table": table}
+    found |= {"picture": image_size, "seed": config.seed, "table": table}
     artefacts.write_json(folder / "audit.json", found)
     artefacts.write(folder / "audit.svg", figures.audit(*audit.pairs(audited)))
     for name in ("latency", "size"):

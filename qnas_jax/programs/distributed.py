@@ -19,9 +19,11 @@ import jax
 from absl import flags
 
 from qnas_jax.bwnas import inspection, populate_table, train_supernet
+from qnas_jax.bwnas.config import Config
 from qnas_jax.errors import InputError, ProcessLost
-from qnas_jax.run import artefacts, cli, disk, parallel, platform, preempt
-from qnas_jax.run.config import Config
+from qnas_jax.run import cli, disk, parallel, platform, preempt
+from qnas_jax.run.stage import is_finished
+from qnas_jax.stages import fit
 from qnas_jax.stages import train as train_stage
 from qnas_jax.stages.experiment import prepare
 
@@ -43,7 +45,7 @@ def main() -> None:
     """Trains the supernet and fills the LUT together with the other processes."""
     config, workdir = cli.run_flags()
     platform.use_compilation_cache()
-    if not artefacts.is_finished(workdir / "teacher"):
+    if not is_finished(workdir / "teacher"):
         first = "train it with qnas --until=teacher first"
         raise InputError(f"{workdir / 'teacher'}: not finished; {first}")
     _meet()
@@ -90,10 +92,18 @@ def _meet() -> None:
         raise InputError(f"--coordinator, --processes, --process: {error}") from None
 
 
-def _work(config: Config, workdir: pathlib.Path) -> None:
-    setting = prepare(config, workdir)
-    inspection.check_norms(setting)
-    teacher, variables = train_stage.train_teacher(setting)  # finished, so only read
-    distilled, params = train_supernet.train_supernet(setting, teacher, variables)
+def _work(given: Config, workdir: pathlib.Path) -> None:
+    config, problem, deployed = prepare(given)
+    how = fit.training(config)
+    inspection.check_norms(config, problem)
+    teacher, variables = train_stage.train_teacher(  # finished, so only read
+        workdir, problem, how, config.network, config.teacher
+    )
+    distilled, params = train_supernet.train_supernet(
+        workdir, problem, how, config.space, config.supernet, teacher.stage, variables
+    )
     with preempt.raising():  # after the training, JAX no longer handles SIGTERM
-        populate_table.populate_table(setting, distilled, variables, jax.device_get(params))
+        populate_table.populate_table(
+            workdir, problem, deployed, config.space, config.lut, config.kernels, how.train.crop,
+            distilled, variables, jax.device_get(params),
+        )  # fmt: skip

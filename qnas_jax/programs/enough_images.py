@@ -16,6 +16,7 @@ from qnas_jax.bwnas.lut import populate, table
 from qnas_jax.errors import InputError
 from qnas_jax.report import figures
 from qnas_jax.run import artefacts, paths
+from qnas_jax.run.stage import read_json, reading
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The folder of a run.", required=True)
 DRAWS = 5  # random choices of n images
@@ -25,9 +26,9 @@ def main() -> None:
     """Prints, writes and draws the curve."""
     folder = paths.folder("--workdir", _WORKDIR.value) / "lut"
     rows = table.load(folder / "lut.npz")
-    with artefacts.reading(folder / "by_chunk.npy") as file:
+    with reading(folder / "by_chunk.npy") as file:
         by_chunk = np.load(file).astype(np.float64)
-    made = artefacts.read_json(folder / "lut.json")
+    made = read_json(folder / "lut.json")
     chunks, per_chunk = len(by_chunk), made["images_per_pass"]
     if chunks < 2:
         raise InputError(f"{folder}: has only one pass; lower lut.images_per_pass in a new run")

@@ -10,6 +10,7 @@ after a stop the same command continues.
 from qnas_jax.bwnas import finished
 from qnas_jax.run import cli, disk, platform
 from qnas_jax.stages import export as export_stage
+from qnas_jax.stages import fit
 from qnas_jax.stages.experiment import prepare
 
 cli.define_run_flags()
@@ -19,11 +20,13 @@ def main() -> None:
     """Exports the networks; prints sizes and mIoU of the files."""
     config, workdir = cli.run_flags()
     platform.use_compilation_cache()
-    setting = prepare(config, workdir)
-    networks = finished.trained(setting)
+    config, problem, deployed = prepare(config)
+    how, networks = fit.training(config), finished.trained(workdir, config, problem)
     with disk.only_one(workdir):
-        folders = [export_stage.export(setting, *network).folder for network in networks]
-    height, width, _ = setting.picture()
-    print(f"{len(setting.val_data)} images of {height} x {width}: {folders[0].parent}")
-    print(export_stage.as_text(folders))
-    export_stage.check(folders, config.export.max_miou_drop)
+        stages = [
+            export_stage.export(workdir, problem, how, deployed, network) for network in networks
+        ]
+    folders, (height, width, _) = [stage.folder for stage in stages], deployed.image_shape
+    print(f"{len(problem.val)} images of {height} x {width}: {folders[0].parent}")
+    print(export_stage.as_text(folders, problem.task))
+    export_stage.check(folders, problem.task.metric, config.export.max_miou_drop)

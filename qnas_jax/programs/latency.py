@@ -12,6 +12,7 @@ from qnas_jax.bwnas import finished
 from qnas_jax.export import runtimes
 from qnas_jax.profiling.timing import Effort
 from qnas_jax.run import artefacts, cli, paths
+from qnas_jax.run.stage import check_made_from
 from qnas_jax.stages import latency as latency_stage
 from qnas_jax.stages.experiment import prepare
 
@@ -29,11 +30,14 @@ def main() -> None:
     json = str(workdir / "hardware" / "latency.json") if _JSON.value is None else _JSON.value
     path = paths.file("--json", json)
     subnets = finished.subnets(workdir)
-    artefacts.check_made_from(workdir / "teacher", {"network": config.network})
-    artefacts.check_made_from(workdir / "supernet", {"depths": config.space.depths})
+    check_made_from(workdir / "teacher", {"network": config.network})
+    check_made_from(workdir / "supernet", {"depths": config.space.depths})
     runtime, threads = runtimes.named(_RUNTIME.value), _THREADS.value
     runtimes.check_threads(threads)
-    found = latency_stage.compare(prepare(config, workdir), subnets, runtime, threads, Effort())
+    _, problem, deployed = prepare(config)
+    found = latency_stage.compare(
+        problem, deployed.image_shape, subnets, runtime, threads, Effort()
+    )
     artefacts.write_json(path, found)
     print(latency_stage.as_text(found))
     print(f"figures: {path}")

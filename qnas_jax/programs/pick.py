@@ -13,11 +13,12 @@ from collections.abc import Sequence
 from absl import flags
 from ml_collections.config_flags.tuple_parser import TupleParser
 
-from qnas_jax.bwnas import search_front
+from qnas_jax.bwnas import config, search_front
 from qnas_jax.bwnas.lut import table
 from qnas_jax.hardware import deployment
 from qnas_jax.hardware import target as targets
-from qnas_jax.run import artefacts, config, paths
+from qnas_jax.run import paths
+from qnas_jax.run.stage import read_json
 from qnas_jax.search import front
 from qnas_jax.search.front import Point
 from qnas_jax.space import COSTS
@@ -40,7 +41,7 @@ def main() -> None:
     budgets = dict(how.budgets)
     how.costs = tuple(budgets) or ("size_bytes",)
     rows = table.load(workdir / "lut" / "lut.npz")
-    run = artefacts.read_json(workdir / "config.json", "hardware")["hardware"]
+    run = read_json(workdir / "config.json", "hardware")["hardware"]
     name = run["target"] if _TARGET.value is None else _TARGET.value
     measured = run["table"] if _TABLE.value is None else _TABLE.value
     measured = measured and paths.expanded("--table", measured)

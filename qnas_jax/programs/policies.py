@@ -7,17 +7,18 @@ in its folder: a LUT and a front for each policy, `fronts.svg` and `fronts.csv`.
 """
 
 import copy
-import dataclasses
 import pathlib
 
 from qnas_jax.bwnas import inspection, populate_table, search_front, train_supernet
+from qnas_jax.bwnas.config import Config, Search
 from qnas_jax.errors import InputError
+from qnas_jax.hardware.deployment import Deployment
 from qnas_jax.report import figures
 from qnas_jax.run import artefacts, cli, disk, platform
-from qnas_jax.run.config import Config, Search
 from qnas_jax.search import front
+from qnas_jax.stages import fit
 from qnas_jax.stages import train as train_stage
-from qnas_jax.stages.experiment import Setting, for_target, prepare
+from qnas_jax.stages.experiment import Problem, for_target, prepare
 
 cli.define_run_flags()
 
@@ -42,38 +43,44 @@ def main() -> None:
 
 
 def _compare(config: Config, workdir: pathlib.Path) -> None:
-    setting = prepare(config, workdir)
-    settings = _laid_out(setting)
-    inspection.inspect(setting)
-    teacher, variables = train_stage.train_teacher(setting)
-    distilled, params = train_supernet.train_supernet(setting, teacher, variables)
+    config, problem, deployed = prepare(config)
+    configs = _configs(config, problem, deployed)
+    inspection.inspect(config, problem, deployed)
+    how, place = fit.training(config), workdir / "policies"
+    teacher, variables = train_stage.train_teacher(
+        workdir, problem, how, config.network, config.teacher
+    )
+    distilled, params = train_supernet.train_supernet(
+        workdir, problem, how, config.space, config.supernet, teacher.stage, variables
+    )
     fronts, seconds = {}, {}
-    for name, one in settings.items():
-        populated, rows = populate_table.populate_table(one, distilled, variables, params)
-        how, deployed = one.config.search, one.deployment()
-        _, fronts[name] = search_front.search_front(one.workdir, how, deployed, populated, rows)
+    for name, one in configs.items():
+        folder = place / name.replace(", ", "-").replace(" ", "_")
+        populated, rows = populate_table.populate_table(
+            folder, problem, deployed, one.space, one.lut, one.kernels, how.train.crop,
+            distilled, variables, params,
+        )  # fmt: skip
+        _, fronts[name] = search_front.search_front(folder, one.search, deployed, populated, rows)
         seconds[name] = populated.seconds
-    _report(workdir / "policies", fronts, seconds)
+    _report(place, fronts, seconds)
 
 
-def _laid_out(setting: Setting) -> dict[str, Setting]:
-    """A setting for each policy that the target runs; prints the others."""
+def _configs(config: Config, problem: Problem, deployed: Deployment) -> dict[str, Config]:
+    """A config for each policy that the target runs; prints the others."""
     found = {}
     for name, (w_bits, a_bits, bits_per) in POLICIES.items():
-        changed = copy.deepcopy(setting.config)
+        changed = copy.deepcopy(config)
         changed.space.w_bits, changed.space.a_bits = w_bits, a_bits
         changed.space.bits_per = bits_per
         changed.search = Search(costs=changed.search.costs, epsilon=changed.search.epsilon)
-        folder = setting.workdir / "policies" / name.replace(", ", "-").replace(" ", "_")
         try:
-            changed = for_target(changed, setting.target)
-            found[name] = dataclasses.replace(setting, config=changed, workdir=folder)
-            inspection.check_target(found[name])
+            changed.space = for_target(changed.space, deployed.target)
+            inspection.check_target(changed, problem.space, deployed)
+            found[name] = changed
         except InputError as error:
             print(f"{name}: left out; {error}")
-            found.pop(name, None)
     if not found:
-        raise InputError(f"target {setting.target.name!r} runs none of the policies")
+        raise InputError(f"target {deployed.target.name!r} runs none of the policies")
     return found
 
 

@@ -16,7 +16,7 @@ from qnas_jax.export import runtimes
 from qnas_jax.profiling import probes, profile
 from qnas_jax.profiling.timing import Effort
 from qnas_jax.run import cli, disk, paths
-from qnas_jax.stages.experiment import Setting, prepare
+from qnas_jax.stages.experiment import Problem, prepare
 
 cli.define_run_flags()
 _TABLE = flags.DEFINE_string("table", None, "The latency table to fill, a CSV file.")
@@ -39,7 +39,7 @@ _EXPORT_ONLY = flags.DEFINE_string(
 
 def main() -> None:
     """Times the subjects of the table, or writes their files."""
-    config, workdir = cli.run_flags()
+    config, _ = cli.run_flags()
     runtime = runtimes.named(_RUNTIME.value)
     if _EXPORT_ONLY.value is not None:
         place = paths.folder("--export_only", _EXPORT_ONLY.value)
@@ -48,8 +48,8 @@ def main() -> None:
     else:
         raise InputError("--table: must be the CSV file to fill")
     hardware = dataclasses.replace(config.hardware, table="")
-    setting = prepare(dataclasses.replace(config, hardware=hardware), workdir)
-    wanted = _wanted(setting)
+    config, problem, deployed = prepare(dataclasses.replace(config, hardware=hardware))
+    wanted = _wanted(problem, config.space.bits, deployed.image_shape, config.seed)
     if _EXPORT_ONLY.value is not None:
         profile.write_files(place, wanted, runtime)
         print(f"{len(wanted)} files: {place}")
@@ -61,11 +61,10 @@ def main() -> None:
     print(f"table: {place}")
 
 
-def _wanted(setting: Setting) -> dict:
-    bits = (*setting.bits, *((None,) if _FLOAT.value else ()))
-    space = (setting.student, setting.searched)
-    wanted = probes.layers(*space, bits, setting.picture())
+def _wanted(problem: Problem, bits, image_shape, seed) -> dict:
+    with_float = (*bits, *((None,) if _FLOAT.value else ()))
+    wanted = probes.layers(problem.student, problem.space, with_float, image_shape)
     if _BLOCKS.value:
-        count, seed = _BLOCKS.value, setting.config.seed
-        wanted |= probes.blocks(*space, setting.bits, setting.picture(), count, seed)
+        how = (bits, image_shape, _BLOCKS.value, seed)
+        wanted |= probes.blocks(problem.student, problem.space, *how)
     return wanted

@@ -11,9 +11,9 @@ import types
 
 from absl import flags
 
-from qnas_jax.bwnas import pipeline
+from qnas_jax.bwnas import config, pipeline
 from qnas_jax.report import outcome
-from qnas_jax.run import cli, config, disk, platform
+from qnas_jax.run import cli, disk, platform
 
 # The system that searches, by the type of the config.
 SYSTEMS: dict[type, types.ModuleType] = {config.Config: pipeline}
@@ -24,7 +24,7 @@ _UNTIL = flags.DEFINE_enum("until", "report", ["teacher", "report"], "The last s
 
 def main() -> None:
     """Runs the system of the config; prints the results."""
-    given, workdir = cli.run_flags()
+    given, workdir = cli.run_flags(*SYSTEMS)
     system = SYSTEMS[type(given)]
     platform.use_compilation_cache()
     with disk.only_one(workdir):

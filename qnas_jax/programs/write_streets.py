@@ -14,8 +14,9 @@ from absl import flags
 
 from qnas_jax.data import cityscapes
 from qnas_jax.data.streets import render
-from qnas_jax.run import artefacts, paths
+from qnas_jax.run import paths
 from qnas_jax.run.log import Progress
+from qnas_jax.run.stage import Stage
 
 _OUT = flags.DEFINE_string("out", None, "The folder for leftImg8bit/ and gtFine/.", required=True)
 _TRAIN = flags.DEFINE_integer("train", 2975, "Number of training images.", lower_bound=1)
@@ -38,7 +39,7 @@ def main() -> None:
     out = paths.folder("--out", _OUT.value)
     items = [("train", i) for i in range(_TRAIN.value)] + [("val", i) for i in range(_VAL.value)]
     made_from = {"seed": _SEED.value, "height": _HEIGHT.value, "width": _WIDTH.value}
-    artefacts.Stage(out, made_from).begin()  # refuses other images
+    Stage(out, made_from).begin()  # refuses other images
     write = functools.partial(write_one, str(out), _SEED.value, (_HEIGHT.value, _WIDTH.value))
     progress = Progress(f"writing {out}", len(items))
     context = multiprocessing.get_context("spawn")

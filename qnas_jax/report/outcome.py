@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from qnas_jax.report.exports import File
-from qnas_jax.run import artefacts
+from qnas_jax.run.stage import read_json
 from qnas_jax.search import front
 from qnas_jax.space import COSTS
 
@@ -70,8 +70,8 @@ def gather(
         known = {cost: point.costs[cost] for cost in costs}
         networks[name], folders[name] = {**figures, "nsr": point.nsr, **known}, folder
     return Outcome(
-        config=artefacts.read_json(workdir / "config.json"),
-        blocks=artefacts.read_json(workdir / "supernet" / "nsr.json", "blocks")["blocks"],
+        config=read_json(workdir / "config.json"),
+        blocks=read_json(workdir / "supernet" / "nsr.json", "blocks")["blocks"],
         points=points,
         networks=networks,
         folders=folders,
@@ -85,7 +85,7 @@ def gather(
 
 
 def _metrics(folder: pathlib.Path) -> Network:
-    return artefacts.read_json(folder / "metrics.json", "subnet", *_FIGURES)
+    return read_json(folder / "metrics.json", "subnet", *_FIGURES)
 
 
 def as_json(found: Outcome, seconds: Mapping[str, float]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from qnas_jax.report import figures, outcome
 from qnas_jax.report.outcome import TEACHER, Network, Outcome
 from qnas_jax.run import artefacts
 from qnas_jax.run.log import duration, read_metrics
+from qnas_jax.run.stage import reading
 from qnas_jax.search import front
 from qnas_jax.space import COSTS
 
@@ -165,7 +166,7 @@ def _fill(name: str, found: Outcome, results: dict[str, Any], drawn: _Drawn) -> 
 
 
 def _prediction(folder: pathlib.Path) -> np.ndarray:
-    with artefacts.reading(folder / "samples.npz") as content, np.load(content) as file:
+    with reading(folder / "samples.npz") as content, np.load(content) as file:
         return file["quantized"]
 
 

@@ -9,14 +9,15 @@ import os
 import pathlib
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
 from qnas_jax.errors import Diverged, InputError, ProcessLost
-from qnas_jax.run import config, disk, paths, preempt
+from qnas_jax.run import disk, paths, preempt
 
 # Exit codes. The last two follow the shells' rule for SIGINT and SIGTERM: 128 + the signal.
 INPUT_ERROR, DIVERGED, PROCESS_LOST, INTERRUPTED, TERMINATED = 2, 3, 4, 130, 143
@@ -57,7 +58,7 @@ def define_run_flags() -> None:
     """Defines the flags of every program that works on a run: --config and --workdir."""
     help_config = (
         "The config, a Python file such as configs/streets.py. --config.SECTION.NAME=VALUE "
-        "changes one setting; qnas_jax/run/config.py describes all of them."
+        "changes one setting; the config.py of its system describes all of them."
     )
     config_flags.DEFINE_config_file("config", None, help_config, lock_config=True)
     flags.FLAGS["config"].default_as_str = None  # or --help gives 'None' as its default
@@ -66,14 +67,17 @@ def define_run_flags() -> None:
     flags.mark_flag_as_required("config")
 
 
-def run_flags() -> tuple[config.Config, pathlib.Path]:
-    """The config, checked, and the run's folder.
+def run_flags(*kinds: type) -> tuple[Any, pathlib.Path]:
+    """Returns the config, checked, and the folder of the run.
+
+    Args:
+      kinds: The types of configs that the program takes; by default all that have `check()`.
 
     Raises:
-      InputError: The config file is missing or no config, or a setting cannot be used.
+      InputError: The config file is missing or has another config, or a setting cannot be used.
     """
     path = config_flags.get_config_filename(flags.FLAGS["config"])
-    given = _config_of(flags.FLAGS.config, path)
+    given = _config_of(flags.FLAGS.config, path, kinds)
     given.check()
     workdir = flags.FLAGS.workdir
     if workdir is None:
@@ -81,36 +85,33 @@ def run_flags() -> tuple[config.Config, pathlib.Path]:
     return given, paths.folder("--workdir", workdir)
 
 
-def _keys() -> list[str]:
-    """Every setting, as it is written after `--config.`."""
-    default = config.Config()
-    keys = []
-    for field in dataclasses.fields(config.Config):
-        section = getattr(default, field.name)
-        inner = dataclasses.fields(section) if dataclasses.is_dataclass(section) else ()
-        keys += [f"{field.name}.{f.name}" for f in inner] or [field.name]
-    return keys
-
-
-def knows(key: str) -> bool:
-    """Whether there is a setting `--config.KEY`."""
-    return key in _keys()
-
-
-def unknown_key(key: str) -> InputError:
-    """The error for a setting that does not exist."""
-    near = difflib.get_close_matches(key, _keys(), n=1, cutoff=0.4)
-    hint = f"; did you mean config.{near[0]}?" if near else ""
-    return InputError(f"config.{key}: no such setting{hint}")
-
-
-def _config_of(value: object, path: str) -> config.Config:
-    if isinstance(value, config.Config):
+def _config_of(value: Any, path: str, kinds: tuple[type, ...]) -> Any:
+    checks_itself = dataclasses.is_dataclass(value) and hasattr(value, "check")
+    if isinstance(value, kinds) if kinds else checks_itself:
         return value
     reason = getattr(value, "_error", None) or f"get_config() gives a {type(value).__name__}"
     if not pathlib.Path(path).is_file():
         reason = "no such file"
     raise InputError(f"--config={path}: cannot be used ({reason})")
+
+
+def settings(config: Any) -> list[str]:
+    """Returns all settings of a config, as written after `--config.`; [] if it is none."""
+    if not dataclasses.is_dataclass(config):
+        return []
+    found = []
+    for field in dataclasses.fields(config):
+        section = getattr(config, field.name)
+        inner = dataclasses.fields(section) if dataclasses.is_dataclass(section) else ()
+        found += [f"{field.name}.{f.name}" for f in inner] or [field.name]
+    return found
+
+
+def unknown_setting(key: str, known: Sequence[str]) -> InputError:
+    """Returns the error for a setting that does not exist."""
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
+    hint = f"; did you mean config.{near[0]}?" if near else ""
+    return InputError(f"config.{key}: no such setting{hint}")
 
 
 def guarded(main: Callable[[], None]) -> None:
@@ -148,14 +149,16 @@ def _leave(message: str, code: int) -> None:
 
 def _parse(argv: list[str]) -> list[str]:
     try:
-        rest = flags.FLAGS(_with_home(argv))
+        argv = _with_home(argv)
+        rest = flags.FLAGS(argv)
     except SystemExit:  # --help, for which absl has exit code 1
         raise SystemExit(0) from None
     except (flags.Error, AttributeError, KeyError, SyntaxError, TypeError, ValueError) as error:
-        for argument in argv[1:]:
+        known = settings(_config_in(argv))
+        for argument in argv[1:] if known else ():
             key = argument.lstrip("-").partition("=")[0]
-            if key.startswith("config.") and not knows(key[7:]):
-                _leave(str(unknown_key(key[7:])), INPUT_ERROR)
+            if key.startswith("config.") and key[7:] not in known:
+                _leave(str(unknown_setting(key[7:], known)), INPUT_ERROR)
         _leave(_reason(error), INPUT_ERROR)
     except Exception as error:  # whatever else the code of a config file raises
         reason = f"{type(error).__name__}: {error}"
@@ -171,6 +174,16 @@ def _reason(error: Exception) -> str:
     if missing := re.match(r"flag --(\w+)=None: .* must have a value other than None", text):
         return f"--{missing[1]}: must be given; see --help"
     return text
+
+
+def _config_in(argv: list[str]) -> Any:
+    """Returns the config that the arguments name, without their settings; None if it fails."""
+    for argument, following in zip(argv, [*argv[1:], ""], strict=True):
+        name, given, path = argument.partition("=")
+        if name in ("--config", "-config"):
+            with contextlib.suppress(Exception):  # a config is a program of the user's
+                return flags.FLAGS["config"].parser.parse(path if given else following)
+    return None
 
 
 def _with_home(argv: list[str]) -> list[str]:

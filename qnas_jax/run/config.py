@@ -1,30 +1,32 @@
-"""The settings of a run: a slotted dataclass for each section, which checks itself.
+"""The sections of a config that several systems share. Each section checks itself.
 
-A config file holds `get_config()`, which returns a `Config`. The defaults are those of Lu et
-al., 2023 (https://arxiv.org/abs/2401.12350); `configs/cityscapes.py` says where it is silent.
+A system's config (such as `bwnas/config.py`) is a dataclass of sections. Every field can be set
+on the command line: `--config.train.steps=300`.
 """
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any, Protocol, runtime_checkable
 
 from qnas_jax.errors import InputError
 from qnas_jax.run import checks
-from qnas_jax.space import COSTS
+from qnas_jax.space import Bits
 
-BLOCKS = 6  # that MobileNetV2 is cut into, behind the stem and the first group
+BLOCKS = 6  # blocks of MobileNetV2, after the stem and the first group
 
 
 @dataclasses.dataclass(slots=True)
 class Data:
-    """The pictures."""
+    """The images."""
 
     source: str = "streets"  # "streets" (rendered) or "cityscapes" (read from root)
     root: str = ""  # the folder with leftImg8bit/ and gtFine/
-    height: int = 1024  # pixels, of whole pictures
+    height: int = 1024  # pixels of a whole image
     width: int = 2048
-    train_images: int = 0  # 0: all there are (Streets must say how many)
+    train_images: int = 0  # 0: all images on disk; Streets needs a number
     val_images: int = 0
     seed: int = 0  # of Streets
-    threads: int = 4  # that make training batches
+    threads: int = 4  # threads that make training batches
 
     def check(self) -> None:
         """Raises InputError for the first value that cannot be used."""
@@ -39,14 +41,14 @@ class Data:
 
 @dataclasses.dataclass(slots=True)
 class Network:
-    """DeepLabV3 on MobileNetV2: the teacher, and all of a subnet but its blocks' ops."""
+    """DeepLabV3 on MobileNetV2, for the teacher and for all subnets."""
 
     width: float = 1.0  # multiplier of MobileNetV2's channels
     strides: tuple[int, ...] = (1, 2, 2, 1, 1, 1, 1)  # of its seven groups
     dilations: tuple[int, ...] = (1, 1, 1, 2, 2, 4, 4)
     head_channels: int = 512
     rates: tuple[int, ...] = (12, 24, 36)  # dilations in the head
-    dropout: float = 0.1  # ahead of the classifier
+    dropout: float = 0.1  # before the classifier
 
     def check(self) -> None:
         """Raises InputError for the first value that cannot be used."""
@@ -63,13 +65,13 @@ class Network:
 
 @dataclasses.dataclass(slots=True)
 class Train:
-    """How whole networks are trained: the teacher and the chosen subnets alike."""
+    """How whole networks are trained: the teacher and the chosen subnets."""
 
     steps: int = 80_000
     batch: int = 8
     lr: float = 0.01
     momentum: float = 0.9
-    power: float = 0.9  # of the polynomial schedule, which ends at 0
+    power: float = 0.9  # exponent of the polynomial schedule, which ends at 0
     weight_decay: float = 5e-4  # of kernels; not of norms and biases
     crop: tuple[int, int] = (512, 1024)  # height, width
     scale: tuple[float, float] = (0.5, 2.0)  # random scale, smallest and largest
@@ -95,16 +97,16 @@ class Teacher:
 
 @dataclasses.dataclass(slots=True)
 class Space:
-    """What the search may choose from."""
+    """The ops, depths and bitwidths to choose from."""
 
     kernels: tuple[int, ...] = (3, 5, 7)
     expansions: tuple[int, ...] = (3, 6)
     depths: tuple[int, ...] = (3, 3, 4, 4, 3, 1)  # layers of each block
-    # Bitwidths to choose from: weights w_bits[i] together with activations a_bits[i].
+    # Bitwidths to choose from: weights of w_bits[i] with activations of a_bits[i].
     # (8,) and (8,): INT8; (4, 6, 8) and (4, 6, 8): the published mixed precision.
     w_bits: tuple[int, ...] = (8,)
     a_bits: tuple[int, ...] = (8,)
-    bits_per: str = "block"  # what chooses: a "block" for all its layers, or each "layer"
+    bits_per: str = "block"  # one choice for all layers of a "block", or one for each "layer"
 
     def check(self) -> None:
         """Raises InputError for the first value that cannot be used."""
@@ -121,61 +123,12 @@ class Space:
             both = f"space.w_bits={self.w_bits}, space.a_bits={self.a_bits}"
             raise InputError(f"{both}: must be as many; the first of both are one choice")
         checks.one_of("space.bits_per", self.bits_per, ("block", "layer"))
-        pairs = tuple(zip(self.w_bits, self.a_bits, strict=True))
-        checks.distinct("space.w_bits with space.a_bits", pairs)
+        checks.distinct("space.w_bits with space.a_bits", self.bits)
 
-
-@dataclasses.dataclass(slots=True)
-class Supernet:
-    """How the supernet's blocks learn to imitate the teacher's."""
-
-    steps: int = 13_334
-    batch: int = 8
-    lr: tuple[float, ...] = (0.002, 0.005, 0.005, 0.005, 0.005, 0.002)  # of each block
-    momentum: float = 0.9
-    power: float = 0.9
-    weight_decay: float = 1e-4
-    clip: float = 0.0  # norm to which a block's longer gradients are shortened; 0: none
-    sampling: str = "fair"  # or "uniform"; a fair step trains every op once
-    parts: int = 1  # of a batch, each normed by itself: so many devices can share a block
-    compute: str = "float32"  # or "bfloat16", for accelerators; parameters stay float32
-
-    def check(self) -> None:
-        """Raises InputError for the first value that cannot be used."""
-        checks.training("supernet", self)
-        checks.at_least("supernet.clip", self.clip, 0)
-        checks.at_least("supernet.parts", self.parts, 1)
-        if self.batch % self.parts:
-            rule = f"must divide supernet.batch={self.batch}"
-            raise InputError(f"supernet.parts={self.parts}: {rule}")
-        checks.length("supernet.lr", self.lr, BLOCKS)
-        checks.all_of("supernet.lr", self.lr, lambda lr: lr > 0, "above 0")
-        checks.one_of("supernet.sampling", self.sampling, ("fair", "uniform"))
-
-
-@dataclasses.dataclass(slots=True)
-class Lut:
-    """How every path is scored, on the first images of the training split."""
-
-    calibration_images: int = 32  # for batch-norm statistics and ranges; run at once
-    images: int = 500  # for the NSR
-    images_per_pass: int = 8
-    nodes_per_pass: int = 0  # prefixes that are run at once; 0: as many as memory allows
-    ranges: str = "min_max"  # or "percentile" or "mse"
-    a_ranges_per: str = "tensor"  # or "channel", which no integer hardware runs; to compare
-    compute: str = "auto"  # the faster here; or "int8"; or "float32": each row to 1e-6 its path
-    time_budget_s: float = 0.0  # no chunk of images is begun after it; 0: no limit
-
-    def check(self) -> None:
-        """Raises InputError for the first value that cannot be used."""
-        least = {"calibration_images": 1, "images": 1, "images_per_pass": 1}
-        for name, value in {**least, "nodes_per_pass": 0, "time_budget_s": 0}.items():
-            checks.at_least(f"lut.{name}", getattr(self, name), value)
-        checks.one_of("lut.ranges", self.ranges, ("min_max", "percentile", "mse"))
-        checks.one_of("lut.a_ranges_per", self.a_ranges_per, ("tensor", "channel"))
-        checks.one_of("lut.compute", self.compute, ("auto", "int8", "float32"))
-        if self.compute == "int8" and self.a_ranges_per == "channel":
-            raise InputError("lut.compute='int8': must be float32 with lut.a_ranges_per=channel")
+    @property
+    def bits(self) -> tuple[Bits, ...]:
+        """The bitwidths of weights and activations to choose from."""
+        return tuple(zip(self.w_bits, self.a_bits, strict=True))
 
 
 @dataclasses.dataclass(slots=True)
@@ -183,6 +136,10 @@ class Kernels:
     """Convolutions in C++ for CPUs, see `kernels/native.py`."""
 
     compile: str = "auto"  # on first use; or "never": what an earlier run compiled, else XLA
+
+    def check(self) -> None:
+        """Raises InputError for the first value that cannot be used."""
+        checks.one_of("kernels.compile", self.compile, ("auto", "never"))
 
 
 @dataclasses.dataclass(slots=True)
@@ -200,11 +157,11 @@ class Quantize:
 
 @dataclasses.dataclass(slots=True)
 class Hardware:
-    """The device that networks are searched for; see docs/targets.md."""
+    """The device to search for; see docs/targets.md."""
 
-    target: str = "none"  # its name in hardware/target.py; "none": only the size counts
-    table: str = ""  # a CSV file of measured latencies, which the search then uses; "": none
-    picture: tuple[int, int] = (0, 0)  # height, width as deployed; 0: those of the data
+    target: str = "none"  # a name in hardware/target.py; "none": only the size is known
+    table: str = ""  # a CSV file of measured latencies for the search to use; "": none
+    picture: tuple[int, int] = (0, 0)  # height, width of deployed images; 0: those of the data
 
     def check(self) -> None:
         """Raises InputError for the first value that cannot be used."""
@@ -212,31 +169,6 @@ class Hardware:
         if tuple(self.picture) != (0, 0):
             rule = "at least 32 pixels, or (0, 0)"
             checks.all_of("hardware.picture", self.picture, lambda p: p >= 32, rule)
-
-
-@dataclasses.dataclass(slots=True)
-class Search:
-    """What is minimized, and the bounds that a network must keep."""
-
-    costs: tuple[str, ...] = ("size_bytes",)  # with the NSR; also "latency_ms", "energy_mj"
-    epsilon: float = 0.0  # allowed relative error of a front of several costs; 0: exact
-    # Bounds of costs of the whole network: (("latency_ms", 1.2), ("size_bytes", 700_000)). The
-    # best subnet that meets all of them is retrained too.
-    budgets: tuple[tuple[str, float], ...] = ()
-
-    def check(self) -> None:
-        """Raises InputError for the first value that cannot be used."""
-        rule = f"must be among {tuple(COSTS)}"
-        checks.all_of("search.costs", self.costs, lambda cost: cost in COSTS, rule)
-        checks.distinct("search.costs", self.costs)
-        checks.within("search.epsilon", self.epsilon, 0.0, 1.0)
-        checks.bounds("search.budgets", self.budgets, tuple(COSTS))
-        for cost, most in self.budgets:
-            if cost not in self.costs:
-                raise InputError(
-                    f"search.costs={self.costs}: must have {cost!r}, "
-                    f"which search.budgets bounds by {most:g}"
-                )
 
 
 @dataclasses.dataclass(slots=True)
@@ -254,7 +186,7 @@ class Retrain:
 
 @dataclasses.dataclass(slots=True)
 class Export:
-    """The files of the teacher and of the retrained subnets."""
+    """The exported files of the teacher and of the retrained subnets."""
 
     max_miou_drop: float = 1.0  # points of mIoU that a file may lose; an error beyond
 
@@ -265,12 +197,12 @@ class Export:
 
 @dataclasses.dataclass(slots=True)
 class Run:
-    """How a run behaves; nothing here changes its results, but `per_dispatch` rounds otherwise."""
+    """How a run proceeds. Only `per_dispatch` changes its numbers, by rounding."""
 
     save_every: int = 500  # training steps between checkpoints
     log_every: int = 50  # training steps between lines of metrics
     per_dispatch: int = 1  # training steps in one program, for accelerators; slower on CPUs
-    eval_batch: int = 1  # pictures at once when a network is measured
+    eval_batch: int = 1  # images per batch when a network is evaluated
 
     def check(self) -> None:
         """Raises InputError for the first value that cannot be used."""
@@ -281,43 +213,39 @@ class Run:
             raise InputError(f"run.per_dispatch={self.per_dispatch}: {rule}")
 
 
-@dataclasses.dataclass(slots=True)
-class Config:
-    """A whole run."""
+@runtime_checkable  # for the checks of annotated types in the tests
+class Config(Protocol):
+    """The sections that the config of every system has."""
 
-    seed: int = 0  # of all training and sampling
-    data: Data = dataclasses.field(default_factory=Data)
-    network: Network = dataclasses.field(default_factory=Network)
-    train: Train = dataclasses.field(default_factory=Train)
-    teacher: Teacher = dataclasses.field(default_factory=Teacher)
-    space: Space = dataclasses.field(default_factory=Space)
-    supernet: Supernet = dataclasses.field(default_factory=Supernet)
-    lut: Lut = dataclasses.field(default_factory=Lut)
-    kernels: Kernels = dataclasses.field(default_factory=Kernels)
-    quantize: Quantize = dataclasses.field(default_factory=Quantize)
-    hardware: Hardware = dataclasses.field(default_factory=Hardware)
-    search: Search = dataclasses.field(default_factory=Search)
-    retrain: Retrain = dataclasses.field(default_factory=Retrain)
-    export: Export = dataclasses.field(default_factory=Export)
-    run: Run = dataclasses.field(default_factory=Run)
+    seed: int
+    data: Data
+    network: Network
+    train: Train
+    teacher: Teacher
+    space: Space
+    quantize: Quantize
+    hardware: Hardware
+    export: Export
+    run: Run
 
     def check(self) -> None:
         """Raises InputError for the first value that cannot be used."""
-        checks.same_types("", self, Config())
-        checks.at_least("seed", self.seed, 0)
-        for field in dataclasses.fields(self):
-            if check := getattr(getattr(self, field.name), "check", None):
-                check()
-        checks.one_of("kernels.compile", self.kernels.compile, ("auto", "never"))
-        if self.data.train_images:
-            self.check_images(self.data.train_images)
 
     def check_images(self, known: int) -> None:
-        """Raises InputError for a setting that asks for more training pictures."""
-        for name, wanted in (
-            ("lut.calibration_images", self.lut.calibration_images),
-            ("lut.images", self.lut.images),
-            ("quantize.images", self.quantize.images),
-        ):
-            if wanted > known:
-                raise InputError(f"{name}={wanted}: there are {known} training pictures")
+        """Raises InputError for a setting that asks for more than the known training images."""
+
+
+def check_sections(config: Any) -> None:
+    """Raises InputError for the first value that cannot be used in a dataclass of sections."""
+    checks.same_types("", config, type(config)())
+    checks.at_least("seed", config.seed, 0)
+    for field in dataclasses.fields(config):
+        if check := getattr(getattr(config, field.name), "check", None):
+            check()
+
+
+def check_images(known: int, wanted: Mapping[str, int]) -> None:
+    """Raises InputError for a setting that asks for more than the known training images."""
+    for name, count in wanted.items():
+        if count > known:
+            raise InputError(f"{name}={count}: there are {known} training images")

@@ -10,7 +10,8 @@ import pathlib
 import numpy as np
 from numpy.typing import ArrayLike
 
-from qnas_jax.run import artefacts, disk
+from qnas_jax.run import disk
+from qnas_jax.run.stage import DAMAGE, unreadable
 
 
 class Matrix:
@@ -26,7 +27,7 @@ class Matrix:
             for row, place in zip(found, self._places(rows), strict=True):
                 file.seek(place)
                 if file.readinto(row.data) != row.nbytes:
-                    raise artefacts.unreadable(self._file.parent, EOFError(f"ends at {place}"))
+                    raise unreadable(self._file.parent, EOFError(f"ends at {place}"))
         return found
 
     def __setitem__(self, rows: np.ndarray, values: ArrayLike) -> None:
@@ -62,9 +63,9 @@ def load(file: pathlib.Path) -> Matrix:
             size = os.fstat(content.fileno()).st_size
         if dtype != np.float32 or size != offset + rows * width * dtype.itemsize:
             raise ValueError(f"{size} bytes of {dtype} are not {rows} rows of {width}")
-    except (OSError, *artefacts.DAMAGE) as error:
+    except (OSError, *DAMAGE) as error:
         found = disk.fault(error)
         if found:
             raise disk.refusal(file, found) from None
-        raise artefacts.unreadable(file.parent, error) from None
+        raise unreadable(file.parent, error) from None
     return Matrix(file, offset, width)

@@ -11,6 +11,7 @@ import numpy as np
 from qnas_jax import space
 from qnas_jax.errors import InputError
 from qnas_jax.run import artefacts, sheet
+from qnas_jax.run.stage import reading
 from qnas_jax.search import pareto
 from qnas_jax.space import COSTS
 
@@ -123,7 +124,7 @@ def read(path: pathlib.Path) -> list[Point]:
     Raises:
       InputError: It is missing or damaged.
     """
-    with artefacts.reading(path) as file:
+    with reading(path) as file:
         (_, names), *lines = sheet.parse(file.read()) or [(1, [])]
         points = [_point(dict(zip(names, cells, strict=True))) for _, cells in lines]
         if not points:

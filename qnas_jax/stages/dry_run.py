@@ -1,8 +1,9 @@
-"""Exports what a search may find before it begins."""
+"""Exports the smallest and the largest subnet before a search begins."""
 
 import logging
 import pathlib
 import tempfile
+from collections.abc import Sequence
 
 from qnas_jax import space
 from qnas_jax.errors import InputError
@@ -10,19 +11,31 @@ from qnas_jax.export.runtimes import Runtime
 from qnas_jax.hardware import size
 from qnas_jax.profiling import probes
 from qnas_jax.run import disk
-from qnas_jax.stages.experiment import Setting
+from qnas_jax.stages.experiment import Problem
 
 logger = logging.getLogger(__name__)
 
 
-def dry_run(setting: Setting, runtime: Runtime) -> None:
-    """Exports the smallest and the largest subnet with made-up weights, and runs each once.
+def dry_run(
+    problem: Problem,
+    bits: Sequence[space.Bits],
+    image_shape: tuple[int, int, int],
+    runtime: Runtime,
+) -> None:
+    """Exports the smallest and the largest subnet with random weights, and runs each once.
+
+    Args:
+      problem: Has the subnets.
+      bits: The bitwidths of weights and activations to choose from.
+      image_shape: Height, width and channels of deployed images.
+      runtime: The runtime.
 
     Raises:
       InputError: One of them cannot be written, or does not run.
     """
-    for name, subnet in zip(("smallest", "largest"), extremes(setting), strict=True):
-        network = probes.network(setting.student, subnet, setting.picture())
+    subnets = extremes(problem.space, bits)
+    for name, subnet in zip(("smallest", "largest"), subnets, strict=True):
+        network = probes.network(problem.student, subnet, image_shape)
         with tempfile.TemporaryDirectory() as folder:
             path = pathlib.Path(folder) / f"{name}{runtime.suffix}"
             try:
@@ -34,7 +47,7 @@ def dry_run(setting: Setting, runtime: Runtime) -> None:
                 raise InputError(
                     f"{runtime.name} {runtime.version} does not run the {name} subnet "
                     f"{space.format_subnet(subnet)} ({_first_line(error)}); "
-                    "take what it does not run out of the space"
+                    "remove from the space what it does not run"
                 ) from error
             kilobytes = path.stat().st_size / 1e3
         logger.info("%s runs the %s subnet, %.1f kB", runtime.name, name, kilobytes)
@@ -44,18 +57,20 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
-def extremes(setting: Setting) -> tuple[space.Subnet, space.Subnet]:
-    """The smallest and the largest subnet by size."""
-    choices = [space.Choice(op, *pair) for pair in setting.bits for op in setting.searched.ops]
+def extremes(
+    searched: space.Space, bits: Sequence[space.Bits]
+) -> tuple[space.Subnet, space.Subnet]:
+    """Returns the smallest and the largest subnet by size."""
+    choices = [space.Choice(op, *pair) for pair in bits for op in searched.ops]
 
     def picked(best):
         return tuple(
             tuple(
-                # Ties go by the activations' bits, so that all layers of a block agree.
+                # The activations' bits break ties, so that all layers of a block agree.
                 best(choices, key=lambda c: (size.layer_bytes(block, layer, c), c.a_bits))
                 for layer in range(block.depth)
             )
-            for block in setting.searched.blocks
+            for block in searched.blocks
         )
 
     return picked(min), picked(max)

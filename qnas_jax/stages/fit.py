@@ -1,54 +1,76 @@
-"""What the stages that train have in common."""
+"""What all stages that train have in common."""
 
-from collections.abc import Sequence
-from typing import TypeVar
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeVar
 
+from qnas_jax.data.batching import Augmentation, Batch, Dataset, training_batch
 from qnas_jax.errors import InputError
 from qnas_jax.run import config, parallel
-from qnas_jax.run.artefacts import Stage
 from qnas_jax.run.log import Metrics
-from qnas_jax.stages.experiment import Setting
+from qnas_jax.run.stage import Stage
 from qnas_jax.train import loop
 
 State = TypeVar("State")
 
 
-def fit(
-    setting: Setting,
-    stage: Stage,
-    steps: loop.Steps,
-    state: State,
-    how: config.Train | config.Supernet,
-    title: str,
-    watched: Sequence[loop.Watched],
-    layout: loop.Layout = loop.AS_SAVED,
-) -> State:
-    """Runs a stage's training steps as the run's settings say; see `train.fit`.
+class Training(NamedTuple):
+    """How the networks of a run are trained and evaluated."""
+
+    seed: int
+    data: config.Data
+    train: config.Train
+    quantize: config.Quantize
+    run: config.Run
+
+
+def training(given: config.Config) -> Training:
+    """Returns how a config trains whole networks."""
+    return Training(given.seed, given.data, given.train, given.quantize, given.run)
+
+
+def plan(
+    stage: Stage, how: Training, title: str, steps: int, watched: Sequence[loop.Watched]
+) -> loop.Plan:
+    """Returns the plan of a stage's training, whose checkpoints lie in the stage's folder.
 
     Raises:
-      InputError: The stage is finished, but its last state is gone: another training would
-        not be what the stages behind it were made from.
+      InputError: The stage is finished, but its last state is missing. Another training would
+        not give the state that later stages were made from.
     """
-    run, folder = setting.config.run, stage.folder / "checkpoint"
-    if stage.done and not (folder / str(how.steps)).is_dir():
+    folder = stage.folder / "checkpoint"
+    if stage.done and not (folder / str(steps)).is_dir():
         raise InputError(
-            f"{folder / str(how.steps)}: is missing; put it back, "
+            f"{folder / str(steps)}: is missing; put it back, "
             f"or delete {stage.folder} and all that was made from it"
         )
-    plan = loop.Plan(
+    return loop.Plan(
         title,
-        how.steps,
+        steps,
         folder,
         watched,
-        save_every=run.save_every,
-        log_every=run.log_every,
-        per_dispatch=run.per_dispatch,
-        threads=setting.config.data.threads,
+        save_every=how.run.save_every,
+        log_every=how.run.log_every,
+        per_dispatch=how.run.per_dispatch,
+        threads=how.data.threads,
     )
-    name = stage.folder.relative_to(setting.workdir).as_posix()
 
-    def make_batch(number):
-        return setting.training_batch(number, how.batch)
 
-    with Metrics(setting.workdir, name, parallel.is_first()) as metrics:
-        return loop.fit(steps, state, make_batch, plan, metrics, layout)
+def batches(images: Dataset, how: Training, batch: int) -> Callable[[int], Batch]:
+    """Returns a function step -> this process's share of the step's augmented batch."""
+    augmentation, share = Augmentation(how.train.crop, how.train.scale), parallel.share(batch)
+    return lambda step: training_batch(images, how.seed, step, batch, augmentation, share)
+
+
+def fit(
+    workdir: pathlib.Path,
+    planned: loop.Plan,
+    steps: loop.Steps,
+    state: State,
+    make_batch: Callable[[int], Batch],
+    layout: loop.Layout = loop.AS_SAVED,
+) -> State:
+    """Runs a stage's training steps and records its metrics; see `loop.fit`."""
+    name = planned.folder.parent.relative_to(workdir).as_posix()
+    with Metrics(workdir, name, parallel.is_first()) as metrics:
+        return loop.fit(steps, state, make_batch, planned, metrics, layout)

@@ -1,215 +1,285 @@
-"""Whole networks, trained and measured: the teacher and the chosen subnets."""
+"""Whole networks, trained and evaluated: the teacher and the chosen subnets."""
 
 import functools
 import logging
 import pathlib
+from collections.abc import Callable
+from typing import NamedTuple
 
+import flax.linen as nn
 import jax
 import numpy as np
+import optax
 from jaxtyping import PyTree
 
 from qnas_jax import space
+from qnas_jax.data.batching import central_crops
 from qnas_jax.errors import InputError
 from qnas_jax.export import fold, simulate, tie_free
-from qnas_jax.nn import init, policy, supernet
-from qnas_jax.nn.deeplab import DeepLabV3
-from qnas_jax.nn.trace import trace
-from qnas_jax.run import artefacts
-from qnas_jax.run.artefacts import Stage
-from qnas_jax.run.config import Config
-from qnas_jax.search import front
-from qnas_jax.stages import measure
-from qnas_jax.stages.experiment import CLASSES, Purpose, Setting
-from qnas_jax.stages.fit import fit
-from qnas_jax.train import checkpoint, loop, supervised
+from qnas_jax.hardware import size
+from qnas_jax.nn import init, policy
+from qnas_jax.nn.trace import Shape, convs, trace
+from qnas_jax.run import artefacts, config
+from qnas_jax.run.stage import Stage, is_begun, is_finished
+from qnas_jax.stages.experiment import Problem, Purpose, data_mark, key, teacher_subnet
+from qnas_jax.stages.fit import Training, batches, fit, plan
+from qnas_jax.tasks.task import evaluate
+from qnas_jax.train import checkpoint, loop, optimizers, supervised
+from qnas_jax.train.supervised import TrainState
 
 logger = logging.getLogger(__name__)
 
 
-def teacher_stage(setting: Setting) -> Stage:
-    """Where the teacher lies, or is to lie."""
-    return _teacher_stage(setting, _given_teacher(setting))
+class Trained(NamedTuple):
+    """A network that a stage trained and evaluated.
+
+    Attributes:
+      stage: The stage.
+      model: The network.
+      subnet: Its ops and bitwidths.
+    """
+
+    stage: Stage
+    model: nn.Module
+    subnet: space.Subnet
 
 
-def _teacher_stage(setting: Setting, given: supervised.TrainState | None) -> Stage:
-    config = setting.config
+def teacher_stage(
+    workdir: pathlib.Path,
+    problem: Problem,
+    how: Training,
+    network: config.Network,
+    source: config.Teacher,
+) -> Stage:
+    """Returns the stage of the teacher.
+
+    Args:
+      workdir: The folder of the run.
+      problem: Its images and its teacher.
+      how: How the teacher is trained and evaluated.
+      network: The settings of the network.
+      source: Where the teacher comes from.
+
+    Raises:
+      InputError: The teacher was made from something else, or the given one cannot be used.
+    """
+    given = _given_teacher(workdir, problem, how, source)
+    return _teacher_stage(workdir, problem, how, network, source, given)
+
+
+def _teacher_stage(workdir, problem, how, network, source, given: TrainState | None) -> Stage:
     content = checkpoint.content(given.variables()) if given else ""
     made_from = {
-        "data": setting.data_mark(),
-        "network": config.network,
-        "train": config.train,
-        "teacher": {**artefacts.plain(config.teacher), "checkpoint": content},
-        "quantize": config.quantize,
-        "seed": config.seed,
+        "data": data_mark(problem, how.data),
+        "network": network,
+        "train": how.train,
+        "teacher": {**artefacts.plain(source), "checkpoint": content},
+        "quantize": how.quantize,
+        "seed": how.seed,
     }
     try:
-        return Stage(setting.workdir / "teacher", made_from)
+        return Stage(workdir / "teacher", made_from)
     except InputError as error:
         if "(data.content: " not in str(error):
             raise
         raise InputError(
-            f"{error}; data.content is a hash of the images at data.root={config.data.root} "
+            f"{error}; data.content is a hash of the images at data.root={how.data.root} "
             "(names, sizes, some bytes; None: an older version, which took the path)"
         ) from None
 
 
-def _given_teacher(setting: Setting) -> supervised.TrainState | None:
-    """The teacher that the config names, if it names one."""
-    config, own = setting.config, setting.workdir / "teacher"
-    if not config.teacher.checkpoint:
+def _given_teacher(workdir, problem, how, source: config.Teacher) -> TrainState | None:
+    """Returns the teacher that the config names, if it names one."""
+    own = workdir / "teacher"
+    if not source.checkpoint:
         return None
-    given = pathlib.Path(config.teacher.checkpoint)
-    if artefacts.is_begun(given.parent) and not artefacts.is_finished(given.parent):
+    given = pathlib.Path(source.checkpoint)
+    if is_begun(given.parent) and not is_finished(given.parent):
         raise InputError(
             f"teacher.checkpoint={given}: its run did not finish the teacher; "
-            "the same command goes on with it"
+            "resume it with its own command"
         )
-    if not given.is_dir() and artefacts.is_finished(own):
+    if not given.is_dir() and is_finished(own):
         raise InputError(
             f"teacher.checkpoint={given}: no such folder; "
             f"this run has a copy of it: set it to {own / 'checkpoint'}"
         )
-    optimizer = _optimizer(config)
-    shapes = jax.eval_shape(lambda: supervised.fresh_state(_fresh_teacher(setting), optimizer))
+    optimizer = _optimizer(how.train)
+    shapes = jax.eval_shape(lambda: supervised.fresh_state(_fresh_teacher(problem, how), optimizer))
     zeros = jax.tree.map(lambda leaf: jax.device_put(np.zeros(leaf.shape, leaf.dtype)), shapes)
     return checkpoint.load(given, zeros)
 
 
-def _fresh_teacher(setting: Setting) -> PyTree:
-    shape = (1, *setting.config.train.crop, 3)
-    return init.initialize(setting.teacher(), setting.key(Purpose.TEACHER_INIT), shape)
+def _fresh_teacher(problem: Problem, how: Training) -> PyTree:
+    shape = (1, *how.train.crop, 3)
+    return init.initialize(problem.teacher, key(how.seed, Purpose.TEACHER_INIT), shape)
 
 
-def train_teacher(setting: Setting) -> tuple[Stage, PyTree]:
-    """Trains the teacher, or takes the one that the config names; measures it."""
-    given = _given_teacher(setting)
-    config, stage = setting.config, _teacher_stage(setting, given)
+def train_teacher(
+    workdir: pathlib.Path,
+    problem: Problem,
+    how: Training,
+    network: config.Network,
+    source: config.Teacher,
+) -> tuple[Trained, PyTree]:
+    """Trains the teacher, or takes the given one, and evaluates it; see `teacher_stage`.
+
+    Returns:
+      The teacher, and its variables.
+    """
+    given = _given_teacher(workdir, problem, how, source)
+    stage = _teacher_stage(workdir, problem, how, network, source, given)
     stage.begin()
-    model, fresh = setting.teacher(), _fresh_teacher(setting)
+    trained = Trained(stage, problem.teacher, teacher_subnet(problem.teacher))
+    fresh = _fresh_teacher(problem, how)
     if given and not stage.done:
-        checkpoint.adopt(stage.folder / "checkpoint", config.train.steps, given)
-        logger.info("teacher: taken from %s", config.teacher.checkpoint)
-    variables = _train_network(setting, stage, model, fresh, Purpose.TEACHER_TRAIN, "teacher")
-    subnet = space.format_subnet(setting.teacher_subnet())
-    _measure(setting, stage, model, variables, fresh["quant"], {"subnet": subnet})
-    return stage, variables
+        checkpoint.adopt(stage.folder / "checkpoint", how.train.steps, given)
+        logger.info("teacher: taken from %s", source.checkpoint)
+    step_key = key(how.seed, Purpose.TEACHER_TRAIN)
+    variables = _train_network(workdir, problem, how, trained, fresh, step_key, "teacher")
+    _finish(problem, how, trained, variables, fresh["quant"])
+    return trained, variables
 
 
-def subnet_stage(setting: Setting, distilled: Stage, subnet: str) -> Stage:
-    """Where a retrained subnet lies, or is to lie."""
-    made_from = {
-        "supernet": distilled.hash,
-        "subnet": subnet,
-        "init": setting.config.retrain.init,
-    }
-    return Stage(setting.workdir / "retrain" / _folder_name(subnet), made_from)
+def subnet_stage(workdir: pathlib.Path, distilled: Stage, subnet: str, start: str) -> Stage:
+    """Returns the stage of a retrained subnet.
 
-
-def retrain(
-    setting: Setting,
-    distilled: Stage,
-    teacher: PyTree,
-    params: list[supernet.Params],
-    point: front.Point,
-    title: str,
-) -> Stage:
-    """Trains a subnet to the end and measures it, in float and quantized."""
-    config, stage = setting.config, subnet_stage(setting, distilled, point.subnet)
-    if stage.done:
-        return stage
-    stage.begin()
-    subnet = space.parse_subnet(point.subnet)
-    model = setting.student(subnet)
-    fresh = init.initialize(model, setting.key(Purpose.RETRAIN_INIT), (1, *config.train.crop, 3))
-    quant = _with_bits(setting, model, fresh["quant"], subnet)
-    if config.retrain.init == "supernet":
-        paths = [tuple(choice.op for choice in block) for block in subnet]
-        blocks = {
-            f"block{i + 1}": supernet.path_params(params[i], path) for i, path in enumerate(paths)
-        }
-        fresh = supernet.with_blocks(fresh, teacher, blocks)
-    variables = _train_network(setting, stage, model, fresh, Purpose.RETRAIN_TRAIN, title)
-    _measure(setting, stage, model, variables, quant, {"subnet": point.subnet})
-    return stage
-
-
-def _with_bits(setting: Setting, model: DeepLabV3, quant: PyTree, subnet: space.Subnet) -> PyTree:
-    """The policy of a subnet."""
-    return policy.with_bits(quant, trace(model, setting.picture()), subnet)
+    Args:
+      workdir: The folder of the run.
+      distilled: The stage of the supernet.
+      subnet: The subnet in its text form.
+      start: The initial weights, see `config.Retrain.init`.
+    """
+    made_from = {"supernet": distilled.hash, "subnet": subnet, "init": start}
+    return Stage(workdir / "retrain" / _folder_name(subnet), made_from)
 
 
 def _folder_name(subnet: str) -> str:
-    """The subnet, or its beginning and a hash where file systems would refuse its length."""
+    """The subnet, or its beginning and a hash if file systems would refuse its length."""
     return subnet if len(subnet) <= 200 else f"{subnet[:180]}-{artefacts.digest(subnet)}"
 
 
-def _train_network(setting, stage, model, fresh, purpose, title) -> PyTree:
-    """Trains a network as `config.train` says; returns its variables."""
-    how = setting.config.train
-    optimizer = _optimizer(setting.config)
-    step = supervised.train_step(model, optimizer, setting.key(purpose), how.compute)
-    state = supervised.fresh_state(fresh, optimizer)
-    rate = supervised.polynomial(how.lr, how.steps, how.power)
-    whole = loop.Watched("the network", "loss", rate, "train.lr", lambda state: state)
-    steps = loop.several(step)
-    return fit(setting, stage, steps, state, how, title, [whole]).variables()
+def retrain(
+    workdir: pathlib.Path,
+    problem: Problem,
+    how: Training,
+    trained: Trained,
+    start: Callable[[PyTree], PyTree],
+    title: str,
+) -> None:
+    """Trains a subnet and evaluates it, in float and quantized; does nothing if it is done.
 
-
-def _optimizer(config: Config):
-    how = config.train
-    return supervised.sgd(how.lr, how.steps, how.power, how.momentum, how.weight_decay)
-
-
-def _measure(setting: Setting, stage: Stage, model: DeepLabV3, variables, quant, extra) -> None:
-    """Writes `metrics.json` and some predictions; finishes the stage."""
+    Args:
+      workdir: The folder of the run.
+      problem: Images and task.
+      how: How the subnet is trained and evaluated.
+      trained: The subnet and its stage.
+      start: Gives the initial variables from random ones.
+      title: Name of the training in log lines.
+    """
+    stage, model, subnet = trained
     if stage.done:
         return
-    quant = _calibrated(setting, stage, model, variables, quant)
-    shape = setting.val_data[0][0].shape
+    stage.begin()
+    fresh = init.initialize(model, key(how.seed, Purpose.RETRAIN_INIT), (1, *how.train.crop, 3))
+    quant = _with_bits(model, fresh["quant"], subnet, problem)
+    step_key = key(how.seed, Purpose.RETRAIN_TRAIN)
+    variables = _train_network(workdir, problem, how, trained, start(fresh), step_key, title)
+    _finish(problem, how, trained, variables, quant)
+
+
+def _with_bits(model: nn.Module, quant: PyTree, subnet: space.Subnet, problem: Problem) -> PyTree:
+    """The policy of a subnet."""
+    return policy.with_bits(quant, trace(model, problem.val[0][0].shape), subnet)
+
+
+def _train_network(workdir, problem, how, trained, fresh, step_key, title) -> PyTree:
+    """Trains a network; returns its variables."""
+    sgd, optimizer = how.train, _optimizer(how.train)
+    step = supervised.train_step(trained.model, problem.task.loss, optimizer, step_key, sgd.compute)
+    rate = optimizers.polynomial(sgd.lr, sgd.steps, sgd.power)
+    whole = loop.Watched("the network", "loss", rate, "train.lr", lambda state: state)
+    planned = plan(trained.stage, how, title, sgd.steps, [whole])
+    state, make_batch = (
+        supervised.fresh_state(fresh, optimizer),
+        batches(problem.train, how, sgd.batch),
+    )
+    return fit(workdir, planned, loop.several(step), state, make_batch).variables()
+
+
+def _optimizer(how: config.Train) -> optax.GradientTransformation:
+    return optimizers.sgd(how.lr, how.steps, how.power, how.momentum, how.weight_decay)
+
+
+def _finish(problem: Problem, how: Training, trained: Trained, variables, quant) -> None:
+    """Evaluates a network, writes `metrics.json` and some predictions, and finishes its stage."""
+    stage, model, subnet = trained
+    if stage.done:
+        return
+    quant = _calibrated(problem, how, trained, variables, quant)
+    shape, task = problem.val[0][0].shape, problem.task
     sources = {
-        "fp32": functools.partial(supervised.predictor(model), variables),
-        # What the files compute; fake quantization would leave the biases real.
+        "fp32": functools.partial(supervised.predictor(model, task.predict), variables),
+        # What the files compute; with fake quantization, biases would not be rounded.
         "quantized": simulate.simulator(fold.fold(model, variables, quant, shape, resize=True)),
     }
-    batch = setting.config.run.eval_batch
-    found, samples = measure.accuracy(sources, setting.val_data, batch, CLASSES)
-    sizes = measure.sizes(model, quant, shape)
+    found, samples = evaluate(sources, problem.val, how.run.eval_batch, task)
+    sizes = network_sizes(model, quant, shape)
     with artefacts.writing(stage.folder / "samples.npz") as file:
         np.savez_compressed(file, allow_pickle=False, **samples)
-    artefacts.write_json(stage.folder / "metrics.json", {**extra, **found, **sizes})
+    described = {"subnet": space.format_subnet(subnet), **found, **sizes}
+    artefacts.write_json(stage.folder / "metrics.json", described)
     stage.finish()
     logger.info(
-        "%s: mIoU %.2f %% in float, %.2f %% quantized, %.1f kB",
+        "%s: %s %.2f %% in float, %.2f %% quantized, %.1f kB",
         stage.folder.name,  # "teacher", or the subnet
-        found["miou_fp32"],
-        found["miou_quantized"],
+        task.title,
+        found[f"{task.metric}_fp32"],
+        found[f"{task.metric}_quantized"],
         sizes["size_bytes"] / 1e3,
     )
 
 
-def _calibrated(setting: Setting, stage: Stage, model: DeepLabV3, variables, quant) -> PyTree:
-    """The policy with its ranges, which are found once and kept in `quant.npz`."""
-    file, how = stage.folder / "quant.npz", setting.config.quantize
+def network_sizes(model: nn.Module, quant: PyTree, image_shape: Shape) -> dict[str, int]:
+    """Returns the bytes of a network and of its encoder, quantized and in float, and its MACs.
+
+    Args:
+      model: The network.
+      quant: Its policy.
+      image_shape: Height, width and channels of an image.
+    """
+    traced, bits = trace(model, image_shape), policy.w_bits(quant)
+    found = traced.convs
+    by_conv = {conv.name: int(size.conv_bytes(conv, bits[conv.name])) for conv in found}
+    encoder = sum(by_conv[conv.name] for conv in convs(traced.encoder))
+    return {
+        "size_bytes": sum(by_conv.values()),
+        "encoder_size_bytes": encoder,
+        "float_size_bytes": size.float_bytes(found),
+        "macs": sum(conv.macs for conv in found),
+    }
+
+
+def _calibrated(problem: Problem, how: Training, trained: Trained, variables, quant) -> PyTree:
+    """Returns the policy with its ranges, which are found once and kept in `quant.npz`."""
+    file = trained.stage.folder / "quant.npz"
+    images, per_pass = how.quantize.images, how.quantize.images_per_pass
     if not file.exists():
-        starts = range(0, how.images, how.images_per_pass)
-        chunks = (range(s, min(s + how.images_per_pass, how.images)) for s in starts)
-        batches = (setting.training_crops(chunk) for chunk in chunks)
-        found = supervised.calibrated(model, variables, quant, batches)
-        shape = setting.val_data[0][0].shape
-        network = fold.fold(model, variables, found, shape, resize=True)
+        chunks = (range(s, min(s + per_pass, images)) for s in range(0, images, per_pass))
+        crops = (central_crops(problem.train, chunk, how.train.crop) for chunk in chunks)
+        found = supervised.calibrated(trained.model, variables, quant, crops)
+        shape = problem.val[0][0].shape
+        network = fold.fold(trained.model, variables, found, shape, resize=True)
         found = tie_free.with_agreed_sums(network, found)
         checkpoint.write_arrays(file, found)
     return checkpoint.read_arrays(file, quant)
 
 
-def measured(
-    setting: Setting, stage: Stage, model: DeepLabV3, subnet: space.Subnet
-) -> tuple[PyTree, PyTree]:
-    """Variables and calibrated policy of a network whose stage is finished."""
-    config = setting.config
-    key = setting.key(Purpose.TEACHER_INIT)  # what it draws is overwritten
-    fresh = init.initialize(model, key, (1, *config.train.crop, 3))
-    state = supervised.fresh_state(fresh, _optimizer(config))
-    variables = checkpoint.load(stage.folder / "checkpoint", state).variables()
-    quant = _with_bits(setting, model, fresh["quant"], subnet)
-    return variables, _calibrated(setting, stage, model, variables, quant)
+def load(problem: Problem, how: Training, trained: Trained) -> tuple[PyTree, PyTree]:
+    """Returns the variables and the calibrated policy of a network whose stage is finished."""
+    random = key(how.seed, Purpose.TEACHER_INIT)  # overwritten by the checkpoint
+    fresh = init.initialize(trained.model, random, (1, *how.train.crop, 3))
+    state = supervised.fresh_state(fresh, _optimizer(how.train))
+    variables = checkpoint.load(trained.stage.folder / "checkpoint", state).variables()
+    quant = _with_bits(trained.model, fresh["quant"], trained.subnet, problem)
+    return variables, _calibrated(problem, how, trained, variables, quant)

@@ -13,6 +13,7 @@ import numpy as np
 
 from qnas_jax.errors import InputError
 from qnas_jax.run import artefacts, disk
+from qnas_jax.run.stage import reading
 
 Tree = TypeVar("Tree")
 
@@ -147,7 +148,7 @@ def read_arrays(file: pathlib.Path, like: Tree) -> Tree:
     Raises:
       InputError: The file is damaged, or it does not match `like`.
     """
-    with artefacts.reading(file) as content, np.load(content) as found:
+    with reading(file) as content, np.load(content) as found:
         arrays = {name: found[name] for name in found.files}
     _check_match(file, arrays, {_place(p): v for p, v in jax.tree_util.tree_leaves_with_path(like)})
     return jax.tree_util.tree_map_with_path(lambda path, _: arrays[_place(path)], like)

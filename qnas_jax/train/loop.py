@@ -1,8 +1,8 @@
-"""The one training loop. What is trained is a step function that is given to it.
+"""The training loop. It is given the step function.
 
-A step takes (state, images, labels, its number) and gives the new state and
-{name of a metric: value}. The loop dispatches several steps at once, as `several` and
-`distill_pmap.train_step` make them: with a leading axis on all but the state.
+A step takes (state, images, labels, its number) and returns the new state and
+{name of a metric: value}. The loop dispatches several steps at once, see `several` and
+`distill_pmap.train_step`; all arguments but the state then have a leading axis.
 """
 
 import functools
@@ -46,14 +46,14 @@ AS_SAVED = Layout(lambda state: jax.tree.map(jnp.copy, state), lambda state: sta
 
 
 class Watched(NamedTuple):
-    """What of a state has a loss and a learning rate of its own.
+    """A part of a state that has its own loss and learning rate.
 
     Attributes:
-      name: What errors call it, e.g. "block 3".
+      name: Its name in errors, e.g. "block 3".
       loss: The name of its loss among the metrics.
-      rate: Its learning rate at a step, counted from 0.
-      setting: What that rate is set by, e.g. "supernet.lr".
-      of: Takes it from the whole state.
+      rate: Step, counted from 0 -> learning rate.
+      setting: The setting of the learning rate, e.g. "supernet.lr".
+      of: Whole state -> this part.
     """
 
     name: str
@@ -64,12 +64,12 @@ class Watched(NamedTuple):
 
 
 def several(step: Callable, *constants: Any) -> Steps:
-    """Several steps as one program, which works in the memory of the state it is given.
+    """Returns several steps as one program, which reuses the memory of its input state.
 
     Args:
-      step: A step that takes `constants` ahead of all else.
-      constants: What all steps read. Handed to the program: were they captured, all their
-        numbers would be compiled into it.
+      step: A step whose first arguments are `constants`.
+      constants: Arguments of all steps. A program that captured them would contain their
+        numbers.
     """
 
     @functools.partial(jax.jit, donate_argnums=1)
@@ -83,9 +83,9 @@ def several(step: Callable, *constants: Any) -> Steps:
 
 
 def scanned(step: Callable, state: Any, given: Any) -> tuple[Any, Any]:
-    """`lax.scan`, but without its loop where there is one step.
+    """Returns `lax.scan`, but without a loop if there is one step.
 
-    On CPUs, XLA runs what stands in a loop on fewer threads: it may take twice as long.
+    On CPUs, XLA runs the body of a loop on fewer threads, which may take twice as long.
     """
     if len(jax.tree.leaves(given)[0]) > 1:
         return lax.scan(step, state, given)
@@ -94,16 +94,16 @@ def scanned(step: Callable, state: Any, given: Any) -> tuple[Any, Any]:
 
 
 class Plan(NamedTuple):
-    """How a training is run; what a step computes is not among it.
+    """How a training proceeds.
 
     Attributes:
-      title: What the training is called in progress lines and errors.
-      total: Number of steps in all.
-      folder: Where checkpoints are kept.
-      watched: What may diverge: together, the whole state.
+      title: The name of the training in progress lines and errors.
+      total: Number of steps.
+      folder: The folder of checkpoints.
+      watched: The parts that may diverge; together, the whole state.
       save_every: Steps between two checkpoints.
       log_every: Steps between two lines of metrics.
-      per_dispatch: Steps that are dispatched at once.
+      per_dispatch: Steps in one program.
       threads: Threads that make batches.
     """
 
@@ -125,26 +125,24 @@ def fit(
     metrics: Metrics,
     layout: Layout = AS_SAVED,
 ) -> State:
-    """Runs steps until all are done, resuming from the folder's latest checkpoint.
+    """Runs all steps, resuming from the folder's latest checkpoint.
 
     Args:
-      steps: Some training steps; they are handed their numbers, from which all of their
-        randomness must come.
-      state: The state to begin with where nothing is saved.
-      make_batch: The batch of a step.
-      plan: How many steps, and what is done between them.
+      steps: Several training steps. All their randomness must come from their numbers.
+      state: The initial state, if there is no checkpoint.
+      make_batch: Number of a step -> its batch.
+      plan: How many steps, and how often states are saved and metrics are logged.
       metrics: Records the metrics.
       layout: How a state is laid out for the steps.
 
     Returns:
-      The state after the last step, in the form in which it is saved.
+      The state after the last step, in the layout in which it is saved.
 
     Raises:
-      Diverged: A loss, or a state that was to be saved, is not finite; the last checkpoint
-        is kept.
-      Stopped: SIGTERM came; the steps that it came in are done and saved.
+      Diverged: A loss, or a state to be saved, is not finite; the last checkpoint is kept.
+      Stopped: SIGTERM came; the steps that were running are finished and saved.
     """
-    alone = jax.process_count() == 1  # else JAX takes SIGTERM, and all processes agree on a step
+    alone = jax.process_count() == 1  # else JAX handles SIGTERM, and all processes agree on a step
     with (
         preempt.noting(alone) as asked,
         checkpoint.opened(plan.folder) as manager,
@@ -160,7 +158,7 @@ def fit(
         checkpoint.wait(manager)
         if guard.saved < plan.total or asked():
             raise preempt.Stopped(f"stopped by SIGTERM at step {guard.saved} of {plan.title}")
-        _tell_time(plan.title, guard.saved - first, batches)
+        _log_time(plan.title, guard.saved - first, batches)
         return guard.state
 
 
@@ -173,7 +171,7 @@ def _run(
     metrics: Metrics,
     layout: Layout,
 ) -> None:
-    """Runs the steps of the spans, beginning with the guard's state; the last one is saved."""
+    """Runs the steps of the spans from the guard's state on; saves the last state."""
     state, done, found = layout.spread(guard.state), range(guard.saved, guard.saved), {}
     if 0 < guard.saved < plan.total:
         logger.info("%s: resumed at step %d of %d", plan.title, guard.saved, plan.total)
@@ -181,15 +179,15 @@ def _run(
     for span in spans:
         before = done, found
         state, found = steps(state, *next(batches), jnp.array(span, jnp.int32))
-        # Waits for the steps before, while these are computed: steps that were queued
-        # further ahead would have to be finished before a stop.
+        # Waits for the previous steps while these run. A longer queue would have to be
+        # finished before a stop.
         guard.check(*before)
         done = span
         to_save = done.stop % plan.save_every == 0 or done.stop == plan.total
-        told = [n + 1 for n in done if (n + 1) % plan.log_every == 0]
-        if told or to_save:
-            told = sorted({*told, done.stop}) if to_save else told
-            _tell(told, guard.check(done, found), metrics, progress)
+        logged = [n + 1 for n in done if (n + 1) % plan.log_every == 0]
+        if logged or to_save:
+            logged = sorted({*logged, done.stop}) if to_save else logged
+            _log(logged, guard.check(done, found), metrics, progress)
         if to_save:
             metrics.sync()
             guard.save(done.stop, layout.gather(state))
@@ -199,7 +197,7 @@ def _run(
 
 
 def _until_asked(spans: Sequence[range], asked: Callable[[], bool]) -> Iterator[range]:
-    """The spans, until a stop is asked for."""
+    """Yields the spans, until a stop is asked for."""
     for round_, span in enumerate(spans):
         if asked() or parallel.stop_is_agreed(round_):
             return
@@ -207,10 +205,10 @@ def _until_asked(spans: Sequence[range], asked: Callable[[], bool]) -> Iterator[
 
 
 def _spans(first: int, plan: Plan) -> Iterator[range]:
-    """The steps from `first` on, cut where they are dispatched.
+    """Yields the steps from `first` on, in the spans that are dispatched.
 
-    The cuts do not depend on `first`, so that a resumed run runs the programs that an
-    uninterrupted one does: of other lengths they would be rounded differently.
+    The spans do not depend on `first`, so that a resumed run uses the same programs as an
+    uninterrupted one. Programs of other lengths would round differently.
     """
     cuts = plan.per_dispatch, plan.save_every
     while first < plan.total:
@@ -220,33 +218,33 @@ def _spans(first: int, plan: Plan) -> Iterator[range]:
 
 
 def _stacked(make_batch: Callable[[int], Batch], span: range) -> Batch:
-    """The batches of some steps."""
+    """The batches of several steps."""
     batches = [make_batch(number) for number in span]
     return Batch(*(np.stack(arrays) for arrays in zip(*batches, strict=True)))
 
 
-def _tell(told, values, metrics, progress) -> None:
-    """Records the metrics after the steps `told`; `values` are by step."""
-    for done in told:
+def _log(logged, values, metrics, progress) -> None:
+    """Records the metrics after the steps `logged`; `values` are by step."""
+    for done in logged:
         metrics.write(done, values[done])
-    texts = [f"{name} {value:.4g}" for name, value in values[told[-1]].items()]
-    progress.show(told[-1], ", ".join(texts[:3]))
+    texts = [f"{name} {value:.4g}" for name, value in values[logged[-1]].items()]
+    progress.show(logged[-1], ", ".join(texts[:3]))
 
 
-def _tell_time(title: str, steps: int, batches: Timed) -> None:
-    """Tells how long so many steps took."""
+def _log_time(title: str, steps: int, batches: Timed) -> None:
+    """Logs how long the steps took."""
     if steps > 0:
         took, waited = duration(batches.elapsed()), 100 * batches.share()
-        line = "%s: %d steps in %s, %.1f %% of it waiting for pictures"
+        line = "%s: %d steps in %s, %.1f %% of it waiting for images"
         logger.info(line, title, steps, took, waited)
 
 
 class _Guard:
-    """Looks at every loss and saves states, none that is not finite.
+    """Checks every loss, and saves states that are finite.
 
     Attributes:
-      saved: The step of the last state that is saved; 0: there is none.
-      state: That state, or the one to begin with. The next steps may take its memory.
+      saved: The step of the last saved state; 0 if there is none.
+      state: That state, or the initial one. The next steps may reuse its memory.
     """
 
     def __init__(self, manager: Any, plan: Plan, saved: int, state: Any):
@@ -254,7 +252,7 @@ class _Guard:
         self.saved, self.state = saved, state
 
     def check(self, span: range, found: dict[str, jax.Array]) -> dict[int, dict[str, float]]:
-        """The metrics of the steps of a span, by how many steps were done behind each."""
+        """Returns the metrics of a span, by the number of steps done."""
         by_name = {name: np.asarray(values) for name, values in found.items()}
         by_step = {}
         for place, number in enumerate(span):
@@ -268,9 +266,8 @@ class _Guard:
     def save(self, done: int, state: Any) -> None:
         """Saves the state after `done` steps, on the first process.
 
-        As all of it is looked at here, a step behind may take its memory while it is written.
-
-        The losses tell of the state before: only a look at it finds what its last update broke.
+        The losses are those of the previous state, so a broken update is only found in the state
+        itself. All of it is copied here: while it is written, the next step may reuse its memory.
         """
         for part in self._plan.watched:
             leaves = jax.device_get(jax.tree.leaves(part.of(state)))

@@ -9,7 +9,7 @@ import pytest
 
 from qnas_jax import space
 from qnas_jax.bwnas import distill
-from qnas_jax.train import supervised
+from qnas_jax.train.optimizers import sgd as momentum
 from small_supernet import (
     BLOCKS,
     KEY,
@@ -105,7 +105,7 @@ def test_a_block_does_not_depend_on_the_others(run, state):
 
 def test_blocks_and_keys_begin_with_weights_of_their_own():
     twins = space.Space((BLOCKS[1], BLOCKS[1]), OPS[:1])
-    optimizers = (supervised.sgd(0.1, 1, 1.0, 0.9, 0.0),) * 2
+    optimizers = (momentum(0.1, 1, 1.0, 0.9, 0.0),) * 2
     states = [distill.fresh_state(twins, optimizers, jax.random.key(seed)) for seed in (0, 1)]
     kernels = [s.params["layer0"]["k3e2"]["expand"]["kernel"] for state in states for s in state]
     assert len(np.unique(kernels)) == 4 * 6 * 12
@@ -120,7 +120,7 @@ def test_what_each_block_is_given_and_its_key():
         sums = map(jnp.sum, (batch.x, batch.target, batch.variance))
         return jnp.sum(params["w"]), jnp.stack([*sums, jax.random.uniform(key)])
 
-    optimizers = tuple(supervised.sgd(lr, 10, 1.0, 0.0, 0.0) for lr in (0.5, 0.25))
+    optimizers = tuple(momentum(lr, 10, 1.0, 0.0, 0.0) for lr in (0.5, 0.25))
     params = {"w": jnp.arange(3.0)}
     state = tuple(distill.BlockState(params, o.init(params)) for o in optimizers)
     maps = features()

@@ -15,7 +15,8 @@ from qnas_jax import space
 from qnas_jax.bwnas import distill, distill_pmap
 from qnas_jax.nn.conv import ConvBnAct
 from qnas_jax.nn.trace import Unit
-from qnas_jax.train import loop, supervised
+from qnas_jax.train import loop
+from qnas_jax.train.optimizers import sgd
 
 OPS = (space.Op(3, 2), space.Op(5, 2))
 BLOCKS = (
@@ -39,7 +40,7 @@ def features(teacher, images):
 
 
 def recipe(sampling):
-    optimizers = tuple(supervised.sgd(0.02, 50, 0.9, 0.9, 1e-3) for _ in BLOCKS)
+    optimizers = tuple(sgd(0.02, 50, 0.9, 0.9, 1e-3) for _ in BLOCKS)
     key = jax.random.key(3)
     return distill.Recipe(features, SEARCHED, optimizers, distill.SAMPLING[sampling], key, parts=4)
 

@@ -33,7 +33,7 @@ def begun(config, tmp_path):
 
 @pytest.fixture
 def no_training(monkeypatch):
-    def trained(setting):
+    def trained(*_):
         raise AssertionError("the first stage was begun")
 
     monkeypatch.setattr(train_stage, "train_teacher", trained)
@@ -77,7 +77,8 @@ def test_a_statistic_of_one_value_is_refused(smoke, tmp_path, no_training, setti
 )
 def test_a_statistic_of_more_values_is_allowed(smoke, tmp_path, settings):
     change(smoke, settings)
-    inspection.check_norms(chip.prepared(smoke, tmp_path))
+    laid_out = chip.prepared(smoke, tmp_path)
+    inspection.check_norms(laid_out.config, laid_out.problem)
 
 
 def change(config, settings):
@@ -88,7 +89,7 @@ def change(config, settings):
 
 def test_the_norm_that_is_named_is_the_one_without_variance(smoke, tmp_path):
     laid_out = chip.prepared(smoke, tmp_path)
-    model = laid_out.teacher()
+    model = laid_out.problem.teacher
     variables = init.initialize(model, jax.random.key(0), (1, 32, 64, 3))
     images = jax.random.uniform(jax.random.key(1), (1, 32, 64, 3))
     apply = jax.jit(lambda *given: model.apply(*given, mutable=["batch_stats"])[1])
@@ -112,16 +113,16 @@ def without(table, *places):
 def test_a_table_without_a_fixed_part_is_refused_at_once(smoke, tmp_path, no_training, part, costs):
     laid_out = chip.prepared(smoke, tmp_path)
     table, conditions = tmp_path / "t.csv", ("onnxruntime", "1", "a board", 1)
-    for place in laid_out.places():
+    for place in laid_out.deployed.places:
         for op in laid_out.searched.ops:
             subject = measured.subject(place, op, 8, 8)
             measured.append(table, measured.Row(subject, 1.0, *[None] * 4, 9, None, *conditions))
-    for name, convs in laid_out.fixed_convs.items():
+    for name, convs in laid_out.deployed.parts.items():
         shape = max((conv.in_height, conv.in_width) for conv in convs)
         subject = measured.Subject(name, "", *shape, 3, 8, 1, 1, 8, 8)
         measured.append(table, measured.Row(subject, 1.0, *[None] * 4, 9, None, *conditions))
     smoke.hardware.table, smoke.search.costs = str(table), costs
-    inspection.check_target(chip.prepared(smoke, tmp_path))
+    chip.check_target(chip.prepared(smoke, tmp_path))
     without(table, part)
     expected = f"target 'none with {table}': nothing was measured for {part}, "
     assert refusal(lambda: begun(smoke, tmp_path)).startswith(expected)

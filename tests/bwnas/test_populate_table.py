@@ -2,11 +2,13 @@
 
 import pytest
 
+import chip
 from qnas_jax.bwnas import populate_table
+from qnas_jax.bwnas.config import Lut
+from qnas_jax.errors import InputError
 from qnas_jax.kernels import int8
 from qnas_jax.run import artefacts
-from qnas_jax.run.artefacts import Stage
-from qnas_jax.run.config import Lut
+from qnas_jax.run.stage import Stage, begun_with
 
 NO_CPP = int8.Found("XLA", False, "there is no C++ compiler (c++)")
 KERNELS = {
@@ -60,15 +62,15 @@ def test_a_named_arithmetic_is_taken_as_it_is(found, compute):
 def test_auto_keeps_the_arithmetic_of_a_table_that_was_begun(found, tmp_path, caplog, compute):
     """On another machine it may be the slower one; a table never mixes two."""
     Stage(tmp_path / "lut", {"images": 3, "compute": compute}).begin()
-    begun = artefacts.begun_with(tmp_path / "lut", "compute")
+    begun = begun_with(tmp_path / "lut", "compute")
     assert populate_table.resolve_compute(Lut(), True, begun) == compute
     assert not found and not caplog.messages
 
 
 def test_a_folder_that_holds_nothing_was_begun_with_nothing(tmp_path):
-    assert artefacts.begun_with(tmp_path / "lut", "compute") is None
+    assert begun_with(tmp_path / "lut", "compute") is None
     Stage(tmp_path / "lut", {"images": 3}).begin()
-    assert artefacts.begun_with(tmp_path / "lut", "compute") is None
+    assert begun_with(tmp_path / "lut", "compute") is None
 
 
 @pytest.mark.parametrize("begun", [None, "float32", "int8"])
@@ -93,3 +95,24 @@ def test_the_kernel_of_int8_is_named_in_one_line(found, kernel, line, caplog):
     caplog.set_level("INFO")
     assert populate_table._kernel(False) == kernel
     assert caplog.messages == [line] and found == [False]
+
+
+def test_a_finished_table_of_a_version_with_fewer_settings_is_kept(tmp_path):
+    laid_out = chip.prepared(chip.smoke(), tmp_path)
+    config, distilled = laid_out.config, Stage(tmp_path / "supernet", {})
+    config.lut.compute = "float32"
+    chip.populated(laid_out)
+    made_from = populate_table._made_from(config.space, config.lut, distilled, "float32")
+    del made_from["time_budget_s"]
+    mark = {"hash": "older", "made_from": made_from, "done": True, "began": 0.0, "seconds": 1.0}
+    artefacts.write_json(tmp_path / "lut" / "made_from.json", mark)
+
+    def stage_of_table():
+        how = (config.space, config.lut, config.kernels, config.train.crop, distilled)
+        records = (laid_out.problem, laid_out.deployed)
+        return populate_table.populate_table(tmp_path, *records, *how, {}, [])[0]
+
+    assert (stage_of_table().done, stage_of_table().hash) == (True, "older")
+    config.lut.time_budget_s = 5.0
+    with pytest.raises(InputError, match=r"\(time_budget_s: 0\.0, now 5\.0\)"):
+        stage_of_table()

@@ -8,11 +8,13 @@ import pytest
 
 import chip
 from qnas_jax import space
-from qnas_jax.bwnas import inspection, search_front
+from qnas_jax.bwnas import search_front
 from qnas_jax.bwnas.lut import table
 from qnas_jax.errors import InputError
 from qnas_jax.hardware import matrix, target
 from qnas_jax.nn.trace import trace
+from qnas_jax.run import artefacts
+from qnas_jax.run.stage import read_json
 from qnas_jax.search import front
 
 
@@ -43,11 +45,11 @@ def test_a_table_of_latencies_makes_a_search_for_its_device(smoke, tmp_path, cap
     assert "1 lines are missing, so these are not run; the first is block3/layer0 k5e2 w8a8" in (
         caplog.records[-1].getMessage()
     )
-    inspection.check_target(laid_out)
+    chip.check_target(laid_out)
     _, points = chip.searched(laid_out)
     for point in points:
         subnet = space.parse_subnet(point.subnet)
-        convs = trace(laid_out.student(subnet), (32, 64, 3)).convs
+        convs = trace(laid_out.problem.student(subnet), (32, 64, 3)).convs
         assert point.costs["latency_ms"] == pytest.approx(sum(conv.macs for conv in convs) / 1e6)
         assert subnet[2][0].op.kernel == 3, "the other was not measured there"
     folder = tmp_path / "run" / "search"
@@ -80,6 +82,12 @@ def test_another_target_leaves_the_table_as_it_is(smoke, tmp_path):
     assert (stage.folder / "lut.npz").read_bytes() == before
 
 
+def test_a_cost_that_the_target_does_not_know_is_refused_before_all_work(on_chip, tmp_path):
+    on_chip.hardware.target = "none"
+    with pytest.raises(InputError, match="target 'none' does not know 'latency_ms'"):
+        chip.check_target(chip.prepared(on_chip, tmp_path))
+
+
 def test_subnets_to_retrain_include_the_best_that_meets_all_budgets(on_chip, tmp_path):
     laid_out = chip.prepared(on_chip, tmp_path)
     _, points = chip.searched(laid_out)
@@ -100,18 +108,18 @@ def test_subnets_to_retrain_include_the_best_that_meets_all_budgets(on_chip, tmp
 
 def test_budgets_that_no_subnet_meets_are_refused_before_all_work(on_chip, tmp_path):
     laid_out = chip.prepared(on_chip, tmp_path)
-    inspection.check_target(laid_out)
+    chip.check_target(laid_out)
     smallest = tuple(
         (space.Choice(space.Op(3, 2), 4, 4),) * block.depth for block in laid_out.searched.blocks
     )
-    deployed, ops, bits = laid_out.deployment(), laid_out.searched.ops, laid_out.bits
+    deployed, ops, bits = laid_out.deployed, laid_out.searched.ops, laid_out.bits
     blocks = matrix.subnet_costs(deployed.matrix(ops, bits), ops, bits, smallest)
     lowest = sum(deployed.fixed()["latency_ms"].values()) + blocks["latency_ms"]
     on_chip.search.budgets = (("latency_ms", lowest * 1.001),)
-    inspection.check_target(chip.prepared(on_chip, tmp_path))
+    chip.check_target(chip.prepared(on_chip, tmp_path))
     on_chip.search.budgets = (("latency_ms", lowest * 0.999),)
     with pytest.raises(InputError) as error:
-        inspection.check_target(chip.prepared(on_chip, tmp_path))
+        chip.check_target(chip.prepared(on_chip, tmp_path))
     expected = f"a budget of {lowest * 0.999:.6g} ms: the fastest subnet takes {lowest:.6g}"
     assert str(error.value) == expected
 
@@ -126,8 +134,8 @@ def test_budgets_that_only_different_subnets_meet_are_refused_too(on_chip, tmp_p
     laid_out = chip.prepared(on_chip, tmp_path)
     parts = table.parts_of(laid_out.searched, laid_out.bits, per_layer=False)
     rows = table.build(np.zeros(sum(p.rows for p in parts)), laid_out.searched, parts)
-    rows = search_front.with_costs(rows, laid_out.deployment())
-    fixed = laid_out.deployment().fixed()
+    rows = search_front.with_costs(rows, laid_out.deployed)
+    fixed = laid_out.deployed.fixed()
     lowest = {
         name: sum(fixed[name].values())
         + sum(float(rows.costs[name][rows.rows_of(b)].min()) for b in range(rows.blocks))
@@ -138,9 +146,9 @@ def test_budgets_that_only_different_subnets_meet_are_refused_too(on_chip, tmp_p
         on_chip.search.budgets = (("size_bytes", lowest["size_bytes"]), ("latency_ms", most_ms))
         if factor < 3:
             with pytest.raises(InputError, match="no subnet meets all; the nearest has"):
-                inspection.check_target(chip.prepared(on_chip, tmp_path))
+                chip.check_target(chip.prepared(on_chip, tmp_path))
         else:
-            inspection.check_target(chip.prepared(on_chip, tmp_path))
+            chip.check_target(chip.prepared(on_chip, tmp_path))
 
 
 def test_a_device_that_runs_no_path_of_a_block_is_refused_before_all_work(
@@ -153,7 +161,7 @@ def test_a_device_that_runs_no_path_of_a_block_is_refused_before_all_work(
     monkeypatch.setitem(target.TARGETS, "chip", broken)
     on_chip.search.costs = ("latency_ms",)
     with pytest.raises(InputError, match="target 'chip' runs no path of block 2 as a whole"):
-        inspection.check_target(chip.prepared(on_chip, tmp_path))
+        chip.check_target(chip.prepared(on_chip, tmp_path))
 
 
 def test_a_table_without_the_stem_is_refused_before_all_work(smoke, tmp_path):
@@ -164,4 +172,19 @@ def test_a_table_without_the_stem_is_refused_before_all_work(smoke, tmp_path):
     (tmp_path / "board.csv").write_text("\n".join([*kept, ""]))
     smoke.hardware.table = str(tmp_path / "board.csv")
     with pytest.raises(InputError, match="nothing was measured for stem, 32 x 64, w8a8"):
-        inspection.check_target(chip.prepared(smoke, tmp_path))
+        chip.check_target(chip.prepared(smoke, tmp_path))
+
+
+def test_a_finished_search_of_a_version_with_fewer_settings_is_kept(on_chip, tmp_path):
+    laid_out = chip.prepared(on_chip, tmp_path)
+    populated = chip.populated(laid_out)
+    first, _ = chip.searched(laid_out, *populated)
+    file = first.folder / "made_from.json"
+    mark = read_json(file)
+    del mark["made_from"]["epsilon"]
+    artefacts.write_json(file, {**mark, "hash": "older"})
+    again, _ = chip.searched(laid_out, *populated)
+    assert (again.done, again.hash) == (True, "older")
+    on_chip.search.epsilon = 0.1
+    with pytest.raises(InputError, match=r"\(epsilon: 0\.0, now 0\.1\)"):
+        chip.searched(chip.prepared(on_chip, tmp_path), *populated)

@@ -7,6 +7,7 @@ import pytest
 
 from qnas_jax.export import fold, graph, interpret, parity
 from qnas_jax.quant import affine
+from qnas_jax.tasks import segmentation
 from qnas_jax.train import supervised
 from small_network import SHAPE
 
@@ -44,7 +45,7 @@ def test_the_float_graph_is_the_float_network(int8):
     np.testing.assert_array_equal(found["pixels"], pixels)
     expected = jax.jit(int8.model.apply)(int8.variables, pixels)
     np.testing.assert_allclose(found["classifier"], expected, rtol=1e-4, atol=1e-4)
-    maps = supervised.predictor(int8.model)(int8.variables, int8.images)
+    maps = supervised.predictor(int8.model, segmentation.predict)(int8.variables, int8.images)
     assert np.mean(found[int8.floats.out.name][..., 0] == maps) > 0.999
 
 

@@ -12,6 +12,7 @@ from qnas_jax import space
 from qnas_jax.errors import InputError
 from qnas_jax.export import fold, graph, interpret
 from qnas_jax.export.graph import ConvNode, Graph, QParams, Tensor
+from qnas_jax.tasks import segmentation
 from qnas_jax.train import supervised
 from small_network import layers_alone
 
@@ -158,7 +159,9 @@ def test_the_float_file_equals_jax(int8):
     x = supervised.pixels(jnp.asarray(int8.images))
     logits = np.asarray(jax.jit(int8.model.apply)(int8.variables, x))
     np.testing.assert_allclose(found["classifier"], logits, rtol=1e-4, atol=1e-4)
-    maps = np.asarray(supervised.predictor(int8.model)(int8.variables, int8.images))
+    maps = np.asarray(
+        supervised.predictor(int8.model, segmentation.predict)(int8.variables, int8.images)
+    )
     assert np.mean(found["classes"][..., 0] == maps) > 0.999
 
 

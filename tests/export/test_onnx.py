@@ -16,6 +16,7 @@ from qnas_jax.errors import InputError
 from qnas_jax.export import fold, graph, interpret
 from qnas_jax.export.onnx import run as onnx_run
 from qnas_jax.export.onnx import write as onnx_file
+from qnas_jax.tasks import segmentation
 from qnas_jax.train import supervised
 from small_network import BLOCKS, PATHS, layers_alone
 
@@ -82,7 +83,7 @@ def test_the_float_model_is_the_float_network(int8):
         int8.variables, supervised.pixels(jnp.asarray(int8.images))
     )
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
-    maps = supervised.predictor(int8.model)(int8.variables, int8.images)
+    maps = supervised.predictor(int8.model, segmentation.predict)(int8.variables, int8.images)
     assert np.mean(onnx_run.run(ready, int8.images) == maps) > 0.999
 
 
@@ -92,7 +93,9 @@ def test_class_maps_are_those_of_the_simulation(int8):
     assert maps.dtype == np.uint8
     assert maps.shape == int8.images.shape[:3]
     exact = fold.with_bias_codes(int8.variables, int8.network)
-    simulated = supervised.predictor(int8.model)({**exact, "quant": int8.quant}, int8.images)
+    simulated = supervised.predictor(int8.model, segmentation.predict)(
+        {**exact, "quant": int8.quant}, int8.images
+    )
     # A network that was not trained: its classes lie close together.
     assert np.mean(maps == simulated) > 0.95
 

@@ -12,6 +12,7 @@ from qnas_jax.hardware import size
 from qnas_jax.nn import policy
 from qnas_jax.nn.trace import trace
 from qnas_jax.run import artefacts
+from qnas_jax.tasks import segmentation
 
 
 def test_differences_are_counted_and_located():
@@ -58,7 +59,7 @@ def test_miou_and_agreement_of_class_maps():
         "other": lambda images: images[..., 1],
         "again": lambda images: images[..., 0],
     }
-    miou, agreement = parity.class_maps(sources, _Images(), batch=2, classes=4)
+    miou, agreement = parity.class_maps(sources, _Images(), batch=2, task=segmentation.task(4))
     assert miou["right"] == miou["again"] == 100
     labels = np.stack([label for _, label in map(_Images().__getitem__, range(5))])
     matrix = metrics.confusion(labels, _Images.images[..., 1], 4)

@@ -9,8 +9,9 @@ import sys
 
 import pytest
 
+from qnas_jax.bwnas import config
 from qnas_jax.errors import InputError
-from qnas_jax.run import cli, config, paths
+from qnas_jax.run import cli, paths
 from qnas_jax.stages import experiment
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -103,7 +104,7 @@ def test_every_path_of_a_config_gets_its_home(home):
         assert getattr(getattr(given, section), field) == "~/x", "the given one stays"
         setattr(getattr(refused, section), field, "~nobody-of-this-name")
         with pytest.raises(InputError, match=rf"{name}=~nobody"):
-            experiment.prepare(refused, home)
+            experiment.prepare(refused)
     assert paths.with_homes(config.Config(), experiment.PATHS) == config.Config()
 
 

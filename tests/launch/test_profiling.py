@@ -12,8 +12,8 @@ import sys
 
 import pytest
 
+import chip
 from qnas_jax import space
-from qnas_jax.bwnas import inspection
 from qnas_jax.errors import InputError
 from qnas_jax.export import runtimes
 from qnas_jax.export.runtimes import Runtime
@@ -22,8 +22,9 @@ from qnas_jax.nn.trace import trace
 from qnas_jax.profiling import audit, probes, profile
 from qnas_jax.profiling.timing import Effort
 from qnas_jax.run import artefacts
+from qnas_jax.run.stage import Stage
 from qnas_jax.stages import audit as audit_stage
-from qnas_jax.stages import dry_run, experiment
+from qnas_jax.stages import dry_run
 
 ROOT = pathlib.Path(__file__).parents[2]
 QUICK = Effort(width=1.0, limit_s=0.0, bursts=2, burst_s=0.0, runs=2, warm_up=0)
@@ -38,21 +39,42 @@ def smoke():
 
 def filled(config, tmp_path, runtime):
     """A setting with the table that a runtime gives."""
-    laid_out = experiment.prepare(config, tmp_path)
-    where = (laid_out.student, laid_out.searched)
-    wanted = probes.layers(*where, laid_out.bits, laid_out.picture())
+    laid_out = chip.prepared(config, tmp_path)
+    where = (laid_out.problem.student, laid_out.searched)
+    wanted = probes.layers(*where, laid_out.bits, laid_out.image_shape)
     table = tmp_path / "t.csv"
     profile.fill(table, wanted, runtime, 1, QUICK)
     config.hardware.table = str(table)
-    return experiment.prepare(config, tmp_path)
+    return chip.prepared(config, tmp_path)
+
+
+def drawn(laid_out, count):
+    chosen, seed = laid_out.config.space, laid_out.config.seed
+    return audit_stage.draw(laid_out.searched, chosen.bits, False, count, seed)
+
+
+def audited(laid_out, count, runtime, threads, effort, file):
+    """An audit with the run's own seed and table."""
+    config, image_size = laid_out.config, laid_out.image_shape[:2]
+    by = (runtime.name, runtime.version, runtimes.device(), threads)
+    conditions = audit.Conditions(*by, *image_size, config.seed, config.hardware.table)
+    how = (drawn(laid_out, count), conditions, runtime, effort, file)
+    return audit_stage.audit(laid_out.problem, laid_out.deployed, *how)
+
+
+def dry_run_of(laid_out, runtime):
+    bits, image_shape = laid_out.bits, laid_out.image_shape
+    dry_run.dry_run(laid_out.problem, bits, image_shape, runtime)
 
 
 def test_a_table_of_the_whole_space_is_what_the_search_needs(smoke, tmp_path):
     laid_out = filled(smoke, tmp_path, runtimes.onnxruntime())
     rows = measured.read(tmp_path / "t.csv")
-    assert not measured.missing(rows, laid_out.places(), laid_out.searched.ops, laid_out.bits)
-    inspection.check_target(laid_out)
-    assert min(laid_out.deployment().fixed()["latency_ms"].values()) > 0
+    assert not measured.missing(
+        rows, laid_out.deployed.places, laid_out.searched.ops, laid_out.bits
+    )
+    chip.check_target(laid_out)
+    assert min(laid_out.deployed.fixed()["latency_ms"].values()) > 0
 
 
 @pytest.fixture
@@ -83,14 +105,16 @@ def adding(monkeypatch):
 
 def test_an_audit_of_a_runtime_that_adds_up_finds_no_error(smoke, tmp_path, adding):
     laid_out = filled(smoke, tmp_path, adding)
-    found = audit_stage.audit(laid_out, 12, adding, 1, QUICK, tmp_path / "audit.csv")
+    found = audited(laid_out, 12, adding, 1, QUICK, tmp_path / "audit.csv")
     verdict = audit.verdict(found)
     assert (verdict["subnets"], verdict["latency_tau"], verdict["size_exact"]) == (12, 1.0, True)
     assert verdict["latency_mape"] == pytest.approx(0, abs=1e-3)
     assert len({one.subnet for one in found}) == 12
     for one in found:
         subnet = space.parse_subnet(one.subnet)
-        units = [u for u in trace(laid_out.student(subnet), laid_out.picture()).units if u.conv]
+        units = [
+            u for u in trace(laid_out.problem.student(subnet), laid_out.image_shape).units if u.conv
+        ]
         convs = [unit.conv for unit in units]
         bits = [subnet[u.site.block][u.site.layer].w_bits if u.site else 8 for u in units]
         exact = sum(int(size.conv_bytes(c, b)) for c, b in zip(convs, bits, strict=True))
@@ -102,7 +126,7 @@ def test_an_audit_of_a_runtime_that_adds_up_finds_no_error(smoke, tmp_path, addi
 
 def test_an_interrupted_audit_goes_on(smoke, tmp_path, adding, monkeypatch):
     laid_out, file = filled(smoke, tmp_path, adding), tmp_path / "a" / "audit.csv"
-    whole = audit_stage.audit(laid_out, 8, adding, 1, QUICK, tmp_path / "whole.csv")
+    whole = audited(laid_out, 8, adding, 1, QUICK, tmp_path / "whole.csv")
     latencies, measured_now = profile.latencies, []
 
     def stopped(networks, *how):
@@ -117,18 +141,18 @@ def test_an_interrupted_audit_goes_on(smoke, tmp_path, adding, monkeypatch):
 
     monkeypatch.setattr(profile, "latencies", stopped)
     with pytest.raises(KeyboardInterrupt):
-        audit_stage.audit(laid_out, 8, adding, 1, QUICK, file)
+        audited(laid_out, 8, adding, 1, QUICK, file)
     kept = file.read_text().splitlines()
     assert len(kept) == 1 + 5
     monkeypatch.setattr(profile, "latencies", counted)
-    found = audit_stage.audit(laid_out, 8, adding, 1, QUICK, file)
+    found = audited(laid_out, 8, adding, 1, QUICK, file)
     assert [one._replace(latency_ms=0) for one in found] == [
         one._replace(latency_ms=0) for one in whole
     ]
     assert [one.latency_ms for one in found] == pytest.approx([one.latency_ms for one in whole])
     assert file.read_text().splitlines()[: len(kept)] == kept
     assert sorted(measured_now) == sorted({one.subnet for one in whole} - _subnets(kept))
-    more = audit_stage.audit(laid_out, 10, adding, 1, QUICK, file)
+    more = audited(laid_out, 10, adding, 1, QUICK, file)
     assert more[:8] == found
     assert len(measured_now) == 3 + 2, "further subnets are added"
 
@@ -139,27 +163,27 @@ def _subnets(lines):
 
 def test_an_audit_does_not_go_on_with_what_was_made_otherwise(smoke, tmp_path, adding):
     laid_out, file = filled(smoke, tmp_path, adding), tmp_path / "audit.csv"
-    audit_stage.audit(laid_out, 3, adding, 1, QUICK, file)
+    audited(laid_out, 3, adding, 1, QUICK, file)
     text, table = file.read_text(), tmp_path / "t.csv"
 
     def refused(told, changed=laid_out, runtime=adding, threads=1):
         with pytest.raises(InputError, match=rf"^{re.escape(str(file))}: {told}.*delete it$"):
-            audit_stage.audit(changed, 3, runtime, threads, QUICK, file)
+            audited(changed, 3, runtime, threads, QUICK, file)
 
     refused("was made with threads '1', now it is '2'", threads=2)
     refused("was made with runtime_version '1.0'", runtime=adding._replace(version="2.0"))
     smoke.seed = 1
-    refused("was made with seed '0', now it is '1'", experiment.prepare(smoke, tmp_path))
+    refused("was made with seed '0', now it is '1'", chip.prepared(smoke, tmp_path))
     smoke.seed = 0
     smoke.hardware.table = str(shutil.copy(table, tmp_path / "copy.csv"))  # the same table
-    audit_stage.audit(experiment.prepare(smoke, tmp_path), 3, adding, 1, QUICK, file)
+    audited(chip.prepared(smoke, tmp_path), 3, adding, 1, QUICK, file)
     smoke.hardware.table = str(table)
     lines = table.read_text().splitlines()
     stem = next(i for i, line in enumerate(lines) if line.startswith("stem"))
     cells = lines[stem].split(",")
     cells[10] = str(2 * float(cells[10]))
     table.write_text("\n".join([*lines[:stem], ",".join(cells), *lines[stem + 1 :]]) + "\n")
-    refused("is of another table, which told ", experiment.prepare(smoke, tmp_path))
+    refused("is of another table, which gave ", chip.prepared(smoke, tmp_path))
     table.write_text("\n".join(lines) + "\n")
     for damaged in (
         text.replace("stored_bytes", "bytes"),
@@ -170,7 +194,7 @@ def test_an_audit_does_not_go_on_with_what_was_made_otherwise(smoke, tmp_path, a
         file.write_text(damaged)
         refused("")
     file.write_text(text)
-    assert len(audit_stage.audit(laid_out, 3, adding, 1, QUICK, file)) == 3
+    assert len(audited(laid_out, 3, adding, 1, QUICK, file)) == 3
 
 
 def test_an_audit_of_a_table_with_a_hole_is_refused_before_anything_is_timed(
@@ -182,32 +206,30 @@ def test_an_audit_of_a_table_with_a_hole_is_refused_before_anything_is_timed(
     table.write_text("\n".join(lines) + "\n")
     monkeypatch.delattr(profile, "latencies")
     with pytest.raises(InputError, match=r"t\.csv: lacks layers of .*qnas profile_latency"):
-        audit_stage.audit(
-            experiment.prepare(smoke, tmp_path), 12, adding, 1, QUICK, tmp_path / "audit.csv"
-        )
+        audited(chip.prepared(smoke, tmp_path), 12, adding, 1, QUICK, tmp_path / "audit.csv")
 
 
 def test_the_seed_decides_which_subnets_are_audited(smoke, tmp_path):
-    first = audit_stage.draw(experiment.prepare(smoke, tmp_path), 10)
-    assert first == audit_stage.draw(experiment.prepare(smoke, tmp_path), 10)
+    first = drawn(chip.prepared(smoke, tmp_path), 10)
+    assert first == drawn(chip.prepared(smoke, tmp_path), 10)
     smoke.seed = 1
-    assert first != audit_stage.draw(experiment.prepare(smoke, tmp_path), 10)
+    assert first != drawn(chip.prepared(smoke, tmp_path), 10)
 
 
 def test_a_small_space_is_audited_whole(smoke, tmp_path):
     smoke.space.kernels, smoke.space.expansions = (3, 5), (3,)
     smoke.space.depths = (1, 1, 1, 1, 1, 1)
     smoke.space.w_bits = smoke.space.a_bits = (8,)
-    assert len(audit_stage.draw(experiment.prepare(smoke, tmp_path), 100)) == 2**6
+    assert len(drawn(chip.prepared(smoke, tmp_path), 100)) == 2**6
 
 
 def test_the_extremes_are_the_smallest_and_the_largest_of_all(smoke, tmp_path):
-    laid_out = experiment.prepare(smoke, tmp_path)
+    laid_out = chip.prepared(smoke, tmp_path)
     block = laid_out.searched.blocks[0]
     choices = [space.Choice(op, *pair) for pair in laid_out.bits for op in laid_out.searched.ops]
     paths = list(itertools.product(choices, repeat=block.depth))
     sizes = [size.subnet_bytes([block], (path,)) for path in paths]
-    small, large = dry_run.extremes(laid_out)
+    small, large = dry_run.extremes(laid_out.searched, laid_out.bits)
     assert size.subnet_bytes([block], small[:1]) == min(sizes)
     assert size.subnet_bytes([block], large[:1]) == max(sizes)
     for subnet in (small, large):
@@ -216,21 +238,21 @@ def test_the_extremes_are_the_smallest_and_the_largest_of_all(smoke, tmp_path):
 
 
 def test_what_can_be_exported_passes_the_rehearsal(smoke, tmp_path):
-    dry_run.dry_run(experiment.prepare(smoke, tmp_path), runtimes.onnxruntime())
+    dry_run_of(chip.prepared(smoke, tmp_path), runtimes.onnxruntime())
 
 
 def test_what_a_runtime_does_not_run_is_refused_in_one_line(smoke, tmp_path):
     def load(path, threads):
         raise RuntimeError("no kernel for Conv\nat 0x12345")
 
-    laid_out = experiment.prepare(smoke, tmp_path)
-    small = space.format_subnet(dry_run.extremes(laid_out)[0])
+    laid_out = chip.prepared(smoke, tmp_path)
+    small = space.format_subnet(dry_run.extremes(laid_out.searched, laid_out.bits)[0])
     broken = runtimes.onnxruntime()._replace(load=load)
     with pytest.raises(InputError) as error:
-        dry_run.dry_run(laid_out, broken)
+        dry_run_of(laid_out, broken)
     assert str(error.value) == (
         f"onnxruntime {broken.version} does not run the smallest subnet {small} "
-        "(no kernel for Conv); take what it does not run out of the space"
+        "(no kernel for Conv); remove from the space what it does not run"
     )
 
 
@@ -321,8 +343,8 @@ def test_latencies_are_those_of_the_run_that_the_config_is_of(tmp_path):
     subnet = tmp_path / "retrain" / "k3e2.w8a8" / "metrics.json"
     artefacts.write_json(subnet, {"subnet": "k3e2.w8a8"})
     network, depths = {"network": config.network}, {"depths": config.space.depths}
-    artefacts.Stage(tmp_path / "teacher", network).finish()
-    artefacts.Stage(tmp_path / "supernet", depths).finish()
+    Stage(tmp_path / "teacher", network).finish()
+    Stage(tmp_path / "supernet", depths).finish()
     for argument, difference in (
         (
             "network.width=0.5",

@@ -11,10 +11,12 @@ import pytest
 from matplotlib import cbook
 from PIL import Image
 
+from qnas_jax.bwnas import config
 from qnas_jax.data.batching import Batch
 from qnas_jax.errors import InputError
 from qnas_jax.report import exports, figures, outcome, page
-from qnas_jax.run import artefacts, config
+from qnas_jax.run import artefacts
+from qnas_jax.run.stage import Stage
 from qnas_jax.search import front
 
 TEACHER = {
@@ -326,9 +328,9 @@ def test_a_supernet_whose_paths_were_not_measured_is_refused_with_what_to_do(run
     """As an older version left it."""
     old = tmp_path / "old"
     shutil.copytree(run[0], old)
-    artefacts.Stage(old / "supernet", {}).finish()
+    Stage(old / "supernet", {}).finish()
     (old / "supernet" / "nsr.json").unlink()
-    message = r"nsr\.json: is missing; delete made_from\.json beside it, then run launch/main\.py"
+    message = r"nsr\.json: is missing; delete made_from\.json next to it, then run launch/main\.py"
     with pytest.raises(InputError, match=message):
         page.write(old, SECONDS, [], Batch(np.zeros(0), np.zeros(0)))
 

@@ -11,9 +11,9 @@ IMPORTS = "from qnas_jax.run import cli\nfrom qnas_jax.errors import InputError"
 ROOT = pathlib.Path(__file__).parents[2]
 
 
-def _ran(body, shell='"$@"', **environment):
+def _ran(body, shell='"$@"', defined="", **environment):
     """A program whose main function is `body`, started by a shell's command."""
-    script = f"{IMPORTS}\ndef main(): {body}\ncli.start(main, '', 'none')"
+    script = f"{IMPORTS}\n{defined}\ndef main(): {body}\ncli.start(main, '', 'none')"
     command = ["sh", "-c", shell, "sh", sys.executable, "-c", script]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
     return subprocess.run(command, env=environment, capture_output=True, text=True)
@@ -30,3 +30,41 @@ def test_an_error_has_its_code_where_a_stream_is_closed(closed):
 def test_what_the_terminal_has_no_letter_for_is_written_as_its_code():
     done = _ran("print('pfad/\\u00e4/\\udcff')", PYTHONIOENCODING="ascii")
     assert (done.returncode, done.stdout) == (0, "pfad/\\xe4/\\udcff\n"), done.stderr
+
+
+CONFIG = """
+import dataclasses
+
+@dataclasses.dataclass
+class Section:
+    steps: int = 3
+
+@dataclasses.dataclass
+class Config:
+    seed: int = 0
+    episodes: Section = dataclasses.field(default_factory=Section)
+    def check(self):
+        pass
+
+def get_config():
+    return Config()
+"""
+
+
+def test_a_config_of_any_system_is_taken_and_its_settings_are_known(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(CONFIG)
+
+    def ran(setting):
+        command = f'"$@" --config={path} --config.{setting}'
+        return _ran("print(*cli.run_flags())", command, defined="cli.define_run_flags()")
+
+    done = ran("episodes.steps=5")
+    expected = "Config(seed=0, episodes=Section(steps=5)) runs/mine\n"
+    assert (done.returncode, done.stdout) == (0, expected), done.stderr
+    message = "error: config.episodes.stepps: no such setting; did you mean config.episodes.steps?"
+    assert ran("episodes.stepps=5").stderr.splitlines()[-1] == message
+    path.write_text("def get_config(): return 3")
+    assert _ran("cli.run_flags()", f'"$@" --config={path}', "cli.define_run_flags()").stderr == (
+        f"error: --config={path}: cannot be used (get_config() gives a int)\n"
+    )

@@ -20,6 +20,7 @@ from qnas_jax.export.onnx import run as onnx_run
 from qnas_jax.hardware import board, measured
 from qnas_jax.profiling import audit
 from qnas_jax.run import artefacts, disk, log, matrix
+from qnas_jax.run.stage import Stage, is_finished, read_json
 from qnas_jax.search import front
 from qnas_jax.stages import dry_run, experiment
 from qnas_jax.train import checkpoint
@@ -55,9 +56,9 @@ READERS = {
     "lut.npz": table.load,
     "noise.npy": populate._read_noise,
     "front.csv": front.read,
-    "metrics.json": artefacts.read_json,
-    "made_from.json": lambda path: artefacts.Stage(path.parent, {}),
-    "made_from.json ": lambda path: artefacts.is_finished(path.parent),
+    "metrics.json": read_json,
+    "made_from.json": lambda path: Stage(path.parent, {}),
+    "made_from.json ": lambda path: is_finished(path.parent),
     "metrics.jsonl": lambda path: log.read_metrics(path.parent, "teacher"),
     "latencies.csv": measured.read,
     "manifest.csv": lambda path: board.read_manifest(path.parent),
@@ -112,11 +113,11 @@ def test_whatever_byte_is_wrong_takes_one_line(tmp_path, kind):
 
 def test_a_full_disk_is_not_taken_for_a_network_that_does_not_run(tmp_path, monkeypatch):
     config = runpy.run_path(str(ROOT / "configs" / "smoke.py"))["get_config"]()
-    laid_out = experiment.prepare(config, tmp_path)
+    problem = experiment.prepare(config)[1]
     monkeypatch.setattr(dry_run.probes, "network", lambda *_: None)
     monkeypatch.setattr(dry_run.Runtime, "write", lambda *_: failing(errno.ENOSPC))
     with pytest.raises(OSError, match="No space left"):
-        dry_run.dry_run(laid_out, runtimes.named("onnxruntime"))
+        dry_run.dry_run(problem, ((8, 8),), (32, 64, 3), runtimes.named("onnxruntime"))
 
 
 def test_only_one_module_reads_files():

@@ -8,6 +8,7 @@ from qnas_jax.export import runtimes
 from qnas_jax.profiling import profile
 from qnas_jax.run import artefacts
 from qnas_jax.run.listing import listed
+from qnas_jax.run.stage import Stage
 
 OF_SYSTEMS = ("._a.txt", ".DS_Store", ".hidden.txt", "Thumbs.db", "desktop.ini")
 FOLDERS_OF_SYSTEMS = ("@eaDir", "lost+found", ".Trash-1000", "__MACOSX", "#recycle")
@@ -37,14 +38,14 @@ def test_what_systems_leave_is_not_listed(tmp_path):
 
 
 def test_a_stage_that_holds_nothing_of_its_own_may_be_made_from_anything(tmp_path):
-    artefacts.Stage(tmp_path, {"seed": 0}).finish()
+    Stage(tmp_path, {"seed": 0}).finish()
     litter(tmp_path)
-    stage = artefacts.Stage(tmp_path, {"seed": 1})
+    stage = Stage(tmp_path, {"seed": 1})
     assert not stage.done, "nothing came of it"
     stage.begin()
     artefacts.write(tmp_path / "ours", "x")
     with pytest.raises(InputError, match="seed: 1, now 2"):
-        artefacts.Stage(tmp_path, {"seed": 2})
+        Stage(tmp_path, {"seed": 2})
 
 
 def test_folders_of_systems_hold_no_retrained_subnet(tmp_path):

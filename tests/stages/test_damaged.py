@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 
+from qnas_jax.bwnas import config
 from qnas_jax.data.batching import Batch
 from qnas_jax.errors import InputError
 from qnas_jax.report import page
-from qnas_jax.run import artefacts, config
+from qnas_jax.run import artefacts
+from qnas_jax.run.stage import Stage
 from qnas_jax.search import front
 from qnas_jax.stages import export as export_stage
 from qnas_jax.stages import latency as latency_stage
@@ -20,11 +22,11 @@ def write_report(workdir):
 
 
 def check_files(workdir):
-    export_stage.check([workdir / "export" / SUBNET], 1.0)
+    export_stage.check([workdir / "export" / SUBNET], "miou", 1.0)
 
 
 def tell_of_files(workdir):
-    export_stage.told([workdir / "export" / SUBNET], {SUBNET: {}})
+    export_stage.summary([workdir / "export" / SUBNET], "miou", {SUBNET: {}})
 
 
 READERS = {
@@ -59,7 +61,7 @@ def workdir(tmp_path):
         held: dict = {part: {} for part in parts}
         artefacts.write_json(tmp_path / "export" / SUBNET / f"{name}.json", held)
     for file in READERS:
-        artefacts.Stage((tmp_path / file).parent, {}).finish()
+        Stage((tmp_path / file).parent, {}).finish()
     artefacts.write_json(tmp_path / "config.json", config.Config())
     return tmp_path
 
@@ -74,7 +76,7 @@ def test_a_damaged_file_of_a_finished_stage_takes_one_line(workdir, file):
         told = str(error.value)
         assert told.startswith(f"{path}: {'cannot be read (' if path.exists() else 'is missing; '}")
         what = "delete it and made_from.json" if path.exists() else "delete made_from.json"
-        assert told.endswith(f"; {what} beside it, then run launch/main.py again")
+        assert told.endswith(f"; {what} next to it, then run launch/main.py again")
         assert "\n" not in told
 
 

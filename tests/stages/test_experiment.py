@@ -11,6 +11,7 @@ from qnas_jax.errors import InputError
 from qnas_jax.hardware import matrix, size
 from qnas_jax.nn.trace import trace
 from qnas_jax.run import artefacts
+from qnas_jax.stages import experiment
 
 
 @pytest.fixture
@@ -37,15 +38,15 @@ def test_places_and_fixed_parts_make_up_the_whole_network(on_chip, tmp_path, pic
     laid_out = chip.prepared(on_chip, tmp_path)
     subnet = some_subnet(laid_out.searched)
     shape = picture if picture[0] else (on_chip.data.height, on_chip.data.width)
-    convs = trace(laid_out.student(subnet), (*shape, 3)).convs
+    convs = trace(laid_out.problem.student(subnet), (*shape, 3)).convs
     first = {}
     for conv in convs:
         first.setdefault("/".join(conv.name.split("/")[1:3]), conv)
-    for place in laid_out.places():
+    for place in laid_out.deployed.places:
         assert place[2:5] == (
             first[str(place)].in_height, first[str(place)].in_width, first[str(place)].in_channels
         )  # fmt: skip
-    deployed, fixed = laid_out.deployment(), laid_out.deployment().fixed()
+    deployed, fixed = laid_out.deployed, laid_out.deployed.fixed()
     ops, bits = laid_out.searched.ops, laid_out.bits
     blocks = matrix.subnet_costs(deployed.matrix(ops, bits), ops, bits, subnet)
     for name, whole in (
@@ -53,13 +54,15 @@ def test_places_and_fixed_parts_make_up_the_whole_network(on_chip, tmp_path, pic
         ("energy_mj", sum(64 * conv.weights for conv in convs) / 1e6),
     ):
         assert sum(fixed[name].values()) + blocks[name] == pytest.approx(whole)
-    assert fixed["size_bytes"] == laid_out.fixed_bytes()
-    assert sum(laid_out.fixed_bytes().values()) == size.network_bytes(
+    assert fixed["size_bytes"] == laid_out.deployed.fixed()["size_bytes"]
+    assert sum(laid_out.deployed.fixed()["size_bytes"].values()) == size.network_bytes(
         [c for c in convs if not any(f"block{b}/" in c.name for b in range(1, 7))], 8
     )
-    teacher = trace(laid_out.teacher(), (*shape, 3)).convs
+    teacher = trace(laid_out.problem.teacher, (*shape, 3)).convs
     expected = sum(conv.macs for conv in teacher) / 1e6
-    assert laid_out.teacher_costs()["latency_ms"] == pytest.approx(expected)
+    assert experiment.teacher_costs(laid_out.deployed, laid_out.problem.teacher)[
+        "latency_ms"
+    ] == pytest.approx(expected)
 
 
 def test_what_the_target_does_not_run_never_enters_the_space(on_chip, tmp_path, caplog):
@@ -78,8 +81,8 @@ def test_what_the_target_does_not_run_never_enters_the_space(on_chip, tmp_path, 
 def test_without_a_target_the_config_stays_as_it_is(smoke, tmp_path):
     laid_out = chip.prepared(smoke, tmp_path)
     assert artefacts.digest(laid_out.config) == artefacts.digest(smoke)
-    assert laid_out.deployment().fixed() == {"size_bytes": laid_out.fixed_bytes()}
-    assert laid_out.teacher_costs() == {}
+    assert laid_out.deployed.fixed() == {"size_bytes": laid_out.deployed.fixed()["size_bytes"]}
+    assert experiment.teacher_costs(laid_out.deployed, laid_out.problem.teacher) == {}
 
 
 @pytest.mark.parametrize(
@@ -92,7 +95,6 @@ def test_without_a_target_the_config_stays_as_it_is(smoke, tmp_path):
             "target 'chip' runs none of the space's kernels (5,); it runs (3",
         ),
         ({"space.bits_per": "layer"}, "has one pair of bitwidths for a block, not for a layer"),
-        ({"hardware.target": "none"}, "target 'none' does not know 'latency_ms'"),
     ],
 )
 def test_a_target_that_cannot_be_used_is_told(on_chip, tmp_path, change, message):
@@ -109,13 +111,13 @@ def test_pictures_as_deployed_are_those_of_the_validation_unless_their_size_is_a
 ):
     for picture in ((0, 0), (32, 64)):
         smoke.hardware.picture = picture
-        same = chip.prepared(smoke, tmp_path)
-        assert not same.resizes
-        assert same.deployed_data() is same.val_data
+        _, problem, deployed, _ = chip.prepared(smoke, tmp_path)
+        assert not experiment.resizes(smoke.data, deployed)
+        assert experiment.deployed_images(problem, smoke.data, deployed) is problem.val
     smoke.hardware.picture = (64, 64)
-    laid_out = chip.prepared(smoke, tmp_path)
-    assert laid_out.resizes
-    data = laid_out.deployed_data()
-    assert len(data) == len(laid_out.val_data) == 6
+    _, problem, deployed, _ = chip.prepared(smoke, tmp_path)
+    assert experiment.resizes(smoke.data, deployed)
+    data = experiment.deployed_images(problem, smoke.data, deployed)
+    assert len(data) == len(problem.val) == 6
     assert [array.shape for array in data[0]] == [(64, 64, 3), (64, 64)]
-    np.testing.assert_array_equal(data[0][1][::2], laid_out.val_data[0][1])
+    np.testing.assert_array_equal(data[0][1][::2], problem.val[0][1])

@@ -7,6 +7,7 @@ from qnas_jax.errors import InputError
 from qnas_jax.export import describe, runtimes
 from qnas_jax.hardware import size
 from qnas_jax.stages import export as export_stage
+from qnas_jax.tasks import segmentation
 
 MIOU = {
     "jax_fp32": 90.0,
@@ -23,7 +24,7 @@ def _checked(folder, most, **changes):
     folder.mkdir(exist_ok=True)
     miou = {name: value for name, value in {**MIOU, **changes}.items() if value is not None}
     (folder / "parity.json").write_text(json.dumps({"miou": miou}))
-    export_stage.check([folder], most)
+    export_stage.check([folder], "miou", most)
 
 
 def test_each_quantized_file_is_held_against_both_simulations(tmp_path):
@@ -50,7 +51,7 @@ def test_the_report_holds_a_file_against_the_column_of_its_format(tmp_path):
     for name, content in (("model", model), ("parity", parity)):
         (tmp_path / f"{name}.json").write_text(json.dumps(content))
     latencies = {"teacher": {kind: {"latency_ms": 2.0} for kind in ("float", "quantized")}}
-    (file,) = export_stage.told([tmp_path], latencies).values()
+    (file,) = export_stage.summary([tmp_path], "miou", latencies).values()
     assert (file.file_bytes, file.stored_bytes) == (1030, 1000)
     assert (file.miou, file.agreement, file.ratio) == (59.5, 99.99, 1.0)
 
@@ -65,10 +66,10 @@ def test_files_that_are_gone_or_cut_short_are_written_once_more(tmp_path):
     }
     for name, content in contents.items():
         (tmp_path / name).write_text(content)
-    assert export_stage._missing(tmp_path) == []
+    assert export_stage._missing(tmp_path, "miou") == []
     (tmp_path / "model.onnx").write_text("ab")
     (tmp_path / "model_float.tflite").unlink()
-    assert export_stage._missing(tmp_path) == ["model.onnx", "model_float.tflite"]
+    assert export_stage._missing(tmp_path, "miou") == ["model.onnx", "model_float.tflite"]
 
 
 OPTION = "session.x64quantprecision=1"
@@ -77,14 +78,14 @@ OPTION = "session.x64quantprecision=1"
 @pytest.mark.parametrize(
     ("differ", "changes", "told"),
     [
-        ((0, 0), {}, "no code differs in the images compared, so two classes"),
+        ((0, 0), {}, "no code differs in the images compared, so two classes are almost"),
         ((0, 7), {}, "class: codes differ from second on; see docs/export.md"),
         ((3, 7), {"saturates": True}, "class: sums of bytes saturate in onnxruntime on this CPU, "),
         ((3, 7), {"option": OPTION}, f"model.onnx: sums .* unless a session sets {OPTION}"),
     ],
 )
 def test_a_file_that_agrees_little_says_why(differ, changes, told, tmp_path, caplog):
-    export_stage._tell_what_to_set.cache_clear()
+    export_stage._warn_of_option.cache_clear()
     runtime = runtimes.onnxruntime()._replace(option="", saturates=False)._replace(**changes)
     name = "model.onnx"
     computed = {
@@ -98,7 +99,9 @@ def test_a_file_that_agrees_little_says_why(differ, changes, told, tmp_path, cap
     }
     for folder in ("teacher", "subnet"):
         file = describe.File(size.ONNX_QDQ, 1000, "")
-        export_stage._tell(tmp_path / folder, {name: file}, computed, (runtime,))
+        export_stage._log(
+            segmentation.task(4), tmp_path / folder, {name: file}, computed, (runtime,)
+        )
     lines = [one.getMessage() for one in caplog.records if one.levelname == "WARNING"]
     assert sum("teacher: model.onnx gives only 97.00 % of the pixels" in one for one in lines) == 1
     found = [one for one in lines if re.search(told, one)]

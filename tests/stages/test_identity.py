@@ -11,6 +11,7 @@ import in_files
 from in_files import refusal
 from qnas_jax.nn import init
 from qnas_jax.run import artefacts
+from qnas_jax.run.stage import read_json
 from qnas_jax.stages import experiment
 from qnas_jax.stages import train as train_stage
 from qnas_jax.train import checkpoint, supervised
@@ -28,7 +29,7 @@ def on_disk(smoke, tmp_path):
 
 
 def teacher_of(config, tmp_path):
-    return train_stage.teacher_stage(experiment.prepare(config, tmp_path / "run"))
+    return chip.teacher_stage(chip.prepared(config, tmp_path / "run"))
 
 
 def begun_teacher_of(config, tmp_path):
@@ -49,8 +50,8 @@ def test_the_same_images_elsewhere_are_the_same_and_others_are_not(on_disk, tmp_
         assert teacher_of(on_disk, tmp_path).hash == stage.hash
     in_files.write(same, "val", seed=1)
     message = refusal(lambda: teacher_of(on_disk, tmp_path))
-    now = chip.prepared(on_disk, tmp_path).data_mark()["content"]
-    before = artefacts.read_json(stage.folder / "made_from.json")["made_from"]["data"]["content"]
+    now = experiment.data_mark(chip.prepared(on_disk, tmp_path).problem, on_disk.data)["content"]
+    before = read_json(stage.folder / "made_from.json")["made_from"]["data"]["content"]
     assert f"(data.content: {before}, now {now}); take another --workdir, or delete" in message
     assert f"a hash of the images at data.root={same} (names, sizes, some bytes;" in message
 
@@ -58,7 +59,7 @@ def test_the_same_images_elsewhere_are_the_same_and_others_are_not(on_disk, tmp_
 def test_a_run_of_an_older_version_is_refused_with_the_reason(on_disk, tmp_path):
     stage = begun_teacher_of(on_disk, tmp_path)
     file = stage.folder / "made_from.json"
-    mark = artefacts.read_json(file)
+    mark = read_json(file)
     data = {**mark["made_from"]["data"], "root": on_disk.data.root, "seed": 0}
     del data["content"]
     mark = {**mark, "hash": "older", "made_from": {**mark["made_from"], "data": data}}
@@ -80,8 +81,8 @@ def test_rendered_images_are_what_their_settings_say(smoke, tmp_path):
 def state(tmp_path_factory):
     """Of a teacher."""
     laid_out = chip.prepared(chip.smoke(), tmp_path_factory.mktemp("state"))
-    fresh = init.initialize(laid_out.teacher(), jax.random.key(5), (1, 32, 64, 3))
-    return supervised.fresh_state(fresh, train_stage._optimizer(laid_out.config))
+    fresh = init.initialize(laid_out.problem.teacher, jax.random.key(5), (1, 32, 64, 3))
+    return supervised.fresh_state(fresh, train_stage._optimizer(laid_out.config.train))
 
 
 @pytest.fixture
@@ -134,5 +135,7 @@ def test_what_systems_leave_in_a_checkpoint_is_skipped(smoke, tmp_path, saved):
     for name in ("@eaDir", "lost+found"):
         (folder / name).mkdir()
     smoke.teacher.checkpoint = str(folder)
-    found = train_stage._given_teacher(chip.prepared(smoke, tmp_path))
+    laid_out = chip.prepared(smoke, tmp_path)
+    how = (tmp_path, laid_out.problem, laid_out.how)
+    found = train_stage._given_teacher(*how, smoke.teacher)
     assert checkpoint.content(found) == checkpoint.content(state)

@@ -12,7 +12,8 @@ import pytest
 import toy
 from qnas_jax import errors, space
 from qnas_jax.bwnas import distill
-from qnas_jax.train import checkpoint, loop, supervised
+from qnas_jax.train import checkpoint, loop
+from qnas_jax.train.optimizers import polynomial, sgd
 
 
 def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path):
@@ -80,7 +81,7 @@ def test_the_share_of_time_spent_waiting_for_pictures_is_told(
     with caplog.at_level(logging.INFO, "qnas_jax.train.loop"):
         toy.fit(tmp_path, 20, step=step, batch=slow, save_every=100, threads=1)
     line = caplog.records[-1].getMessage()
-    found = re.fullmatch(r"toy: 20 steps in \d+s, (\d+\.\d) % of it waiting for pictures", line)
+    found = re.fullmatch(r"toy: 20 steps in \d+s, (\d+\.\d) % of it waiting for images", line)
     assert found and least <= float(found[1]) <= most, line
 
 
@@ -154,8 +155,8 @@ def test_a_supernet_with_an_absurd_learning_rate_says_which_block_diverged(tmp_p
     searched = space.Space(
         (space.Block(4, 6, 2, 1, 1), space.Block(6, 8, 1, 1, 1)), (space.Op(3, 2),)
     )
-    rates = [supervised.polynomial(lr, 50, 0.9) for lr in (0.01, 1e12)]
-    optimizers = tuple(supervised.sgd(lr, 50, 0.9, 0.9, 0.0) for lr in (0.01, 1e12))
+    rates = [polynomial(lr, 50, 0.9) for lr in (0.01, 1e12)]
+    optimizers = tuple(sgd(lr, 50, 0.9, 0.9, 0.0) for lr in (0.01, 1e12))
     rng = np.random.default_rng(0)
     shapes = [(2, 8, 8, 4), (2, 4, 4, 6), (2, 4, 4, 8)]
     maps = tuple(jnp.float32(rng.normal(0, 1, shape)) for shape in shapes)

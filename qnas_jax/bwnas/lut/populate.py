@@ -28,6 +28,7 @@ from qnas_jax.quant.calibrate import FindRange
 from qnas_jax.run import artefacts, parallel
 from qnas_jax.run.log import Progress
 from qnas_jax.run.parallel import Device
+from qnas_jax.run.stage import reading
 
 logger = logging.getLogger(__name__)
 
@@ -244,7 +245,7 @@ def scores(job: Job) -> Scores:
 
 
 def _read_noise(file: pathlib.Path) -> np.ndarray:
-    with artefacts.reading(file) as content:
+    with reading(file) as content:
         return np.load(content)
 
 
@@ -312,5 +313,5 @@ def _write_target_statistics(job: Job) -> None:
 
 
 def _read_target_statistics(job: Job) -> list[Array]:
-    with artefacts.reading(job.target_file) as content, np.load(content) as found:
+    with reading(job.target_file) as content, np.load(content) as found:
         return [jnp.asarray(found[f"arr_{i}"], jnp.float32) for i in range(len(found.files))]

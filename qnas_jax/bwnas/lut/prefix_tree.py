@@ -31,7 +31,8 @@ from qnas_jax.bwnas.lut.mbconv_int8 import gather_codes
 from qnas_jax.kernels.int8 import Kernel
 from qnas_jax.nn import supernet
 from qnas_jax.quant.calibrate import FindRange
-from qnas_jax.run import artefacts, matrix
+from qnas_jax.run import matrix
+from qnas_jax.run.stage import reading
 
 INPUT_BITS = 8  # of a block's input, which is another block's output
 QUEUE = 8  # passes that may wait for the device
@@ -251,7 +252,7 @@ def load_calibration(folder: pathlib.Path, tree: PrefixTree) -> Calibration:
         [matrix.load(folder / _nodes_file(layer, choice)) for choice in range(len(bits))]
         for layer, bits in enumerate(tree.a_bits)
     ]
-    with artefacts.reading(folder / _RANGE_FILE, folder) as file:
+    with reading(folder / _RANGE_FILE, folder) as file:
         return Calibration(np.load(file), nodes)
 
 

@@ -15,6 +15,7 @@ from qnas_jax import space
 from qnas_jax.hardware import candidates, matrix
 from qnas_jax.hardware import target as targets
 from qnas_jax.run import artefacts
+from qnas_jax.run.stage import reading
 from qnas_jax.space import COSTS
 
 logger = logging.getLogger(__name__)
@@ -211,7 +212,7 @@ def load(path: pathlib.Path) -> Table:
     Raises:
       InputError: There is none, or it is damaged.
     """
-    with artefacts.reading(path) as content, np.load(content) as file:
+    with reading(path) as content, np.load(content) as file:
         columns = dict(file)
         ops = tuple(space.Op(*map(int, op)) for op in columns.pop("ops"))
         costs = {name: columns.pop(name) for name in COSTS if name in columns}
