@@ -92,9 +92,7 @@ def _report(
     picked = front.spread(fronts[first], 3)  # best, middle, smallest
     limit = picked[len(picked) // 2].nsr
     lines = ["policy,table_s,front,best_nsr,size_bytes_at_limit,encoder_size_bytes_at_limit"]
-    print(
-        f"the smallest subnets of NSR at most {limit:.4f}, which is {first}'s at its middle size:"
-    )
+    print(f"the smallest subnets of NSR at most {limit:.4f}, that of {first} at its middle size:")
     print("policy                     table s  front   best NSR  size kB  encoder kB")
     for name, points in fronts.items():
         within = [point for point in points if point.nsr <= limit]

@@ -104,7 +104,7 @@ def _table_ms(
         found[text] = fixed_ms + blocks["latency_ms"]
         if not math.isfinite(found[text]):
             raise InputError(
-                f"{table}: lacks layers of {text}; launch/tools/profile_latency.py adds them"
+                f"{table}: lacks layers of {text}; qnas profile_latency adds them"
             )
     return found
 

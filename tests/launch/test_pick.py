@@ -37,7 +37,7 @@ def test_subnets_are_picked_from_a_finished_run_for_any_table(smoke, tmp_path):
     chip.write_table(tmp_path / "board.csv", laid_out, laid_out.searched.ops)
     smoke.hardware.table = str(tmp_path / "board.csv")
     priced = chip.prepared(smoke, tmp_path / "run")
-    deployed = priced.deployment()
+    deployed = priced.deployed
     rows = search_front.with_costs(table.load(tmp_path / "run" / "lut" / "lut.npz"), deployed)
     points = search_front.search(rows, deployed.fixed(), ("size_bytes", "latency_ms"))
     limit_ms = float(np.median([point.costs["latency_ms"] for point in points]))
