@@ -103,9 +103,7 @@ def _table_ms(
         blocks = matrix.subnet_costs(costs, ops, bits, subnet)
         found[text] = fixed_ms + blocks["latency_ms"]
         if not math.isfinite(found[text]):
-            raise InputError(
-                f"{table}: lacks layers of {text}; qnas profile_latency adds them"
-            )
+            raise InputError(f"{table}: lacks layers of {text}; qnas profile_latency adds them")
     return found
 
 
