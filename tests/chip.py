@@ -95,19 +95,19 @@ def teacher_stage(laid_out):
 def write_table(path, laid_out, ops, factor=1.0):
     """A table of measurements with latencies in proportion to the MACs."""
 
-    def add(subject, convs):
+    def add(probe, convs):
         ms = factor * sum(conv.macs for conv in convs) / 1e6
         measured.append(
-            path, measured.Row(subject, ms, *[None] * 4, 9, None, "runtime", "1", "board", 2)
+            path, measured.Row(probe, ms, *[None] * 4, 9, None, "runtime", "1", "board", 2)
         )  # fmt: skip
 
     for part, convs in laid_out.deployed.parts.items():
         height, width = max((c.in_height, c.in_width) for c in convs)
-        add(measured.Subject(part, "", height, width, 3, 8, 1, 1, 8, 8), convs)
+        add(measured.ProbeKey(part, "", height, width, 3, 8, 1, 1, 8, 8), convs)
     for place in laid_out.deployed.places:
         for op in ops:
             shape, rest = place[2:5], place[5:]
-            add(measured.subject(place, op, 8, 8), space.mbconv_convs(op, "", shape, *rest))
+            add(measured.probe_key(place, op, 8, 8), space.mbconv_convs(op, "", shape, *rest))
 
 
 def populated(laid_out):

@@ -7,7 +7,7 @@ the folder of the run.
 """
 
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from jaxtyping import PyTree
@@ -61,16 +61,16 @@ def run(given: Config, workdir: pathlib.Path) -> dict[str, Any]:
     searched, points = search_front.search_front(workdir, config.search, deployed, populated, rows)
     picked = search_front.chosen(points, config.search, config.retrain.subnets)
     retrained = _retrain(workdir, config, problem, distilled, variables, params, picked)
-    exported = [
-        export_stage.export(workdir, problem, how, deployed, trained)
-        for trained in (teacher, *retrained)
-    ]
-    timed = latency_stage.time_networks(
-        workdir, problem, config.network, deployed, [point.subnet for point in picked]
-    )
+    subnets = [point.subnet for point in picked]
+    networks = {latency_stage.TEACHER: teacher, **dict(zip(subnets, retrained, strict=True))}
+    exported = {
+        name: export_stage.export(workdir, problem, how, deployed, trained)
+        for name, trained in networks.items()
+    }
+    timed = latency_stage.time_networks(workdir, problem, config.network, deployed, subnets)
     stages = [teacher.stage, distilled, populated, searched, timed]
     results = write_report(workdir, config, problem, deployed, stages, retrained, exported)
-    folders = [stage.folder for stage in exported]
+    folders = [stage.folder for stage in exported.values()]
     export_stage.check(folders, problem.task.metric, config.export.max_miou_drop)
     return results
 
@@ -144,16 +144,26 @@ def write_report(
     deployed: Deployment,
     stages: Sequence[Stage],
     retrained: Sequence[Trained],
-    exported: Sequence[Stage],
+    exported: Mapping[str, Stage],
 ) -> dict[str, Any]:
-    """Writes `report/` from the files of all stages; returns its `results.json`."""
+    """Writes `report/` from the files of all stages; returns its `results.json`.
+
+    Args:
+      workdir: The folder of the run.
+      config: Its config.
+      problem: Images and networks.
+      deployed: Target and size of deployed images.
+      stages: The stages that the run has once.
+      retrained: The retrained subnets.
+      exported: The stages that wrote files, by the names that `latency.json` has for the networks.
+    """
     artefacts.write_json(workdir / "config.json", config)  # all stages have accepted it
     seconds = {stage.folder.name: round(stage.seconds, 1) for stage in stages}
     seconds["retrain"] = round(sum(trained.stage.seconds for trained in retrained), 1)
-    seconds["export"] = round(sum(stage.seconds for stage in exported), 1)
+    seconds["export"] = round(sum(stage.seconds for stage in exported.values()), 1)
     samples = stacked(problem.val, range(min(SAMPLES, len(problem.val))))
-    latencies, exports = latency_stage.of_run(workdir), [stage.folder for stage in exported]
-    files = export_stage.summary(exports, problem.task.metric, latencies)
+    exports = {name: stage.folder for name, stage in exported.items()}
+    files = export_stage.summary(exports, problem.task.metric, latency_stage.of_run(workdir))
     folders = [trained.stage.folder for trained in retrained]
     costs = teacher_costs(deployed, problem.teacher)
     return page.write(workdir, seconds, folders, samples, costs, files)

@@ -1,6 +1,6 @@
 """Measuring on a board: which files to run there, and what the runtimes' tools print.
 
-`qnas profile_latency --export_only DIR` writes one file for each subject, and
+`qnas profile_latency --export_only DIR` writes one file for each probe, and
 `manifest.csv`, which says what each is. `launch/jobs/profile_board.sh` runs every file on the
 board and keeps what the tool printed next to it, as FILE.log. `rows` makes lines of a table from
 both.
@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from qnas_jax.errors import InputError
-from qnas_jax.hardware.measured import Row, Subject
+from qnas_jax.hardware.measured import ProbeKey, Row
 from qnas_jax.run import artefacts, disk, sheet
 
 MANIFEST = "manifest.csv"
@@ -48,21 +48,21 @@ def call_latency(calls: Mapping[str, float]) -> float:
     return max(2 * once - twice, 0.0)
 
 
-def of_call(name: str) -> Subject:
+def of_call(name: str) -> ProbeKey:
     """How the manifest names one of `CALLS`."""
-    return Subject(name, "", *CALL_SHAPE, CALL_SHAPE[-1], 1, 1, 8, 8)
+    return ProbeKey(name, "", *CALL_SHAPE, CALL_SHAPE[-1], 1, 1, 8, 8)
 
 
-def write_manifest(folder: pathlib.Path, files: Mapping[str, Subject]) -> None:
+def write_manifest(folder: pathlib.Path, files: Mapping[str, ProbeKey]) -> None:
     """Writes what each file is; its names come first in their lines."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("file", *Subject._fields))
-    writer.writerows((name, *subject) for name, subject in files.items())
+    writer.writerow(("file", *ProbeKey._fields))
+    writer.writerows((name, *probe) for name, probe in files.items())
     artefacts.write(folder / MANIFEST, text.getvalue())
 
 
-def read_manifest(folder: pathlib.Path) -> dict[str, Subject]:
+def read_manifest(folder: pathlib.Path) -> dict[str, ProbeKey]:
     """What each file is.
 
     Raises:
@@ -77,7 +77,7 @@ def read_manifest(folder: pathlib.Path) -> dict[str, Subject]:
     try:
         _, *lines = sheet.parse(content)
         return {
-            name: Subject(place, ops, *map(int, numbers))
+            name: ProbeKey(place, ops, *map(int, numbers))
             for _, (name, place, ops, *numbers) in lines
         }
     except (ValueError, TypeError) as error:
@@ -168,16 +168,16 @@ def rows(
       InputError: The figures of the calls are missing: all others need them.
     """
     logs, refused = {}, {}
-    for name, subject in read_manifest(folder).items():
+    for name, probe in read_manifest(folder).items():
         path = folder / f"{name}.log"
         try:
-            logs[subject] = parse(disk.read(path).decode(errors="replace"))
+            logs[probe] = parse(disk.read(path).decode(errors="replace"))
         except disk.Missing:
             continue
         except InputError as error:
-            refused[subject] = str(error)
+            refused[probe] = str(error)
         except ValueError as error:
-            refused[subject] = f"{path}: {error}; delete it to run the file again"
+            refused[probe] = f"{path}: {error}; delete it to run the file again"
     calls = {name: logs.pop(of_call(name), None) for name in CALLS}
     for name, log in calls.items():
         if not log:
@@ -185,10 +185,10 @@ def rows(
             raise InputError(refused.get(of_call(name), missing))
     call_ms = call_latency({name: log.latency_ms for name, log in calls.items() if log})
     conditions = (runtime, version, device, threads)
-    lines = [_row(subject, log.less(call_ms), conditions) for subject, log in logs.items()]
+    lines = [_row(probe, log.less(call_ms), conditions) for probe, log in logs.items()]
     return lines, list(refused.values())
 
 
-def _row(subject: Subject, log: Log, conditions: tuple[str, str, str, int]) -> Row:
+def _row(probe: ProbeKey, log: Log, conditions: tuple[str, str, str, int]) -> Row:
     latency_ms, std_ms, p50_ms, p90_ms, p99_ms, count = log
-    return Row(subject, latency_ms, std_ms, p50_ms, p90_ms, p99_ms, count, None, *conditions)
+    return Row(probe, latency_ms, std_ms, p50_ms, p90_ms, p99_ms, count, None, *conditions)

@@ -1,6 +1,6 @@
 """Measured latencies as a CSV table: from a profiler, a vendor's simulator or a board.
 
-One line for each subject that was measured, below a header with these columns in this order:
+One line for each probe that was measured, below a header with these columns in this order:
 
     place              "block3/layer1" (blocks from 1, layers from 0, as in the network), a whole
                        block "block3", or one of the parts that are in no block: "stem" (from the
@@ -44,7 +44,7 @@ from qnas_jax.space import COSTS, Bits, Op
 FLOAT_BITS = 32  # stands for a layer that was not quantized
 
 
-class Subject(NamedTuple):
+class ProbeKey(NamedTuple):
     """What is measured; the first columns."""
 
     place: str
@@ -62,7 +62,7 @@ class Subject(NamedTuple):
 class Row(NamedTuple):
     """A line of the table; what was not measured is None."""
 
-    subject: Subject
+    probe: ProbeKey
     latency_ms: float
     std_ms: float | None
     p50_ms: float | None
@@ -76,7 +76,7 @@ class Row(NamedTuple):
     threads: int
 
 
-COLUMNS = (*Subject._fields, *Row._fields[1:])
+COLUMNS = (*ProbeKey._fields, *Row._fields[1:])
 _PLACE = re.compile(r"stem|head|block[1-9]\d*(/layer\d+)?")
 _PATH = re.compile(r"(k\d+e\d+(-k\d+e\d+)*)?")
 _SHARED = ("runtime", "runtime_version", "device", "threads")
@@ -143,20 +143,22 @@ def _row(where: str, line: Sequence[str]) -> Row:
         except ValueError:
             hint = "; write numbers as 1234.5" if re.fullmatch(r"[\d.]*,\d+", cell) else ""
             raise InputError(f"{where}, column {name}: {cell!r}, must be {allowed}{hint}") from None
-    split = len(Subject._fields)
-    row = Row(Subject(*values[:split]), *values[split:])
-    place, path = row.subject[:2]
+    split = len(ProbeKey._fields)
+    row = Row(ProbeKey(*values[:split]), *values[split:])
+    place, path = row.probe[:2]
     if bool(path) != place.startswith("block") or ("/" in place and "-" in path):
         allowed = "one op for a layer, those of its layers for a block, nothing for stem and head"
         raise InputError(f"{where}, column path: {path!r} for {place}, must be {allowed}")
     return row
 
 
-def _check_beside(path, line: int, row: Row, rows: Sequence[Row], seen: dict[Subject, int]) -> None:
-    """Refuses a subject that comes twice, and measurements under other conditions."""
-    first = seen.setdefault(row.subject, line)
+def _check_beside(
+    path, line: int, row: Row, rows: Sequence[Row], seen: dict[ProbeKey, int]
+) -> None:
+    """Refuses a probe that comes twice, and measurements under other conditions."""
+    first = seen.setdefault(row.probe, line)
     if first != line:
-        what = " ".join(row.subject[:2])
+        what = " ".join(row.probe[:2])
         raise InputError(f"{path}, line {line}: {what} stands in line {first} too; delete one")
     for name in _SHARED:
         if rows and getattr(row, name) != getattr(rows[0], name):
@@ -190,7 +192,7 @@ def check_conditions(
 def append(path: pathlib.Path, row: Row) -> None:
     """Adds a line, on the disk when this returns; begins the table if there is none.
 
-    What was measured before an interruption is `{row.subject for row in read(path)}`.
+    What was measured before an interruption is `{row.probe for row in read(path)}`.
 
     Raises:
       InputError: The file is no such table.
@@ -210,24 +212,24 @@ def append(path: pathlib.Path, row: Row) -> None:
             text.write("\n" * (not lines.endswith("\n")))  # the last one was cut off
         else:
             writer.writerow(COLUMNS)
-        writer.writerow((*row.subject, *row[1:]))
+        writer.writerow((*row.probe, *row[1:]))
         file.write(text.getvalue())
         file.flush()
         disk.sync(file)
 
 
-def subject(place: Place, op: Op, w_bits: int, a_bits: int) -> Subject:
+def probe_key(place: Place, op: Op, w_bits: int, a_bits: int) -> ProbeKey:
     """An op in a place at bitwidths, as the table names it."""
-    return Subject(str(place), str(op), *place[2:], w_bits, a_bits)
+    return ProbeKey(str(place), str(op), *place[2:], w_bits, a_bits)
 
 
 def missing(
     rows: Sequence[Row], where: Sequence[Place], ops: Sequence[Op], bits: Sequence[Bits]
-) -> list[Subject]:
+) -> list[ProbeKey]:
     """What a search needs and the table has not; the fixed parts are not looked for."""
-    found = {row.subject for row in rows}
+    found = {row.probe for row in rows}
     wanted = itertools.product(where, ops, bits)
-    return [s for place, op, pair in wanted if (s := subject(place, op, *pair)) not in found]
+    return [s for place, op, pair in wanted if (s := probe_key(place, op, *pair)) not in found]
 
 
 def with_table(target: Target, path: pathlib.Path, where: Sequence[Place]) -> Target:
@@ -241,15 +243,15 @@ def with_table(target: Target, path: pathlib.Path, where: Sequence[Place]) -> Ta
     Raises:
       InputError: The table breaks its schema, or has no line for one of the places.
     """
-    rows = [row for row in read(path) if row.subject.w_bits != FLOAT_BITS]
+    rows = [row for row in read(path) if row.probe.w_bits != FLOAT_BITS]
     needed = {str(place) for place in where}
-    layers = [row.subject for row in rows if row.subject.place in needed]
+    layers = [row.probe for row in rows if row.probe.place in needed]
     _check_places(path, layers, where)
     ops = [tuple(map(int, re.findall(r"\d+", layer.path))) for layer in layers]
     costs = {}
     for name in COSTS:
-        values = {row.subject: getattr(row, name, None) for row in rows}
-        known = {subject: value for subject, value in values.items() if value is not None}
+        values = {row.probe: getattr(row, name, None) for row in rows}
+        known = {probe: value for probe, value in values.items() if value is not None}
         if len(known) == len(values):
             costs[name] = _looked_up(known)
     seen = Choices(
@@ -265,7 +267,7 @@ def with_table(target: Target, path: pathlib.Path, where: Sequence[Place]) -> Ta
     )
 
 
-def _check_places(path: pathlib.Path, layers: Sequence[Subject], where: Sequence[Place]) -> None:
+def _check_places(path: pathlib.Path, layers: Sequence[ProbeKey], where: Sequence[Place]) -> None:
     shapes: dict[str, set[tuple]] = {}
     for layer in layers:
         shapes.setdefault(layer.place, set()).add(layer[2:8])
@@ -281,10 +283,10 @@ def _check_places(path: pathlib.Path, layers: Sequence[Subject], where: Sequence
             )
 
 
-def _looked_up(by_subject: Mapping[Subject, float]) -> CandidateCost:
+def _looked_up(by_probe: Mapping[ProbeKey, float]) -> CandidateCost:
     known: dict[tuple, float] = {}
-    for subject, value in by_subject.items():
-        place, path, *shape, w_bits, a_bits = subject
+    for probe, value in by_probe.items():
+        place, path, *shape, w_bits, a_bits = probe
         if not path:  # the stem and the head are known by the size of their input
             shape = shape[:2]
         known.setdefault((place, path, *shape, w_bits, a_bits), value)

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from qnas_jax import space
+from qnas_jax.errors import InputError
 from qnas_jax.nn.conv import ConvBnAct
 from qnas_jax.nn.fake_quant import OnGrid
 from qnas_jax.nn.units import UNITS
@@ -118,6 +119,7 @@ def trace(module: nn.Module, image_shape: Shape) -> Trace:
       image_shape: Height, width and channels.
 
     Raises:
+      InputError: A module has a name with "/".
       ValueError: A unit reads what no unit gives, or runs twice.
     """
     units, outputs = [], []
@@ -152,6 +154,11 @@ def _watch(recorder: _Recorder, call: Callable, args, kwargs, context) -> Any:
     module = context.module
     if context.method_name != "__call__":
         return call(*args, **kwargs)
+    if module.path and "/" in module.path[-1]:
+        raise InputError(
+            f"the name {module.path[-1]!r} of a {type(module).__name__}: must have no '/', which "
+            "joins the names of a module and its submodules; take another name"
+        )
     within = any(isinstance(outer, UNITS) for outer in recorder.running)
     recorder.running.append(module)
     out = call(*args, **kwargs)

@@ -12,7 +12,7 @@ import numpy as np
 from qnas_jax import space
 from qnas_jax.export import graph
 from qnas_jax.export.graph import Graph
-from qnas_jax.hardware.measured import FLOAT_BITS, Subject
+from qnas_jax.hardware.measured import FLOAT_BITS, ProbeKey
 from qnas_jax.nn.trace import Trace, trace
 from qnas_jax.profiling import slices, synthetic
 
@@ -24,7 +24,7 @@ def layers(
     searched: space.Space,
     bits: Sequence[space.Bits | None],
     image_shape: graph.Shape,
-) -> dict[Subject, Graph]:
+) -> dict[ProbeKey, Graph]:
     """Every op in every position at every bitwidth, the stem and the head.
 
     Args:
@@ -39,11 +39,11 @@ def layers(
         return tuple((choice,) * block.depth for block in searched.blocks)
 
     traces = {op: trace(student(subnet(op, None)), image_shape) for op in searched.ops}
-    found: dict[Subject, Graph] = {}
+    found: dict[ProbeKey, Graph] = {}
     for pair in bits:
         for op, traced in traces.items():
-            for subject, part in _slices(traced, subnet(op, pair)).items():
-                found.setdefault(subject, part)
+            for probe, part in _slices(traced, subnet(op, pair)).items():
+                found.setdefault(probe, part)
     return found
 
 
@@ -54,7 +54,7 @@ def blocks(
     image_shape: graph.Shape,
     count: int,
     seed: int,
-) -> dict[Subject, Graph]:
+) -> dict[ProbeKey, Graph]:
     """Random paths of whole blocks, at bitwidths that the layers of a block share.
 
     Args:
@@ -66,14 +66,14 @@ def blocks(
       seed: Of the choice.
     """
     rng = np.random.default_rng(seed)
-    found: dict[Subject, Graph] = {}
+    found: dict[ProbeKey, Graph] = {}
     for _ in range(count):
         subnet = random_subnet(rng, searched, bits, per_layer=False)
         layers = list(slices.layers(network(student, subnet, image_shape)).values())[1:-1]
         for number, choices in enumerate(subnet):
             whole, layers = slices.chained(layers[: len(choices)]), layers[len(choices) :]
             path = space.format_path(tuple(choice.op for choice in choices))
-            found[_subject(f"block{number + 1}", path, whole, choices[0][1:])] = whole
+            found[_probe_key(f"block{number + 1}", path, whole, choices[0][1:])] = whole
     return found
 
 
@@ -102,23 +102,23 @@ def _network(traced: Trace, subnet: space.Subnet) -> Graph:
     return synthetic.network(traced, bits if quantized else None)
 
 
-def _slices(traced: Trace, subnet: space.Subnet) -> dict[Subject, Graph]:
+def _slices(traced: Trace, subnet: space.Subnet) -> dict[ProbeKey, Graph]:
     """The slices of a subnet whose layers all have the same bitwidths."""
     (stem, *inner, head) = slices.layers(_network(traced, subnet)).items()
     choices = [choice for block in subnet for choice in block]
     float_ = choices[0].w_bits == FLOAT_BITS
     fixed = (FLOAT_BITS, FLOAT_BITS) if float_ else synthetic.FIXED
-    found = {_subject(place, "", part, fixed): part for place, part in (stem, head)}
+    found = {_probe_key(place, "", part, fixed): part for place, part in (stem, head)}
     for (place, part), (op, *pair) in zip(inner, choices, strict=True):
-        found[_subject(place, str(op), part, pair)] = part
+        found[_probe_key(place, str(op), part, pair)] = part
     return found
 
 
-def _subject(place: str, path: str, part: Graph, bits: Sequence[int]) -> Subject:
+def _probe_key(place: str, path: str, part: Graph, bits: Sequence[int]) -> ProbeKey:
     """How the table names a slice."""
     convs = part.convs
     first = next((conv for conv in convs if conv.groups > 1), convs[0])
     height, width, in_channels = part.x.shape
     channels = convs[-1].out.shape[-1]
     shapes = (height, width, in_channels, channels, first.stride, first.dilation)
-    return Subject(place, path, *shapes, *bits)
+    return ProbeKey(place, path, *shapes, *bits)

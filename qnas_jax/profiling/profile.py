@@ -17,7 +17,7 @@ from qnas_jax.export import runtimes
 from qnas_jax.export.graph import Graph
 from qnas_jax.export.runtimes import Runtime
 from qnas_jax.hardware import board, measured
-from qnas_jax.hardware.measured import Row, Subject
+from qnas_jax.hardware.measured import ProbeKey, Row
 from qnas_jax.profiling import synthetic, timing
 from qnas_jax.profiling.timing import Bursts, Effort, Timing
 from qnas_jax.run import log
@@ -31,7 +31,7 @@ Name = TypeVar("Name", bound=Hashable)
 
 def fill(
     table: pathlib.Path,
-    wanted: Mapping[Subject, Graph],
+    wanted: Mapping[ProbeKey, Graph],
     runtime: Runtime,
     threads: int,
     effort: Effort,
@@ -51,15 +51,15 @@ def fill(
     rows = measured.read(table) if table.exists() else []
     conditions = (runtime.name, runtime.version, runtimes.device(), threads)
     measured.check_conditions(table, rows, conditions)
-    done = {row.subject for row in rows}
-    left = {subject: piece for subject, piece in wanted.items() if subject not in done}
+    done = {row.probe for row in rows}
+    left = {probe: piece for probe, piece in wanted.items() if probe not in done}
     finished, wide = len(wanted) - len(left), 0
     progress = log.Progress("profile", len(wanted), finished)
-    for subject, found in latencies(left, runtime, threads, effort):
-        measured.append(table, Row(subject, *found[:-1], None, *conditions))
+    for probe, found in latencies(left, runtime, threads, effort):
+        measured.append(table, Row(probe, *found[:-1], None, *conditions))
         finished += 1
         wide += found.interval_ms > effort.width * found.latency_ms
-        progress.show(finished, f"{subject.place} {subject.path} {found.latency_ms:.4g} ms")
+        progress.show(finished, f"{probe.place} {probe.path} {found.latency_ms:.4g} ms")
     if wide:
         share = f"{100 * effort.width:g} %"
         logger.info("%d of %d have intervals wider than %s", wide, len(left), share)
@@ -144,8 +144,8 @@ def compare(
     return result
 
 
-def write_files(folder: pathlib.Path, wanted: Mapping[Subject, Graph], runtime: Runtime) -> None:
-    """Writes a file for each subject, and the list of them that a board's script walks.
+def write_files(folder: pathlib.Path, wanted: Mapping[ProbeKey, Graph], runtime: Runtime) -> None:
+    """Writes a file for each probe, and the list of them that a board's script walks.
 
     Args:
       folder: Made if it is missing.
@@ -160,8 +160,8 @@ def write_files(folder: pathlib.Path, wanted: Mapping[Subject, Graph], runtime: 
     folder.mkdir(parents=True, exist_ok=True)
     calls = {board.of_call(name): network for name, network in synthetic.calls().items()}
     files = {}
-    for number, (subject, network) in enumerate({**calls, **wanted}.items()):
-        name = f"{number:04d}_{'_'.join(subject[:2]).replace('/', '_').strip('_')}"
-        files[f"{name}{runtime.suffix}"] = subject
+    for number, (probe, network) in enumerate({**calls, **wanted}.items()):
+        name = f"{number:04d}_{'_'.join(probe[:2]).replace('/', '_').strip('_')}"
+        files[f"{name}{runtime.suffix}"] = probe
         runtime.write(network, folder / f"{name}{runtime.suffix}")
     board.write_manifest(folder, files)

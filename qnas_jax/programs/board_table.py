@@ -44,9 +44,9 @@ def main() -> None:
     found, refused = board.rows(files, *conditions)
     held = measured.read(table) if table.exists() else []
     measured.check_conditions(table, held, conditions)
-    done = {row.subject for row in held}
+    done = {row.probe for row in held}
     for row in found:
-        if row.subject not in done:
+        if row.probe not in done:
             measured.append(table, row)
     wanted = len(board.read_manifest(files)) - len(board.CALLS)
     print(f"{len(found)} of {wanted} were measured: {table}")

@@ -38,7 +38,7 @@ _EXPORT_ONLY = flags.DEFINE_string(
 
 
 def main() -> None:
-    """Times the subjects of the table, or writes their files."""
+    """Times the probes of the table, or writes their files."""
     config, _ = cli.run_flags()
     runtime = runtimes.named(_RUNTIME.value)
     if _EXPORT_ONLY.value is not None:

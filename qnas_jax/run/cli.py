@@ -9,6 +9,7 @@ import os
 import pathlib
 import re
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -89,7 +90,8 @@ def _config_of(value: Any, path: str, kinds: tuple[type, ...]) -> Any:
     checks_itself = dataclasses.is_dataclass(value) and hasattr(value, "check")
     if isinstance(value, kinds) if kinds else checks_itself:
         return value
-    reason = getattr(value, "_error", None) or f"get_config() gives a {type(value).__name__}"
+    error = getattr(value, "_error", None)
+    reason = _in_file(error, path) or error or f"get_config() gives a {type(value).__name__}"
     if not pathlib.Path(path).is_file():
         reason = "no such file"
     raise InputError(f"--config={path}: cannot be used ({reason})")
@@ -153,16 +155,17 @@ def _parse(argv: list[str]) -> list[str]:
         rest = flags.FLAGS(argv)
     except SystemExit:  # --help, for which absl has exit code 1
         raise SystemExit(0) from None
-    except (flags.Error, AttributeError, KeyError, SyntaxError, TypeError, ValueError) as error:
+    except Exception as error:
+        if reason := _in_file(error, _config_path(argv)):
+            _leave(f"--config: the file cannot be used ({reason})", INPUT_ERROR)
+        if not isinstance(error, (flags.Error, AttributeError, KeyError, TypeError, ValueError)):
+            raise
         known = settings(_config_in(argv))
         for argument in argv[1:] if known else ():
             key = argument.lstrip("-").partition("=")[0]
             if key.startswith("config.") and key[7:] not in known:
                 _leave(str(unknown_setting(key[7:], known)), INPUT_ERROR)
         _leave(_reason(error), INPUT_ERROR)
-    except Exception as error:  # whatever else the code of a config file raises
-        reason = f"{type(error).__name__}: {error}"
-        _leave(f"--config: the file cannot be used ({reason})", INPUT_ERROR)
     if len(rest) > 1:
         _leave(f"{rest[1]!r}: not understood; settings are given as --NAME=VALUE", INPUT_ERROR)
     return rest
@@ -176,14 +179,42 @@ def _reason(error: Exception) -> str:
     return text
 
 
-def _config_in(argv: list[str]) -> Any:
-    """Returns the config that the arguments name, without their settings; None if it fails."""
+def _config_path(argv: list[str]) -> str:
+    """Returns the value of --config; "" if it is not given."""
     for argument, following in zip(argv, [*argv[1:], ""], strict=True):
         name, given, path = argument.partition("=")
         if name in ("--config", "-config"):
-            with contextlib.suppress(Exception):  # a config is a program of the user's
-                return flags.FLAGS["config"].parser.parse(path if given else following)
+            return path if given else following
+    return ""
+
+
+def _config_in(argv: list[str]) -> Any:
+    """Returns the config that the arguments name, without their settings; None if it fails."""
+    if path := _config_path(argv):
+        with contextlib.suppress(Exception):  # a config file is a program, and may raise anything
+            return flags.FLAGS["config"].parser.parse(path)
     return None
+
+
+def _in_file(error: BaseException | None, path: str) -> str:
+    """Returns `FILE:LINE: TYPE: text` of an error in the code of a config file.
+
+    The line is the innermost one in the file itself, not in a module that it calls. Libraries
+    wrap some errors, so the errors that led to this one are searched too. "" if none of them
+    has passed through the file.
+    """
+    file = pathlib.Path(path.partition(":")[0]).absolute()
+    found = ""
+    while error is not None:
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [f.lineno for f in frames if pathlib.Path(f.filename).absolute() == file]
+        text = str(error)
+        if isinstance(error, SyntaxError) and pathlib.Path(error.filename or "").absolute() == file:
+            lines, text = [error.lineno], error.msg
+        if lines:
+            found = f"{path}:{lines[-1]}: {type(error).__name__}: {text}"
+        error = error.__cause__ or error.__context__
+    return found
 
 
 def _with_home(argv: list[str]) -> list[str]:

@@ -4,7 +4,7 @@ import functools
 import itertools
 import logging
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -174,18 +174,18 @@ def check(folders: Iterable[pathlib.Path], metric: str, max_drop: float) -> None
 
 
 def summary(
-    folders: Sequence[pathlib.Path], metric: str, latencies: Mapping[str, Any]
+    folders: Mapping[str, pathlib.Path], metric: str, latencies: Mapping[str, Any]
 ) -> dict[str, exports.File]:
     """Returns the figures of each network's file for ONNX Runtime, for the report.
 
     Args:
-      folders: Folders of the networks' files.
+      folders: The folder of each network's files, by the network's name.
       metric: Name of the task's main figure.
-      latencies: Latencies of the same networks by name; see `latency.compare`.
+      latencies: Latencies of the same networks, by the same names; see `latency.compare`.
     """
     name, found = QUANTIZED + ".onnx", {}
-    for folder, (network, timed) in zip(folders, latencies.items(), strict=True):
-        parity_, model = _described(folder, metric)
+    for network, folder in folders.items():
+        (parity_, model), timed = _described(folder, metric), latencies[network]
         found[network] = exports.File(
             file_bytes=model["file_bytes"][name],
             stored_bytes=model["file_bytes"][name] - model["graph_bytes"][name],

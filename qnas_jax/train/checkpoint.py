@@ -13,7 +13,7 @@ import numpy as np
 
 from qnas_jax.errors import InputError
 from qnas_jax.run import artefacts, disk
-from qnas_jax.run.stage import reading
+from qnas_jax.run.stage import is_finished, reading
 
 Tree = TypeVar("Tree")
 
@@ -111,7 +111,19 @@ def restore(manager: Any, like: Tree) -> tuple[int, Tree]:
         damaged = pathlib.Path(manager.directory) / str(step)
         disk.check_readable(damaged, error)
         reason = str(error).splitlines()[0].split(" See full")[0][:120]
-        raise InputError(f"{damaged}: cannot be read ({reason}); delete it") from None
+        raise InputError(f"{damaged}: cannot be read ({reason}); {_way_out(damaged)}") from None
+
+
+def _way_out(damaged: pathlib.Path) -> str:
+    """What to do about a damaged checkpoint.
+
+    An unfinished stage trains again without it. A finished one does not: later stages were made
+    from exactly this state, see `stages.fit.plan`.
+    """
+    stage = damaged.parent.parent
+    if is_finished(stage):
+        return f"put a copy of it back, or delete {stage} and all that was made from it"
+    return "delete it"
 
 
 def load(folder: pathlib.Path, like: Tree) -> Tree:

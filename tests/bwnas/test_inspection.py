@@ -115,12 +115,12 @@ def test_a_table_without_a_fixed_part_is_refused_at_once(smoke, tmp_path, no_tra
     table, conditions = tmp_path / "t.csv", ("onnxruntime", "1", "a board", 1)
     for place in laid_out.deployed.places:
         for op in laid_out.searched.ops:
-            subject = measured.subject(place, op, 8, 8)
-            measured.append(table, measured.Row(subject, 1.0, *[None] * 4, 9, None, *conditions))
+            probe = measured.probe_key(place, op, 8, 8)
+            measured.append(table, measured.Row(probe, 1.0, *[None] * 4, 9, None, *conditions))
     for name, convs in laid_out.deployed.parts.items():
         shape = max((conv.in_height, conv.in_width) for conv in convs)
-        subject = measured.Subject(name, "", *shape, 3, 8, 1, 1, 8, 8)
-        measured.append(table, measured.Row(subject, 1.0, *[None] * 4, 9, None, *conditions))
+        probe = measured.ProbeKey(name, "", *shape, 3, 8, 1, 1, 8, 8)
+        measured.append(table, measured.Row(probe, 1.0, *[None] * 4, 9, None, *conditions))
     smoke.hardware.table, smoke.search.costs = str(table), costs
     chip.check_target(chip.prepared(smoke, tmp_path))
     without(table, part)

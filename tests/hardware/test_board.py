@@ -7,11 +7,11 @@ import pytest
 
 from qnas_jax.errors import InputError
 from qnas_jax.hardware import board, measured
-from qnas_jax.hardware.measured import Subject
+from qnas_jax.hardware.measured import ProbeKey
 
 SAMPLES = pathlib.Path(__file__).parent / "samples"
-LAYER = Subject("block1/layer0", "k3e6", 48, 96, 8, 16, 2, 1, 8, 8)
-STEM = Subject("stem", "", 96, 192, 3, 8, 1, 1, 8, 8)
+LAYER = ProbeKey("block1/layer0", "k3e6", 48, 96, 8, 16, 2, 1, 8, 8)
+STEM = ProbeKey("stem", "", 96, 192, 3, 8, 1, 1, 8, 8)
 WARM_UP = "count=10 first=9 curr=7 min=7 max=9 avg=7.5 std=1\n"
 RUN = WARM_UP + "count=50 first=1 curr=1 min=1 max=1 avg={} std=4 p5=1 median={} p95=1\n"
 
@@ -131,8 +131,8 @@ def test_two_calls_less_one_is_a_call():
 
 
 def make_folder(folder, logs):
-    subjects = [*map(board.of_call, board.CALLS), LAYER, STEM]
-    files = {f"{number}.tflite": subject for number, subject in enumerate(subjects)}
+    probes = [*map(board.of_call, board.CALLS), LAYER, STEM]
+    files = {f"{number}.tflite": probe for number, probe in enumerate(probes)}
     board.write_manifest(folder, files)
     for number, text in logs.items():
         (folder / f"{number}.tflite.log").write_text(text)
@@ -155,7 +155,7 @@ def test_the_manifest_says_what_each_file_is(tmp_path):
 def test_lines_are_what_was_run_without_the_call(tmp_path):
     found, refused = board.rows(make_folder(tmp_path, LOGS), "litert", "2.16", "board", 2)
     assert not refused
-    assert [row.subject for row in found] == [LAYER, STEM]
+    assert [row.probe for row in found] == [LAYER, STEM]
     layer, stem = found
     assert layer.latency_ms == pytest.approx(1240.27 - 0.02)
     assert (stem.latency_ms, stem.p50_ms) == (pytest.approx(0.48), pytest.approx(0.46))
@@ -169,20 +169,20 @@ def test_lines_are_what_was_run_without_the_call(tmp_path):
 def test_what_was_not_run_yet_is_left_out(tmp_path):
     logs = {number: LOGS[number] for number in (0, 1, 3)}
     found, _ = board.rows(make_folder(tmp_path, logs), "litert", "2.16", "board", 2)
-    assert [row.subject for row in found] == [STEM]
+    assert [row.probe for row in found] == [STEM]
 
 
 def test_a_log_without_figures_does_not_stop_the_others(tmp_path):
     make_folder(tmp_path, {**LOGS, 2: WARM_UP})
     found, refused = board.rows(tmp_path, "litert", "2.16", "board", 2)
-    assert [row.subject for row in found] == [STEM]
+    assert [row.probe for row in found] == [STEM]
     log = tmp_path / "2.tflite.log"
     reason = "no line with the mean of the runs (that of the warm-up alone)"
     assert refused == [f"{log}: {reason}; delete it to run the file again"]
     log.unlink()
     log.mkdir()  # an error of the system, not of the log
     found, refused = board.rows(tmp_path, "litert", "2.16", "board", 2)
-    assert [row.subject for row in found] == [STEM]
+    assert [row.probe for row in found] == [STEM]
     assert refused == [f"{log}: is a folder, must be a file"]
 
 

@@ -22,20 +22,20 @@ HEAD = [
 ]
 
 
-def row(subject, latency_ms, energy_mj=None):
+def row(probe, latency_ms, energy_mj=None):
     shape = (0.1, latency_ms, latency_ms * 1.5, None, 50, energy_mj)
-    return measured.Row(subject, latency_ms, *shape, *CONDITIONS)
+    return measured.Row(probe, latency_ms, *shape, *CONDITIONS)
 
 
 def fixed_rows():
-    stem = measured.Subject("stem", "", 32, 64, 3, 8, 2, 1, 8, 8)
-    return [row(stem, 0.5), row(measured.Subject("head", "", 8, 16, 24, 19, 1, 1, 8, 8), 0.25)]
+    stem = measured.ProbeKey("stem", "", 32, 64, 3, 8, 2, 1, 8, 8)
+    return [row(stem, 0.5), row(measured.ProbeKey("head", "", 8, 16, 24, 19, 1, 1, 8, 8), 0.25)]
 
 
 def layer_rows():
     wanted = itertools.product(PLACES, OPS, BITS)
-    subjects = [measured.subject(place, op, *pair) for place, op, pair in wanted]
-    return [row(subject, 1 + number / 8) for number, subject in enumerate(subjects)]
+    probes = [measured.probe_key(place, op, *pair) for place, op, pair in wanted]
+    return [row(probe, 1 + number / 8) for number, probe in enumerate(probes)]
 
 
 def written(path, rows):
@@ -70,8 +70,8 @@ def test_every_column_is_explained():
 def test_a_table_of_whole_blocks_and_float_networks_is_read_too(tmp_path):
     shape = (16, 32, 8, 16, 2, 1)
     rows = [
-        row(measured.Subject("block1", "k3e2-k5e3", *shape, 8, 8), 3.0, energy_mj=0.0),
-        row(measured.Subject("block1", "k3e2-k5e3", *shape, 32, 32), 9.0, energy_mj=2.5),
+        row(measured.ProbeKey("block1", "k3e2-k5e3", *shape, 8, 8), 3.0, energy_mj=0.0),
+        row(measured.ProbeKey("block1", "k3e2-k5e3", *shape, 32, 32), 9.0, energy_mj=2.5),
     ]
     assert measured.read(written(tmp_path / "t.csv", rows)) == rows
 
@@ -80,7 +80,7 @@ def test_a_line_that_was_cut_off_stands_alone_and_is_told(file):
     whole = file.read_text()
     last = whole.splitlines()[-1]
     file.write_text(whole[: -len(last) // 2])
-    done = {one.subject for one in (fixed_rows() + layer_rows())[:-1]}
+    done = {one.probe for one in (fixed_rows() + layer_rows())[:-1]}
     measured.append(file, layer_rows()[-1])
     lines = file.read_text().splitlines()
     assert lines[-1] == last
@@ -90,7 +90,7 @@ def test_a_line_that_was_cut_off_stands_alone_and_is_told(file):
     assert str(error.value).startswith(f"{file}, line {number}: ")
     assert "cut off can be deleted" in str(error.value)
     file.write_text("\n".join([*lines[:-2], lines[-1]]))  # and none at its end
-    assert {one.subject for one in measured.read(file)} == done | {layer_rows()[-1].subject}
+    assert {one.probe for one in measured.read(file)} == done | {layer_rows()[-1].probe}
 
 
 LATENCY = "a number above 0; what was not measured has no line"
@@ -130,21 +130,21 @@ def test_a_wrong_cell_is_told_with_line_column_and_what_is_allowed(tmp_path, col
 
 
 @pytest.mark.parametrize(
-    ("subject", "message"),
+    ("probe", "message"),
     [
-        (layer_rows()[0].subject._replace(path="k3e2-k3e2"), "'k3e2-k3e2' for block1/layer0, must"),
-        (layer_rows()[0].subject._replace(path=""), "'' for block1/layer0, must be one op"),
-        (fixed_rows()[0].subject._replace(path="k3e2"), "'k3e2' for stem, must be one op"),
+        (layer_rows()[0].probe._replace(path="k3e2-k3e2"), "'k3e2-k3e2' for block1/layer0, must"),
+        (layer_rows()[0].probe._replace(path=""), "'' for block1/layer0, must be one op"),
+        (fixed_rows()[0].probe._replace(path="k3e2"), "'k3e2' for stem, must be one op"),
     ],
 )
-def test_a_path_fits_its_place(tmp_path, subject, message):
-    path = written(tmp_path / "t.csv", [row(subject, 1.0)])
+def test_a_path_fits_its_place(tmp_path, probe, message):
+    path = written(tmp_path / "t.csv", [row(probe, 1.0)])
     with pytest.raises(InputError) as error:
         measured.read(path)
     assert str(error.value).startswith(f"{path}, line 2, column path: {message}")
 
 
-def test_a_subject_stands_once_and_all_lines_are_of_one_device(tmp_path):
+def test_a_probe_stands_once_and_all_lines_are_of_one_device(tmp_path):
     one, two = layer_rows()[:2]
     path = written(tmp_path / "twice.csv", [one, two, one])
     with pytest.raises(InputError) as error:
@@ -170,7 +170,7 @@ def test_a_table_that_a_spreadsheet_has_saved_is_read_and_added_to(file):
     rows, lines = measured.read(file), file.read_text().splitlines()
     file.write_bytes(from_a_spreadsheet(lines).encode())
     assert measured.read(file) == rows
-    more = rows[-1]._replace(subject=rows[-1].subject._replace(path="k7e6"))
+    more = rows[-1]._replace(probe=rows[-1].probe._replace(path="k7e6"))
     measured.append(file, more)
     assert measured.read(file) == [*rows, more]
     file.write_bytes(("\ufeff" + "\r".join(lines)).encode())  # an old Mac's
@@ -262,7 +262,7 @@ def test_what_is_missing_is_listed(file):
     rows = measured.read(file)
     assert measured.missing(rows, PLACES, OPS, BITS) == []
     del rows[3], rows[5]
-    gone = [one.subject for one in layer_rows() if one not in rows]
+    gone = [one.probe for one in layer_rows() if one not in rows]
     assert len(gone) == 2
     assert measured.missing(rows, PLACES, OPS, BITS) == gone
     more = measured.missing(rows, PLACES, (*OPS, space.Op(7, 6)), BITS)
@@ -279,9 +279,9 @@ def test_costs_are_those_of_the_table_and_what_is_not_in_it_is_not_run(file):
     assert device.bits == ((4, 8), (8, 8))
     assert set(device.costs) == {"latency_ms"}, "not all lines have an energy"
     found = costs_of(device, OPS, BITS)["latency_ms"]
-    by_subject = {one.subject: one.latency_ms for one in layer_rows()}
+    by_probe = {one.probe: one.latency_ms for one in layer_rows()}
     for (p, place), (o, op) in itertools.product(enumerate(PLACES), enumerate(OPS)):
-        expected = [by_subject[measured.subject(place, op, *pair)] for pair in BITS]
+        expected = [by_probe[measured.probe_key(place, op, *pair)] for pair in BITS]
         assert found[p, o].tolist() == expected
     for ops, bits in (([space.Op(3, 3)], BITS), (OPS, [(4, 4)])):
         assert np.isnan(costs_of(device, ops, bits)["latency_ms"]).all()
@@ -291,12 +291,12 @@ def test_costs_are_those_of_the_table_and_what_is_not_in_it_is_not_run(file):
 
 def test_a_line_that_is_missing_in_one_place_is_nan_there_alone(tmp_path):
     rows = layer_rows()
-    gone = rows.pop(3).subject
+    gone = rows.pop(3).probe
     device = measured.with_table(target.NONE, written(tmp_path / "t.csv", rows), PLACES)
     found = costs_of(device, OPS, BITS)["latency_ms"]
     (missing,) = np.argwhere(np.isnan(found)).tolist()
     place, op, pair = (axis[i] for axis, i in zip((PLACES, OPS, BITS), missing, strict=True))
-    assert measured.subject(place, op, *pair) == gone
+    assert measured.probe_key(place, op, *pair) == gone
 
 
 def test_a_table_restricts_a_target_and_replaces_its_latency_alone(tmp_path):
@@ -323,9 +323,7 @@ def test_a_table_of_another_picture_or_with_a_hole_is_refused(file, tmp_path):
     message = str(error.value)
     assert "block1/layer0 was measured as (16, 32, 8, 16, 2, 1), must be (24, 48, 8, 16" in message
     assert "hardware.picture" in message
-    path = written(
-        tmp_path / "t.csv", [one for one in layer_rows() if "2/" not in one.subject.place]
-    )
+    path = written(tmp_path / "t.csv", [one for one in layer_rows() if "2/" not in one.probe.place])
     with pytest.raises(InputError, match="nothing was measured for block2/layer0"):
         measured.with_table(target.NONE, path, PLACES)
     device = measured.with_table(target.NONE, written(tmp_path / "u.csv", layer_rows()), PLACES)

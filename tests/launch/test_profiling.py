@@ -270,7 +270,7 @@ esac
 
 
 def test_the_script_for_boards_fills_a_table_and_goes_on(tmp_path):
-    layer = measured.Subject("block1/layer0", "k3e6", 48, 96, 8, 16, 2, 1, 8, 8)
+    layer = measured.ProbeKey("block1/layer0", "k3e6", 48, 96, 8, 16, 2, 1, 8, 8)
     names = {"one.tflite": board.of_call("call1"), "two.tflite": board.of_call("call2")}
     names |= {"broken.tflite": layer._replace(path="k3e3"), "fine.tflite": layer}
     files, tools, table = tmp_path / "files", tmp_path / "bin", tmp_path / "t.csv"
@@ -289,7 +289,7 @@ def test_the_script_for_boards_fills_a_table_and_goes_on(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "broken.tflite: failed" in done.stderr
     (row,) = measured.read(table)
-    assert (row.subject, row.runtime, row.count) == (layer, "litert", 50)
+    assert (row.probe, row.runtime, row.count) == (layer, "litert", 50)
     assert row.latency_ms == pytest.approx(1.5 - (2 * 1.5 - 2.9))
     again = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert again.stdout.splitlines()[-1] == f"1 of 2 were measured: {table}"

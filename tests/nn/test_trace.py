@@ -4,7 +4,9 @@ import jax.numpy as jnp
 import pytest
 
 from qnas_jax import space
-from qnas_jax.nn import mobilenet
+from qnas_jax.errors import InputError
+from qnas_jax.nn import mobilenet, units
+from qnas_jax.nn.conv import ConvBnAct
 from qnas_jax.nn.deeplab import DeepLabV3
 from qnas_jax.nn.mbconv import BlockPath, MBConv
 from qnas_jax.nn.trace import trace
@@ -178,3 +180,24 @@ def test_a_trace_holds_no_abstract_values():
     with jax.checking_leaks():
         traced = trace(Renamed(), (5, 6, 3))
     assert all(unit.module.scope is None for unit in traced.units)
+
+
+@pytest.mark.parametrize("outer", [True, False], ids=["module", "unit"])
+def test_a_name_with_a_slash_is_refused_in_one_line(outer):
+    class Inner(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            name = "conv" if outer else "a/b"
+            return ConvBnAct(4, kernel=1, name=name)(units.Input(name="input")(x))
+
+    class Network(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return Inner(name="a/b" if outer else "inner")(x)
+
+    kind = "Inner" if outer else "ConvBnAct"
+    with pytest.raises(
+        InputError, match=rf"^the name 'a/b' of a {kind}: must have no '/'"
+    ) as error:
+        trace(Network(), (8, 8, 3))
+    assert "\n" not in str(error.value)

@@ -54,53 +54,53 @@ def fake(written=None, fails_at=None):
     return fake_runtime(file, lambda path, threads: path.read_text)
 
 
-def test_the_subjects_are_all_that_a_search_asks_for(wanted):
+def test_the_probes_are_all_that_a_search_asks_for(wanted):
     where = candidates.places(BLOCKS, (20, 24))
-    rows = [row_of(subject) for subject in wanted]
+    rows = [row_of(probe) for probe in wanted]
     assert measured.missing(rows, where, SPACE.ops, BITS) == []
     layers = sum(block.depth for block in BLOCKS)
     assert len(wanted) == layers * len(SPACE.ops) * len(BITS) + 2
-    fixed = [subject for subject in wanted if not subject.path]
+    fixed = [probe for probe in wanted if not probe.path]
     assert fixed == [
         ("stem", "", 40, 48, 3, 8, 1, 1, 8, 8),
         ("head", "", 10, 12, 16, 5, 1, 1, 8, 8),
     ]
 
 
-def row_of(subject, latency_ms=1.0):
+def row_of(probe, latency_ms=1.0):
     figures = (latency_ms, None, None, None, None, 1, None)
-    return measured.Row(subject, *figures, "fake", "1.0", runtimes.device(), 1)
+    return measured.Row(probe, *figures, "fake", "1.0", runtimes.device(), 1)
 
 
-def test_a_subject_is_the_op_that_it_says(wanted):
-    for subject, piece in wanted.items():
-        if subject.path:
-            op = space.Op(*map(int, subject.path[1:].split("e")))
+def test_a_probe_is_the_op_that_it_says(wanted):
+    for probe, piece in wanted.items():
+        if probe.path:
+            op = space.Op(*map(int, probe.path[1:].split("e")))
             expand, depthwise, project = piece.convs
-            assert (depthwise.kernel, depthwise.stride) == (op.kernel, subject.stride)
-            assert depthwise.dilation == subject.dilation
-            assert expand.weights.shape[-1] == op.expansion * subject.in_channels
-            assert project.out.shape[-1] == subject.channels
-            assert {conv.w_bits for conv in piece.convs} == {subject.w_bits}
-            assert piece.out.grid.bits == subject.a_bits
-        assert piece.x.shape == subject[2:5]
+            assert (depthwise.kernel, depthwise.stride) == (op.kernel, probe.stride)
+            assert depthwise.dilation == probe.dilation
+            assert expand.weights.shape[-1] == op.expansion * probe.in_channels
+            assert project.out.shape[-1] == probe.channels
+            assert {conv.w_bits for conv in piece.convs} == {probe.w_bits}
+            assert piece.out.grid.bits == probe.a_bits
+        assert piece.x.shape == probe[2:5]
 
 
-def test_float_subjects_are_those_of_the_float_network():
+def test_float_probes_are_those_of_the_float_network():
     found = probes.layers(student, SPACE, (None,), SHAPE)
-    assert {subject[-2:] for subject in found} == {(32, 32)}
+    assert {probe[-2:] for probe in found} == {(32, 32)}
     assert all(conv.w_bits is None for piece in found.values() for conv in piece.convs)
 
 
 def test_blocks_are_random_paths_in_one_piece():
     found = probes.blocks(student, SPACE, BITS, SHAPE, count=8, seed=0)
     assert found.keys() == probes.blocks(student, SPACE, BITS, SHAPE, count=8, seed=0).keys()
-    assert {subject.place for subject in found} == {"block1", "block2"}
-    for subject, piece in found.items():
-        depth = BLOCKS[int(subject.place[5:]) - 1].depth
-        assert len(subject.path.split("-")) == depth
+    assert {probe.place for probe in found} == {"block1", "block2"}
+    for probe, piece in found.items():
+        depth = BLOCKS[int(probe.place[5:]) - 1].depth
+        assert len(probe.path.split("-")) == depth
         assert len(piece.convs) == 3 * depth
-        assert {conv.w_bits for conv in piece.convs} == {subject.w_bits}
+        assert {conv.w_bits for conv in piece.convs} == {probe.w_bits}
     assert len({s.path for s in found if s.place == "block1"}) > 1
 
 
@@ -108,15 +108,15 @@ def test_a_table_can_be_searched_once_it_is_filled(wanted, tmp_path):
     table = tmp_path / "runs" / "t.csv"
     profile.fill(table, wanted, fake(), 1, QUICK)
     rows = measured.read(table)
-    assert {row.subject for row in rows} == wanted.keys()
+    assert {row.probe for row in rows} == wanted.keys()
     assert {row.count for row in rows} == {4}
     where = candidates.places(BLOCKS, (20, 24))
     target = measured.with_table(targets.NONE, table, where)
     assert target.bits == ((4, 6), (8, 8))
-    (op, other), by_subject = SPACE.ops, {row.subject: row.latency_ms for row in rows}
+    (op, other), by_probe = SPACE.ops, {row.probe: row.latency_ms for row in rows}
     subnet = ((space.Choice(op, 8, 8), space.Choice(other, 8, 8)), (space.Choice(op, 4, 6),))
     pairs = zip(where, ((op, 8, 8), (other, 8, 8), (op, 4, 6)), strict=True)
-    total = sum(by_subject[measured.subject(place, *choice)] for place, choice in pairs)
+    total = sum(by_probe[measured.probe_key(place, *choice)] for place, choice in pairs)
     costs = matrix.cost_matrix(target, candidates.layers(where, SPACE.ops), BITS)
     found = matrix.subnet_costs(costs, SPACE.ops, BITS, subnet)
     assert found["latency_ms"] == pytest.approx(total)
@@ -129,12 +129,12 @@ def test_an_interrupted_profiling_measures_what_is_missing_and_nothing_else(
     table, written = tmp_path / "t.csv", []
     with pytest.raises(KeyboardInterrupt):
         profile.fill(table, wanted, fake(fails_at=2 + 6), 1, QUICK)  # behind the two calls
-    first = {row.subject for row in measured.read(table)}
+    first = {row.probe for row in measured.read(table)}
     assert len(first) == 4
     profile.fill(table, wanted, fake(written), 1, QUICK)
     again = {id(network) for network in written[2:]}
-    assert again == {id(piece) for subject, piece in wanted.items() if subject not in first}
-    assert {row.subject for row in measured.read(table)} == wanted.keys()
+    assert again == {id(piece) for probe, piece in wanted.items() if probe not in first}
+    assert {row.probe for row in measured.read(table)} == wanted.keys()
     before = table.read_bytes()
     profile.fill(table, wanted, fake(fails_at=0), 1, QUICK)  # nothing is left to write
     assert table.read_bytes() == before
@@ -170,8 +170,8 @@ def test_the_call_of_the_runtime_is_taken_off(wanted, monkeypatch):
         profile.timing, "timed", lambda loads, effort: real(loads, effort, clock=lambda: now)
     )
     found = dict(profile.latencies(wanted, runtime, 1, QUICK))
-    for subject, piece in wanted.items():
-        assert found[subject].latency_ms == pytest.approx(1e4 * len(piece.convs))
+    for probe, piece in wanted.items():
+        assert found[probe].latency_ms == pytest.approx(1e4 * len(piece.convs))
 
 
 @pytest.mark.parametrize("name", ["onnxruntime", "litert"])

@@ -68,3 +68,25 @@ def test_a_config_of_any_system_is_taken_and_its_settings_are_known(tmp_path):
     assert _ran("cli.run_flags()", f'"$@" --config={path}', "cli.define_run_flags()").stderr == (
         f"error: --config={path}: cannot be used (get_config() gives a int)\n"
     )
+
+
+BROKEN = {  # the code, the line, and what is said of it
+    "def get_config():\n    return missing\n": "2: NameError: name 'missing' is not defined",
+    "def get_config(:\n": "1: SyntaxError: invalid syntax",
+    "import json\ndef get_config():\n    return json.loads('x')\n": "3: JSONDecodeError: Expecting",
+    "def get_config():\n    return {}['a']\n": "2: KeyError: 'a'",
+    "import os\n\nos.nothing\n": "3: AttributeError: module 'os' has no attribute 'nothing'",
+    "def f():\n    return int(None)\ndef get_config():\n    return f()\n": "2: TypeError: int()",
+    "def get_config():\n    return open('none')\n": "2: FileNotFoundError: [Errno 2] No such file",
+}
+
+
+@pytest.mark.parametrize("code", BROKEN)
+def test_an_error_in_a_config_file_names_its_line(code, tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(code)
+    done = _ran("cli.run_flags()", f'"$@" --config={path}', "cli.define_run_flags()")
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: --config") and line.endswith(")")
+    assert f"cannot be used ({path}:{BROKEN[code]}" in line

@@ -26,7 +26,7 @@ def check_files(workdir):
 
 
 def tell_of_files(workdir):
-    export_stage.summary([workdir / "export" / SUBNET], "miou", {SUBNET: {}})
+    export_stage.summary({SUBNET: workdir / "export" / SUBNET}, "miou", {SUBNET: {}})
 
 
 READERS = {

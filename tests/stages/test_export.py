@@ -50,8 +50,11 @@ def test_the_report_holds_a_file_against_the_column_of_its_format(tmp_path):
     parity = {"miou": MIOU, "agreement": {"jax_int8": {"model.onnx": 99.99}}}
     for name, content in (("model", model), ("parity", parity)):
         (tmp_path / f"{name}.json").write_text(json.dumps(content))
-    latencies = {"teacher": {kind: {"latency_ms": 2.0} for kind in ("float", "quantized")}}
-    (file,) = export_stage.summary([tmp_path], "miou", latencies).values()
+    latencies = {
+        name: {kind: {"latency_ms": ms} for kind, ms in (("float", 2.0), ("quantized", quantized))}
+        for name, quantized in (("another", 1.0), ("teacher", 2.0))
+    }
+    (file,) = export_stage.summary({"teacher": tmp_path}, "miou", latencies).values()
     assert (file.file_bytes, file.stored_bytes) == (1030, 1000)
     assert (file.miou, file.agreement, file.ratio) == (59.5, 99.99, 1.0)
 

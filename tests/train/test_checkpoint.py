@@ -11,6 +11,7 @@ import pytest
 
 import toy
 from qnas_jax.errors import InputError
+from qnas_jax.run.stage import Stage
 from qnas_jax.train import checkpoint
 
 TREE = {"a": {"b": jnp.arange(3), "c": jnp.float32(0.1)}, "d": [jnp.zeros((2, 1), jnp.int8)]}
@@ -62,6 +63,20 @@ def test_a_damaged_checkpoint_is_reported_in_one_line(tmp_path):
     ) as error:
         checkpoint.load(tmp_path / "checkpoint", toy.FRESH)
     assert "\n" not in str(error.value)
+
+
+def test_a_damaged_checkpoint_of_a_finished_stage_is_not_to_be_deleted_alone(tmp_path):
+    toy.fit(tmp_path, 2)
+    Stage(tmp_path, {}).finish()
+    for file in (tmp_path / "checkpoint" / "2").rglob("*"):
+        if file.is_file():
+            file.write_bytes(b"")
+    with pytest.raises(InputError) as error:
+        checkpoint.load(tmp_path / "checkpoint", toy.FRESH)
+    assert str(error.value).startswith(f"{tmp_path / 'checkpoint' / '2'}: cannot be read (")
+    assert str(error.value).endswith(
+        f"); put a copy of it back, or delete {tmp_path} and all that was made from it"
+    )
 
 
 STALE = os.strerror(errno.ESTALE)
