@@ -1,4 +1,4 @@
-"""What is told in one line, without a traceback."""
+"""Errors that are reported in one line, without a traceback."""
 
 
 class InputError(ValueError):
@@ -13,4 +13,4 @@ class Diverged(RuntimeError):
 
 
 class ProcessLost(RuntimeError):
-    """One of several processes is gone; the others cannot go on without it."""
+    """One of several processes is gone; the others cannot continue without it."""

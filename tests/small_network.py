@@ -62,7 +62,7 @@ def lived(variables, seed=0):
 
 @functools.cache
 def _fresh():
-    """The network, its variables, pictures, and what calibrates it; compiled once."""
+    """The network, its variables, images, and what calibrates it; compiled once."""
     encoder = mobilenet.MobileNetV2(8, FIRST, BLOCKS, PATHS)
     model = DeepLabV3(encoder, 16, (2, 3), 5)
     fresh = init.initialize(model, jax.random.key(0), (1, *SHAPE))

@@ -1,4 +1,4 @@
-"""A toy that is trained: three weights, pulled about by noise and pictures."""
+"""A toy that is trained: three weights, pulled about by noise and images."""
 
 import json
 

@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     print(f"batch {arguments.batch}, {arguments.sampling}; peak {peak / 1e9:.0f} GFLOP/s")
     print("rates: images/s per op trained = images * ops trained in a step / seconds")
     whole: dict[str, Any] = {}
-    if len(numbers) == len(blocks):  # first: the peak of memory shall not be torch's
+    if len(numbers) == len(blocks):  # first: the peak of memory must not be torch's
         case = _Case(blocks, shapes, maps, arguments)
         whole = {**case.measure(peak), **case.input_wait(size)}
         whole["peak_memory_mb"] = machine.peak_memory_mb()
@@ -114,7 +114,7 @@ def _maps(blocks, shapes, batch):
 def _drawn_norms(params):
     """The parameters, with random scales and biases of the batch norms.
 
-    With biases of zero, the next norm cancels the expansion's scale behind ReLU6; the gradient
+    With biases of zero, the next norm cancels the expansion's scale after ReLU6; the gradient
     of that scale is then rounding only, which cannot be compared.
     """
     rng = np.random.default_rng(2)

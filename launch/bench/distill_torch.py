@@ -88,7 +88,7 @@ class Torch:
         Returns:
           The loss, and the largest and the median over all parameters of max |ours - torch's|
           over max |torch's|. The largest shows rounding at ReLU6's corners: of some ten million
-          values, one or a few lie so near that only one of both passes their gradient on.
+          values, one or a few are so near that only one of the two passes their gradient on.
         """
         self._optimizer.zero_grad(set_to_none=True)
         variance, losses = self._variance(target), []

@@ -38,7 +38,7 @@ class Case(NamedTuple):
     dilations: tuple[int, ...]
     depths: tuple[int, ...]
     bits: tuple[space.Bits, ...]
-    shape: tuple[int, int]  # of the features ahead of block 1
+    shape: tuple[int, int]  # of the features before block 1
 
 
 QUICKSTART = ((1, 2, 2, 2, 1, 1, 1), (1, 1, 1, 1, 1, 2, 2), (2, 2, 3, 3, 2, 1))

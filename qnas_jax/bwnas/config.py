@@ -1,8 +1,8 @@
 """The settings of a search by block-wise distillation.
 
 A config file has `get_config()`, which returns a `Config`. The defaults are those of Lu et al.,
-2023 (https://arxiv.org/abs/2401.12350); where the paper is silent, `configs/cityscapes.py` says
-what they are.
+2023 (https://arxiv.org/abs/2401.12350); `configs/cityscapes.py` lists those that the paper leaves
+open.
 """
 
 import dataclasses
@@ -40,7 +40,7 @@ class Supernet:
     weight_decay: float = 1e-4
     clip: float = 0.0  # largest norm of a block's gradients; 0: they are not clipped
     sampling: str = "fair"  # or "uniform"; a fair step trains every op once
-    parts: int = 1  # of a batch, each normalized alone; at most so many devices share a block
+    parts: int = 1  # of a batch, each normalized alone; the most devices that share a block
     compute: str = "float32"  # or "bfloat16", for accelerators; parameters stay float32
 
     def check(self) -> None:
@@ -66,7 +66,7 @@ class Lut:
     nodes_per_pass: int = 0  # prefixes that are run at once; 0: as many as memory allows
     ranges: str = "min_max"  # or "percentile" or "mse"
     a_ranges_per: str = "tensor"  # or "channel", which no integer hardware runs; to compare
-    compute: str = "auto"  # the faster here; or "int8"; or "float32": each row to 1e-6 its path
+    compute: str = "auto"  # the faster one; "int8"; or "float32": within 1e-6 of the module
     time_budget_s: float = 0.0  # no chunk of images is begun after it; 0: no limit
 
     def check(self) -> None:

@@ -253,7 +253,7 @@ def train_step(recipe: Recipe) -> Callable:
 
 
 def _only_sampled(new, old, ops, path):
-    """The new state, but that of an op that was not sampled as it was, momentum too."""
+    """The new state; ops that were not sampled keep the old one, momentum included."""
     sampled = {
         (layer_name(layer), str(op)): path[layer] == i
         for layer in range(len(path))

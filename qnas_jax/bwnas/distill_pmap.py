@@ -130,15 +130,15 @@ def step_cost(
     def cost(layers):
         return sum(conv.macs * (depthwise if conv.groups > 1 else 1) for conv in layers)
 
-    blocks, ahead = [], []
+    blocks, teachers = [], []
     height, width = shape
     for i, block in enumerate(searched.blocks):
         layers = space.block_convs(block, searched.ops, (height, width))
         blocks.append((1 + BACKWARD) * sum(map(cost, layers)))
         height, width = -(-height // block.stride), -(-width // block.stride)
         needed = [unit for unit in teacher if not unit.site or unit.site.block <= i]
-        ahead.append(cost(convs(needed)))
-    return lambda group: sum(blocks[i] for i in group) + ahead[max(group)]
+        teachers.append(cost(convs(needed)))
+    return lambda group: sum(blocks[i] for i in group) + teachers[max(group)]
 
 
 class Grouped(NamedTuple):

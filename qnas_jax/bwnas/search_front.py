@@ -40,7 +40,7 @@ def search_front(
     Args:
       workdir: The run's folder.
       how: The costs to minimize, and how exactly.
-      deployed: Where the search space lies on which device.
+      deployed: The search space on its device.
       populated: The stage that made the table.
       rows: The table.
     """
@@ -83,7 +83,7 @@ def check_budgets(
     Args:
       searched: Blocks and ops.
       parts: The parts of the table that will be filled.
-      deployed: Where the search space lies on which device.
+      deployed: The search space on its device.
       budgets: The highest allowed value of some costs, by their names.
 
     Raises:

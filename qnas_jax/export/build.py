@@ -34,7 +34,7 @@ def of_images(
     """A graph that reads the bytes of images and gives classes.
 
     Args:
-      traced: A network whose output are logits.
+      traced: A network whose outputs are logits.
       grids: As `build` takes them, as are the numbers.
       numbers: Of each convolution.
       resize: Whether the logits are resized to the image, so that every pixel of the image gets

@@ -25,8 +25,8 @@ def describe(network: Graph, files: Mapping[str, File]) -> dict[str, Any]:
     `size_bytes` is what a search compares: weights at their bitwidth, and a scale and a bias for
     each output channel. `stored_bytes` is what the size table says of each file: weights in the
     type that the format has for them (`w_container`), what the format stores for each channel,
-    and (in the sum over layers) what it stores once. The rest of a file (`graph_bytes`) are
-    names, nodes and the grids of the activations.
+    and (in the sum over layers) what it stores once. The rest of a file (`graph_bytes`)
+    is names, nodes and the grids of the activations.
 
     Args:
       network: The graph that the files were written from.

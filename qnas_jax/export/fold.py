@@ -134,10 +134,10 @@ def _code_weights(
     """The weights and the bias of a convolution as codes.
 
     A bias is a whole number of steps; a step is the product of an input's scale and a weight's.
-    Where a norm divides by next to nothing, because its channel reads zeros alone, a step would
+    Where a norm divides by almost zero, because its channel reads only zeros, a step would
     be many codes of the output. It is then made so fine that the largest weight times one code
     of the input crosses half of the output's grid. Weights beyond that are clipped; they
-    multiply zeros alone. A channel that its norm all but switches off would need a bias of more
+    only multiply zeros. A channel that its norm almost switches off would need a bias of more
     than 32 bits, and gets larger steps.
     """
     assert read is not None and out is not None

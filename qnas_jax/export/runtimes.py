@@ -1,4 +1,4 @@
-"""What files are written for, and run by: ONNX Runtime, and LiteRT where it is installed."""
+"""The runtimes that files are written for: ONNX Runtime, and LiteRT where it is installed."""
 
 import functools
 import importlib.metadata
@@ -39,8 +39,8 @@ class Runtime(NamedTuple):
       suffix: Of its files.
       file_format: What they carry beyond the logical bytes.
       file: A graph as the bytes of a file.
-      load: Makes a file ready to run on so many threads; a run has its input and output
-        at hand and copies neither.
+      load: Loads a file for a number of threads; the function that it returns runs the file
+        and copies neither input nor output.
       class_maps: Opens a file; gives a function images -> class maps.
       tensors: A network's tensors of codes for some images.
       exact_with: What gives the simulated codes of its files, for readers.
@@ -72,7 +72,7 @@ def has_litert() -> bool:
 
 
 def installed() -> tuple[Runtime, ...]:
-    """All runtimes that there are here, ONNX Runtime first."""
+    """All installed runtimes, ONNX Runtime first."""
     return (onnxruntime(), *([litert()] if has_litert() else []))
 
 
@@ -80,7 +80,7 @@ def named(name: str) -> Runtime:
     """The runtime of that name.
 
     Raises:
-      InputError: There is none, or it is not installed.
+      InputError: There is no such runtime, or it is not installed.
     """
     if name not in RUNTIMES:
         raise InputError(f"--runtime={name}: must be {' or '.join(RUNTIMES)}")
@@ -93,7 +93,7 @@ def named(name: str) -> Runtime:
 
 
 def check_threads(threads: int) -> None:
-    """Refuses more threads than there are CPUs: their timings would be of waiting.
+    """Refuses more threads than there are CPUs: they would be timed while they wait.
 
     Raises:
       InputError: There are fewer CPUs.
@@ -125,7 +125,7 @@ def onnxruntime() -> Runtime:
         ready = onnx_run.session(onnx_run.with_outputs(writer.model(network), inner))
         return onnx_run.tensors(ready, images)
 
-    # Who times a file times what gives its codes: the option is set there, too.
+    # Files are timed with the option too, because their codes need it.
     option = "=".join(onnx_run.EXACT) if onnx_run.saturates() else ""
     return Runtime(
         "onnxruntime",
@@ -174,7 +174,7 @@ RUNTIMES = {"onnxruntime": onnxruntime, "litert": litert}
 
 
 def _values(shape: tuple[int, ...], dtype: type) -> np.ndarray:
-    """Something to read."""
+    """Random values of an input."""
     rng = np.random.default_rng(0)
     if np.issubdtype(dtype, np.integer):
         ends = np.iinfo(dtype)

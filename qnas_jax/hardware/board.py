@@ -25,7 +25,7 @@ CALL_SHAPE = (4, 4, 8)
 
 
 class Log(NamedTuple):
-    """What a tool tells; what it does not is None."""
+    """The figures that a tool prints; None for those that it does not."""
 
     latency_ms: float
     std_ms: float | None
@@ -35,15 +35,15 @@ class Log(NamedTuple):
     count: int
 
     def less(self, call_ms: float) -> "Log":
-        """The figures without what a call takes."""
+        """The figures without the time of a call."""
         latency_ms, std_ms, *parts, count = self
         p50_ms, p90_ms, p99_ms = (part and max(part - call_ms, 0.0) for part in parts)
-        # A figure of next to nothing is still one.
+        # A table needs latencies above zero.
         return Log(max(latency_ms - call_ms, LEAST_MS), std_ms, p50_ms, p90_ms, p99_ms, count)
 
 
 def call_latency(calls: Mapping[str, float]) -> float:
-    """What a call of the runtime takes: two convolutions called apart, less both in one call."""
+    """The time of a call of the runtime: two convolutions in two calls, minus both in one."""
     once, twice = (calls[name] for name in CALLS)
     return max(2 * once - twice, 0.0)
 
@@ -66,7 +66,7 @@ def read_manifest(folder: pathlib.Path) -> dict[str, ProbeKey]:
     """What each file is.
 
     Raises:
-      InputError: There is no manifest, or it is none.
+      InputError: The manifest is missing or damaged.
     """
     path = folder / MANIFEST
     way_out = "qnas profile_latency --export_only writes one"
@@ -137,7 +137,7 @@ def _litert(line: str, cut_off: bool) -> Log:
 
 
 def _figure(text: str, per_ms: float) -> float | None:
-    """None for what is none: nothing, nan, or a variance that was rounded below 0."""
+    """A figure; None if it is missing, nan, or a variance that was rounded below 0."""
     value = float(text or "nan")
     return value / per_ms if 0 <= value < math.inf else None
 
@@ -152,7 +152,7 @@ def _mean(text: str, per_ms: float) -> float:
 def rows(
     folder: pathlib.Path, runtime: str, version: str, device: str, threads: int
 ) -> tuple[list[Row], list[str]]:
-    """Lines of a table, of all files that were run, without what a call takes.
+    """Lines of a table for all files that were run, without the time of a call.
 
     Args:
       folder: Files, logs and manifest.
@@ -165,7 +165,7 @@ def rows(
       The lines, and for each log without figures a line that says what is wrong with it.
 
     Raises:
-      InputError: The figures of the calls are missing: all others need them.
+      InputError: The figures of the calls, which all others need, are missing.
     """
     logs, refused = {}, {}
     for name, probe in read_manifest(folder).items():

@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Callable, Collection
 
-# What `float` takes besides, as 1_000 or nan, is no figure.
+# `float` also reads 1_000 and nan, which are not figures.
 _DECIMAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 

@@ -75,7 +75,7 @@ def write(path: pathlib.Path, deployed: Deployment) -> None:
 
 
 def read(path: pathlib.Path, name: str, table: str) -> Deployment:
-    """Reads where a deployment's layers lie, for a target that may be another one.
+    """Reads a deployment for a target, which may be another one.
 
     Args:
       path: The file that `write` wrote.

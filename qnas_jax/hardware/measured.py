@@ -1,6 +1,7 @@
 """Measured latencies as a CSV table: from a profiler, a vendor's simulator or a board.
 
-One line for each probe that was measured, below a header with these columns in this order:
+One line for each probe (a slice of a network at some bitwidths) that was measured, below a header
+with these columns in this order:
 
     place              "block3/layer1" (blocks from 1, layers from 0, as in the network), a whole
                        block "block3", or one of the parts that are in no block: "stem" (from the
@@ -19,7 +20,7 @@ One line for each probe that was measured, below a header with these columns in 
     threads            the same in all lines
 
 A search adds up layers and the two fixed parts, so it needs these lines; lines of whole blocks
-and of float networks are for comparison. What has no line is not run by the device. What
+and of float networks are for comparison. The device does not run what has no line. What
 spreadsheets add to a table is read (`qnas_jax/run/sheet.py`).
 """
 
@@ -45,7 +46,7 @@ FLOAT_BITS = 32  # stands for a layer that was not quantized
 
 
 class ProbeKey(NamedTuple):
-    """What is measured; the first columns."""
+    """What a probe is: its place, path, shape and bitwidths; the first columns."""
 
     place: str
     path: str
@@ -60,7 +61,7 @@ class ProbeKey(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A line of the table; what was not measured is None."""
+    """A line of the table; figures that were not measured are None."""
 
     probe: ProbeKey
     latency_ms: float
@@ -105,7 +106,7 @@ def read(path: pathlib.Path) -> list[Row]:
     rows, seen = [], {}
     for line, values in _below_header(path, disk.read(path)):
         row = _row(f"{path}, line {line}", values)
-        _check_beside(path, line, row, rows, seen)
+        _check_line(path, line, row, rows, seen)
         rows.append(row)
     return rows
 
@@ -152,9 +153,7 @@ def _row(where: str, line: Sequence[str]) -> Row:
     return row
 
 
-def _check_beside(
-    path, line: int, row: Row, rows: Sequence[Row], seen: dict[ProbeKey, int]
-) -> None:
+def _check_line(path, line: int, row: Row, rows: Sequence[Row], seen: dict[ProbeKey, int]) -> None:
     """Refuses a probe that comes twice, and measurements under other conditions."""
     first = seen.setdefault(row.probe, line)
     if first != line:
@@ -179,7 +178,7 @@ def check_conditions(
       conditions: Runtime, its version, device and threads, as they would be now.
 
     Raises:
-      InputError: They are others.
+      InputError: The table was measured under others.
     """
     for name, now in zip(_SHARED, conditions, strict=True):
         if rows and getattr(rows[0], name) != now:
@@ -226,10 +225,10 @@ def probe_key(place: Place, op: Op, w_bits: int, a_bits: int) -> ProbeKey:
 def missing(
     rows: Sequence[Row], where: Sequence[Place], ops: Sequence[Op], bits: Sequence[Bits]
 ) -> list[ProbeKey]:
-    """What a search needs and the table has not; the fixed parts are not looked for."""
+    """The layers that a search needs and the table lacks; fixed parts are not looked for."""
     found = {row.probe for row in rows}
     wanted = itertools.product(where, ops, bits)
-    return [s for place, op, pair in wanted if (s := probe_key(place, op, *pair)) not in found]
+    return [p for place, op, pair in wanted if (p := probe_key(place, op, *pair)) not in found]
 
 
 def with_table(target: Target, path: pathlib.Path, where: Sequence[Place]) -> Target:
@@ -279,7 +278,7 @@ def _check_places(path: pathlib.Path, layers: Sequence[ProbeKey], where: Sequenc
             found = min(shapes[str(place)])
             raise InputError(
                 f"{path}: {place} was measured as {found}, must be {place[2:]} {names}; "
-                "hardware.picture sets the image size"
+                "hardware.image_size sets the image size"
             )
 
 

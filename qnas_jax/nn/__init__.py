@@ -1,15 +1,17 @@
-"""Networks as Flax modules. `module.apply(variables, images)` computes what it is given.
+"""Networks as Flax modules. The collections in `variables` decide what
+`module.apply(variables, images)` computes:
 
-With `params` and `batch_stats` it is float; with a collection `quant` (bitwidths and clipping
-ranges, as arrays) it is quantized; with `mutable=["quant"]` it is calibrated.
+- `params` and `batch_stats`: the float network;
+- with `quant` (bitwidths and clipping ranges, as arrays): the quantized network;
+- with `quant` and `mutable=["quant"]`: calibration.
 
 network = nn.DeepLabV3(nn.MobileNetV2(16, first, blocks, paths), 32, (2, 4), classes=19)
 variables = nn.initialize(network, jax.random.key(0), (1, 64, 128, 3))
 units = nn.trace(network, (64, 128, 3)).units              # in order, with who reads whom
 quant = nn.with_policy(variables["quant"], {"encoder/block1/layer0/expand": (4, 8)})
 
-A module of one's own that is made of the units (`ConvBnAct`, `Input`, `Add`, `Mean`, `Concat`,
-`Broadcast`) is traced, and exported, as these are.
+Your own module can be traced and exported in the same way if it is made of the units `ConvBnAct`,
+`Input`, `Add`, `Mean`, `Concat` and `Broadcast`.
 """
 
 from qnas_jax.nn.classifier import Classifier

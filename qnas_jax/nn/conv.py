@@ -77,7 +77,7 @@ class ConvBnAct(nn.Module):
       bounds: The interval that the activation clips to.
       norm: Batch norm, or a bias where false.
       grid: Whether the output has a grid of its own. False for a layer that only a `Concat`
-        reads: what is joined lies on one grid.
+        reads: joined tensors share one grid.
     """
 
     features: int

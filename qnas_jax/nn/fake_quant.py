@@ -26,7 +26,7 @@ def is_quantized(module: nn.Module, leaf: str) -> bool:
 
 
 class OnGrid(nn.Module):
-    """A module whose output lies on a grid of its own: `a_bits` and `range` in `quant`.
+    """A module whose output has its own grid: `a_bits` and `range` in `quant`.
 
     Attributes:
       fixed: A range that is known; calibration leaves it as it is.

@@ -1,7 +1,7 @@
 """A policy, the bitwidths of a network's layers, in its `quant` collection.
 
-`quant` holds of each unit, at the unit's path, `w_bits` (of a convolution's weights) and, for its
-output, `a_bits` and `range`. Those of a convolution's output lie one level deeper, in `out`.
+For each unit, `quant` has at the unit's path `w_bits` (of a convolution's weights) and, for the
+output, `a_bits` and `range`. Those of a convolution's output are one level deeper, in `out`.
 """
 
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ Policy = Mapping[str, tuple[Bits, Bits]]  # of weights and activations, by the u
 
 
 def at(collection: PyTree, name: str) -> Any:
-    """What a collection holds of a unit; an empty dictionary where it has nothing."""
+    """The leaves of a unit in a collection; an empty dictionary if it has none."""
     for part in name.split("/"):
         held = collection.get(part)
         collection = held if isinstance(held, Mapping) else {}
@@ -27,7 +27,7 @@ def at(collection: PyTree, name: str) -> Any:
 
 
 def output_at(collection: PyTree, name: str) -> Any:
-    """What a collection holds of a unit's output; see `at`."""
+    """The leaves of a unit's output in a collection; see `at`."""
     leaves = at(collection, name)
     return leaves.get("out", leaves)
 

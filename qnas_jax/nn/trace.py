@@ -1,8 +1,8 @@
 """A network as a list of units: what runs in which order, and who reads whom.
 
-`trace` runs a module on abstract values and watches its units (`nn/units.py`) pass by. Export,
-layer lists, costs and synthetic networks derive from what it returns, so a module of one's own
-needs nothing else to be exported or timed.
+`trace` runs a module on abstract values and records its units (`nn/units.py`). Export, layer lists,
+costs and synthetic networks derive from what it returns, so your own module needs nothing else
+to be exported or timed.
 """
 
 import functools
@@ -28,7 +28,7 @@ class Unit(NamedTuple):
     """A unit of a network.
 
     Attributes:
-      name: Path of the module, "encoder/stem"; its variables lie there in every collection.
+      name: Path of the module, "encoder/stem"; its variables are there in every collection.
       module: The module, unbound; its type is the kind of the unit.
       inputs: Names of the units that it reads, in order; `IMAGE` is the input of the network.
       in_shape: Shape of the first that it reads.
@@ -139,8 +139,8 @@ class _Recorder(NamedTuple):
 
     Attributes:
       units: The units.
-      given: Who gives an array, by the array's id. It holds the array itself, too: the id of
-        one that is gone may be taken by another.
+      given: The name of the unit that gives an array, and the array, by the array's id. The
+        array is kept because the id of a deleted one may be used again.
       running: The modules whose `__call__` has begun and not ended, outermost first.
     """
 

@@ -1,4 +1,4 @@
-"""Whether a table tells the truth: what it adds up to, beside whole networks as measured."""
+"""Compares the sums of a latency table with whole networks as measured."""
 
 import csv
 import io
@@ -16,14 +16,14 @@ from qnas_jax.run import artefacts, disk, sheet
 
 
 class Audited(NamedTuple):
-    """A subnet: what the tables say, and what was found."""
+    """A subnet: the figures by the tables, and as measured."""
 
     subnet: str  # text form
     table_ms: float
     latency_ms: float  # of the whole network
     table_bytes: int  # logical
     size_bytes: int  # logical, added up over the layers that the exported network really has
-    stored_bytes: int  # what the table says of a file of this format
+    stored_bytes: int  # by the table, for a file of this format
     file_bytes: int
 
 
@@ -34,10 +34,10 @@ class Conditions(NamedTuple):
     runtime_version: str
     device: str
     threads: int
-    height: int  # of the picture
+    height: int  # of the image
     width: int
-    seed: int  # that the subnets were drawn with
-    table: str  # where it lay; what it says is compared by each subnet's `table_ms`
+    seed: int  # of the subnets' choice
+    table: str  # its path; its content is compared by each subnet's `table_ms`
 
 
 COLUMNS = (*Audited._fields, *Conditions._fields)
@@ -53,7 +53,7 @@ def write(path: pathlib.Path, subnets: Iterable[Audited], conditions: Conditions
 
 
 def read(path: pathlib.Path, conditions: Conditions) -> list[Audited]:
-    """What was audited before; nothing where there is no file.
+    """The subnets that were audited before; none if there is no file.
 
     Raises:
       InputError: It was audited under other conditions, or the file is damaged.
@@ -74,9 +74,9 @@ def read(path: pathlib.Path, conditions: Conditions) -> list[Audited]:
         ]
         odd = [one.subnet for one in subnets if not all(0 < x < math.inf for x in one[1:])]
         if odd:
-            raise ValueError(f"{odd[0]} has a figure that is none")
+            raise ValueError(f"{odd[0]} has an invalid figure")
     except ValueError as error:
-        raise InputError(f"{path}: cannot be gone on with ({error}); delete it") from None
+        raise InputError(f"{path}: cannot be resumed ({error}); delete it") from None
     for line, (name, now) in itertools.product(cells, conditions._asdict().items()):
         if name != "table" and line[name] != str(now):
             raise InputError(
@@ -87,16 +87,16 @@ def read(path: pathlib.Path, conditions: Conditions) -> list[Audited]:
 
 
 def pairs(subnets: Sequence[Audited]) -> tuple[list[tuple[float, float]], ...]:
-    """Latencies (ms) and sizes (kB), each from the table and as found, to be drawn."""
+    """Latencies (ms) and sizes (kB) to be drawn, each by the table and as measured."""
     latencies = [(one.table_ms, one.latency_ms) for one in subnets]
     return latencies, [(one.stored_bytes / 1e3, one.file_bytes / 1e3) for one in subnets]
 
 
 def verdict(subnets: Sequence[Audited]) -> dict[str, Any]:
-    """How well the tables rank subnets (Kendall's tau) and hit their figures (percent).
+    """How well the tables rank subnets (Kendall's tau) and predict their figures (percent).
 
     `size` compares the size table's column for this format with the file; `size_exact` says
-    whether the logical bytes are, to the byte, those of the layers that were exported.
+    whether the logical bytes equal those of the exported layers, to the byte.
     """
     columns = {
         name: np.array([getattr(audited, name) for audited in subnets], np.float64)

@@ -1,6 +1,6 @@
-"""What is timed for a table of latencies: the slices of networks that a search adds up.
+"""The probes of a latency table: the slices of networks that a search adds up.
 
-A slice reads and gives codes with the channels last, as inside of the network, so that a runtime
+A slice reads and gives codes with the channels last, as inside the network, so that a runtime
 uses the same kernels for it.
 """
 

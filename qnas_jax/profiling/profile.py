@@ -1,7 +1,7 @@
-"""Times networks and their pieces on a runtime, and fills a table with what they take.
+"""Times networks and slices of networks on a runtime, and fills a latency table.
 
-What calling a runtime takes is measured by itself and taken off every latency: a search adds
-up many pieces, and a network is called once.
+The time of a call of the runtime is measured separately and subtracted from every latency,
+because a search adds up many slices, and a network is called once.
 """
 
 import functools
@@ -25,7 +25,7 @@ from qnas_jax.run.listing import listed
 
 logger = logging.getLogger(__name__)
 
-SIDE_BY_SIDE = 24  # that take turns; an interruption loses what was measured of them
+SIDE_BY_SIDE = 24  # networks that take turns; an interruption loses their measurements
 Name = TypeVar("Name", bound=Hashable)
 
 
@@ -36,14 +36,14 @@ def fill(
     threads: int,
     effort: Effort,
 ) -> None:
-    """Measures what a table has not, and appends each line as soon as it is known.
+    """Measures what a table lacks, and appends each line as soon as it is known.
 
     Args:
-      table: The CSV file; begun where it is missing.
-      wanted: What is to stand there.
-      runtime: What it is timed on.
-      threads: How many the runtime has.
-      effort: When enough was measured.
+      table: The CSV file; created if it is missing.
+      wanted: The slices that the table should have.
+      runtime: The runtime.
+      threads: Its number of threads.
+      effort: When to stop measuring.
 
     Raises:
       InputError: The table was measured under other conditions.
@@ -68,13 +68,13 @@ def fill(
 def latencies(
     networks: Mapping[Name, Graph], runtime: Runtime, threads: int, effort: Effort
 ) -> Iterator[tuple[Name, Timing]]:
-    """What each takes beside the call of the runtime, given as soon as it is known.
+    """The latency of each network without the call; yields each as soon as it is known.
 
     Args:
       networks: Graphs by their names.
-      runtime: What runs them.
-      threads: How many it has.
-      effort: When enough was measured.
+      runtime: The runtime.
+      threads: Its number of threads.
+      effort: When to stop measuring.
     """
     if not networks:
         return
@@ -83,7 +83,7 @@ def latencies(
         calls = {name: timing.latency(bursts) for name, bursts in timed(synthetic.calls())}
         call_s = board.call_latency(calls)
         logger.info("%s, threads: %d, a call: %.4f ms", runtime.name, threads, 1e3 * call_s)
-        # What drifts must not look like a property of a block.
+        # Shuffled, so that a drift does not look like a property of a block.
         names = random.Random(0).sample(list(networks), len(networks))
         for begin in range(0, len(names), SIDE_BY_SIDE):
             some = {name: networks[name] for name in names[begin : begin + SIDE_BY_SIDE]}
@@ -112,10 +112,10 @@ def compare(
     """Latency of networks in float and quantized: the content of `latency.json`.
 
     Args:
-      networks: Of each by its name, the float graph and the quantized one.
-      runtime: What runs them.
-      threads: How many it has.
-      effort: When enough was measured.
+      networks: The float graph and the quantized one of each network, by its name.
+      runtime: The runtime.
+      threads: Its number of threads.
+      effort: When to stop measuring.
 
     Returns:
       The conditions, and for each network the figures of both and how many times as fast the
@@ -145,15 +145,15 @@ def compare(
 
 
 def write_files(folder: pathlib.Path, wanted: Mapping[ProbeKey, Graph], runtime: Runtime) -> None:
-    """Writes a file for each probe, and the list of them that a board's script walks.
+    """Writes a file for each probe, and a list of the files for the script of a board.
 
     Args:
-      folder: Made if it is missing.
-      wanted: What is to be measured there.
-      runtime: What the files are for.
+      folder: Created if it is missing.
+      wanted: The slices to measure on the board.
+      runtime: The runtime that the files are for.
 
     Raises:
-      InputError: The folder holds what a board took for files that were there before.
+      InputError: The folder has a board's logs of other files.
     """
     if listed(folder, "*.log"):
         raise InputError(f"{folder}: holds logs of other files; take another folder, or delete it")

@@ -1,4 +1,4 @@
-"""The slices that a network's cost is the sum of, each a graph by itself."""
+"""Slices of a network, each a graph of its own; the costs of all add up to the network's."""
 
 from collections.abc import Sequence
 

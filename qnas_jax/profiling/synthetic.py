@@ -21,7 +21,7 @@ from qnas_jax.nn.trace import IMAGE, Trace, Unit, trace
 from qnas_jax.nn.units import PIXEL_RANGE
 
 FIXED = (DEFAULT_BITS, DEFAULT_BITS)  # weights and activations of all that is not searched
-_REACH = 4.0  # values that no activation bounds lie in [-4, 4)
+_REACH = 4.0  # values that no activation bounds are in [-4, 4)
 
 
 def network(
@@ -62,7 +62,7 @@ def _numbers(
 
 
 def _bounds(traced: Trace) -> dict[str, Bounds]:
-    """Between which values the output of each unit lies, as far as its activation says."""
+    """The interval of each unit's output, as far as its activation bounds it."""
     found: dict[str, Bounds] = {IMAGE: PIXEL_RANGE}
     for unit in traced.units:
         lows, highs = zip(*(found[name] for name in unit.inputs), strict=True)
@@ -103,7 +103,7 @@ def _weights(
 
 
 def calls() -> dict[str, Graph]:
-    """A tiny convolution and two in a row, to find out what a call takes; see `board.CALLS`."""
+    """A tiny convolution and two in a row, to measure the time of a call; see `board.CALLS`."""
     return {name: _pointwise(count) for count, name in enumerate(board.CALLS, 1)}
 
 

@@ -1,6 +1,6 @@
 """Exports the teacher and the retrained subnets of a run for images of another size.
 
-    qnas export --config configs/streets.py --config.hardware.picture="(512, 1024)"
+    qnas export --config configs/streets.py --config.hardware.image_size="(512, 1024)"
 
 Trains nothing. Writes `export/512x1024/` in the run's folder: the files of each network, and what
 they compute on the validation images, resized. Networks that are already exported are skipped, so

@@ -2,7 +2,7 @@
 
     qnas latency --config configs/streets.py --workdir runs/streets
 
-Images may have another size (--config.hardware.picture="(512, 1024)"). Writes
+Images may have another size (--config.hardware.image_size="(512, 1024)"). Writes
 `hardware/latency.json` in the run's folder, or the file that --json names.
 """
 

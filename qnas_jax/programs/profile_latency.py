@@ -3,7 +3,7 @@
     qnas profile_latency --config configs/streets.py --table runs/cpu.csv
 
 Times every op in every position of the search space, the stem and the head, at the size of images
-as deployed (--config.hardware.picture="(512, 1024)"). Each row is written at once; after a stop,
+as deployed (--config.hardware.image_size="(512, 1024)"). Each row is written at once; after a stop,
 the same command continues. docs/profiling.md says more.
 """
 

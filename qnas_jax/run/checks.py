@@ -1,4 +1,4 @@
-"""Rules that settings keep to; each raises InputError with the value and the rule."""
+"""Rules of settings; each raises InputError with the value and the rule."""
 
 import dataclasses
 import math
@@ -54,7 +54,7 @@ def above_zero(name: str, value: float) -> None:
 
 
 def within(name: str, value: float, least: float, most: float) -> None:
-    """The value lies between two others, or is one of them."""
+    """The value is between two others, or is one of them."""
     if not least <= value <= most:
         raise InputError(f"{name}={value}: must lie in [{least}, {most}]")
 
@@ -66,7 +66,7 @@ def one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
 
 
 def length(name: str, values: tuple, length: int) -> None:
-    """There are so many values."""
+    """There are `length` values."""
     if len(values) != length:
         raise InputError(f"{name}={values}: must be {length} numbers")
 
@@ -98,7 +98,7 @@ def bounds(name: str, pairs: tuple, keys: tuple[str, ...]) -> None:
 
 
 def training(name: str, section: Any) -> None:
-    """What all training by SGD is told, `name` being that of its section."""
+    """The settings that every training by SGD has, in the section `name`."""
     at_least(f"{name}.steps", section.steps, 1)
     at_least(f"{name}.batch", section.batch, 1)
     within(f"{name}.momentum", section.momentum, 0.0, 0.999)

@@ -98,7 +98,7 @@ def _config_of(value: Any, path: str, kinds: tuple[type, ...]) -> Any:
 
 
 def settings(config: Any) -> list[str]:
-    """Returns all settings of a config, as written after `--config.`; [] if it is none."""
+    """Returns all settings of a config, as written after `--config.`; [] if it is not a config."""
     if not dataclasses.is_dataclass(config):
         return []
     found = []

@@ -161,14 +161,14 @@ class Hardware:
 
     target: str = "none"  # a name in hardware/target.py; "none": only the size is known
     table: str = ""  # a CSV file of measured latencies for the search to use; "": none
-    picture: tuple[int, int] = (0, 0)  # height, width of deployed images; 0: those of the data
+    image_size: tuple[int, int] = (0, 0)  # height, width of deployed images; 0: those of the data
 
     def check(self) -> None:
         """Raises InputError for the first value that cannot be used."""
-        checks.length("hardware.picture", self.picture, 2)
-        if tuple(self.picture) != (0, 0):
+        checks.length("hardware.image_size", self.image_size, 2)
+        if tuple(self.image_size) != (0, 0):
             rule = "at least 32 pixels, or (0, 0)"
-            checks.all_of("hardware.picture", self.picture, lambda p: p >= 32, rule)
+            checks.all_of("hardware.image_size", self.image_size, lambda p: p >= 32, rule)
 
 
 @dataclasses.dataclass(slots=True)

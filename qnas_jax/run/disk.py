@@ -1,8 +1,8 @@
-"""What a file system answers, apart from what its files hold.
+"""Reads files, and separates errors of the file system from damaged files.
 
 An error of the system (a stale handle, no memory, a failing disk, no permission) says nothing
-of a file's content, which may be whole. So files are read first and parsed then: only what was
-read and cannot be parsed is damaged.
+of a file's content, which may be whole. So files are read first and parsed afterwards: only a
+file that was read and cannot be parsed is damaged.
 """
 
 import contextlib
@@ -19,12 +19,12 @@ from qnas_jax.errors import InputError
 
 logger = logging.getLogger(__name__)
 
-# What system calls answer on file systems that do not have them.
+# Errors of system calls that a file system does not support.
 UNSUPPORTED = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK, errno.EINVAL}
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 _OF_THE_PATH = {None, errno.ENOENT, errno.ENOTDIR, errno.EISDIR}  # something else is there
-# Libraries put the system's errors into their own; some keep nothing of them but words.
+# Libraries wrap the system's errors; some keep only their text.
 _NUMBER = re.compile(r"(?:\[Errno |os_error_code=')(\d+)")
 _WORDS = {
     os.strerror(number): number
@@ -42,11 +42,11 @@ class Missing(InputError):
 
 
 def read(path: pathlib.Path) -> bytes:
-    """All that a file holds.
+    """The content of a file.
 
     Raises:
-      Missing: There is none.
-      InputError: The system does not give it.
+      Missing: There is no such file.
+      InputError: It cannot be read.
     """
     try:
         return path.read_bytes()
@@ -59,13 +59,13 @@ def read(path: pathlib.Path) -> bytes:
 
 
 def refusal(path: pathlib.Path, error: OSError) -> InputError:
-    """What is said of a file that the system does not give."""
+    """The error for a file that the system cannot read."""
     way_out = "let this user read it" if isinstance(error, PermissionError) else "try again"
     return InputError(f"{path}: cannot be read ({error.strerror}); {way_out}")
 
 
 def fault(error: BaseException | None) -> OSError | None:
-    """The system's error that an error is, comes from, or repeats in its text."""
+    """The system's error in an error: the error itself, its cause, or one in its text."""
     while error is not None:
         if isinstance(error, OSError) and error.errno not in _OF_THE_PATH:
             return error
@@ -81,12 +81,12 @@ def fault(error: BaseException | None) -> OSError | None:
 
 
 def check_readable(path: pathlib.Path, error: BaseException) -> None:
-    """Makes sure that an error comes from what a file, or a folder's files, hold.
+    """Checks that a file, or all files of a folder, can be read, so that their content is at fault.
 
-    To be asked when a library failed that reads files by itself.
+    Call it when a library that reads files by itself has failed.
 
     Raises:
-      InputError: The system is at fault.
+      InputError: A file cannot be read.
     """
     found = fault(error)
     if found and found.filename:
@@ -110,7 +110,7 @@ def naming(path: pathlib.Path) -> Iterator[None]:
 
 
 def sync(file: IO) -> None:
-    """Puts a file on the disk, where its file system can do that."""
+    """Writes a file to the disk, if its file system can do that."""
     try:
         os.fsync(file.fileno())
     except OSError as error:
@@ -120,7 +120,7 @@ def sync(file: IO) -> None:
 
 @contextlib.contextmanager
 def only_one(folder: pathlib.Path) -> Iterator[None]:
-    """Holds the folder for this process alone, where the file system has locks.
+    """Locks the folder for this process alone, if the file system has locks.
 
     Raises:
       InputError: Another process holds it.

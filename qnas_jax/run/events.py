@@ -24,7 +24,7 @@ class Events:
     """The event file of one stage; each of its events is handed to the system at once."""
 
     def __init__(self, folder: pathlib.Path, stage: str):
-        """Begins another file in the folder; `stage` stands before each name."""
+        """Begins another file in the folder; `stage` is the prefix of each name."""
         self._stage = stage
         for second in itertools.count(int(time.time())):  # TensorBoard reads files by their names
             name = f"events.out.tfevents.{second}.{platform.node()}.{_short(stage)}"
@@ -42,7 +42,7 @@ class Events:
             self._append(step=step, summary=scalar(f"{self._stage}/{name}", value))
 
     def sync(self) -> None:
-        """Puts what was written on the disk."""
+        """Writes the events to the disk."""
         with disk.naming(self._path):
             disk.sync(self._file)
 
@@ -59,7 +59,7 @@ class Events:
 
 
 def forget(folder: pathlib.Path, stage: str, step: int) -> None:
-    """Takes a stage's events after `step` steps, and what a kill has cut off, out of all files."""
+    """Removes a stage's events after `step` steps, and truncated events, from all files."""
     kind = _event_type()
     for path in sorted(folder.glob("events.out.tfevents.*")):
         content, kept = disk.read(path), io.BytesIO()

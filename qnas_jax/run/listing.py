@@ -20,12 +20,12 @@ _OF_SYSTEMS = {
 def listed(folder: pathlib.Path, pattern: str) -> list[pathlib.Path]:
     """Files and folders below a folder that match a pattern, in order of their names.
 
-    Left out is what is hidden (macOS leaves `._NAME` next to every file `NAME`), what else
-    systems leave, and all that lies in such a folder. The folder itself may have any name.
+    Leaves out hidden files (macOS leaves `._NAME` next to every file `NAME`), other files that
+    systems leave, and everything in such folders. The folder itself may have any name.
 
     Args:
       folder: Need not exist.
-      pattern: As of `pathlib.Path.glob`; `**/*` is all there is.
+      pattern: As of `pathlib.Path.glob`; `**/*` is everything.
     """
     found = folder.glob(pattern)
     return sorted(p for p in found if not any(map(_is_left, p.relative_to(folder).parts)))

@@ -1,4 +1,4 @@
-"""What a run tells while it works: lines with an ETA, `metrics.jsonl`, TensorBoard."""
+"""The records of a run at work: progress lines with an ETA, `metrics.jsonl`, TensorBoard."""
 
 import json
 import logging
@@ -25,7 +25,7 @@ class Progress:
     def __init__(self, title: str, total: int | float, done: int | float = 0):
         """`done` of `total` are done already.
 
-        The ETA is made from what follows the first report, which compilation delays.
+        The ETA is computed from the progress after the first report, which compilation delays.
         """
         self.title = title
         self._first, self._total = done, total
@@ -33,7 +33,7 @@ class Progress:
         self._added, self._lock = 0.0, threading.Lock()
 
     def add(self, amount: int | float, text: str = "") -> None:
-        """So much more is done; for work that several threads share."""
+        """Adds finished work; for work that several threads share."""
         with self._lock:
             self._added += amount
             self.show(min(self._added, self._total), text)
@@ -59,9 +59,9 @@ class Metrics:
     """Records the metrics of one stage, in `metrics.jsonl` and as TensorBoard events."""
 
     def __init__(self, workdir: pathlib.Path, stage: str, writes: bool = True):
-        """Appends to the run's files; `stage` stands before each metric's name.
+        """Appends to the run's files; `stage` is the prefix of each metric's name.
 
-        Of several processes one writes; the others leave all as it is.
+        Of several processes only one writes.
         """
         self._stage, self._workdir, self._writes = stage, workdir, writes
         self._lines: Any = None
@@ -76,9 +76,9 @@ class Metrics:
                 file.close()
 
     def resume(self, step: int) -> None:
-        """Forgets what the stage recorded after `step` steps, which are done again.
+        """Removes the stage's records after `step` steps, because these steps are repeated.
 
-        Before anything is written.
+        Call it before anything is written.
         """
         path = self._workdir / METRICS
         if not self._writes or not path.exists():
@@ -108,7 +108,7 @@ class Metrics:
         self._events.write(step, values)
 
     def sync(self) -> None:
-        """Puts what was recorded on the disk: a checkpoint behind it must not be younger."""
+        """Writes the records to the disk; a checkpoint's steps are not repeated, so call it first."""
         if self._events:
             with disk.naming(self._workdir / METRICS):
                 disk.sync(self._lines)
@@ -116,7 +116,7 @@ class Metrics:
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:
-    """What a line of `metrics.jsonl` holds; None of one that a kill has cut off."""
+    """What a line of `metrics.jsonl` holds; None if a kill has cut it off."""
     try:
         values = json.loads(line)
         return values if line.endswith(b"\n") and {"stage", "step"} <= values.keys() else None

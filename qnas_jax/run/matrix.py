@@ -1,7 +1,7 @@
 """Matrices on disk that may exceed the memory, read and written by rows.
 
-They are `.npy` files, but not mapped into memory: there, a full disk or an error of the system
-ends the process without a word, and some file systems map nothing.
+They are `.npy` files, but not mapped into memory: with a map, a full disk or an error of the
+system ends the process without a message, and some file systems cannot map files.
 """
 
 import os
@@ -42,7 +42,7 @@ class Matrix:
 
 
 def create(file: pathlib.Path, shape: tuple[int, int]) -> Matrix:
-    """A matrix whose rows are to be set, all of them."""
+    """A new matrix; all of its rows must be set."""
     header = {"descr": np.dtype(np.float32).str, "fortran_order": False, "shape": shape}
     with disk.naming(file), file.open("wb") as out:
         np.lib.format.write_array_header_1_0(out, header)
@@ -53,7 +53,7 @@ def load(file: pathlib.Path) -> Matrix:
     """A matrix that was written.
 
     Raises:
-      InputError: It is missing or damaged, or the system does not give it.
+      InputError: It is missing or damaged, or cannot be read.
     """
     try:
         with file.open("rb") as content:

@@ -23,7 +23,7 @@ def check_devices() -> None:
     """Lets JAX open its devices, before any work.
 
     Raises:
-      InputError: The devices that the environment asks for are not here.
+      InputError: The devices that the environment asks for are missing.
     """
     try:
         jax.devices()
@@ -33,8 +33,8 @@ def check_devices() -> None:
     except Exception as error:  # an AssertionError where a plugin is missing
         names = ("JAX_PLATFORMS", "JAX_PLATFORM_NAME", "JAX_DEFAULT_DEVICE")
         asked = [f"{name}={os.environ[name]}" for name in names if os.environ.get(name)]
-        told = isinstance(error, RuntimeError) and str(error)
-        reason = told.splitlines()[0] if told else "JAX has no plugin for it"
+        text = isinstance(error, RuntimeError) and str(error)
+        reason = text.splitlines()[0] if text else "JAX has no plugin for it"
         raise InputError(
             f"{', '.join(asked) or 'JAX'}: no such device here ({reason}); unset the variable, "
             "or install what JAX needs for the device"
@@ -66,7 +66,7 @@ def spread(units: Iterable[Unit], work: Callable[[Unit, Device], None]) -> None:
                     return
                 try:
                     work(unit, device)
-                except BaseException:  # the other devices shall not go through all the rest
+                except BaseException:  # the other devices must not run all remaining units
                     _drop(left)
                     raise
 
@@ -112,7 +112,7 @@ def address(name: str, text: str) -> tuple[str, int]:
       text: An address.
 
     Raises:
-      InputError: It is none.
+      InputError: It is not such an address.
     """
     host, _, port = text.rpartition(":")
     in_brackets = host.startswith("[") and host.endswith("]")
@@ -131,17 +131,17 @@ def address(name: str, text: str) -> tuple[str, int]:
 
 
 def wait_for_port(host: str, port: int, seconds: int | float) -> None:
-    """Returns once somebody listens there; JAX itself would abort the program.
+    """Waits until a process listens there; JAX itself would abort the program.
 
     Raises:
-      InputError: Nobody does for so long, or the host can be none.
+      InputError: No process does in that time, or this cannot be a host.
     """
     end = time.monotonic() + seconds
     while True:
         try:
             socket.create_connection((host, port), timeout=10).close()
             return
-        except (OSError, UnicodeError) as error:  # the latter for what can be no name
+        except (OSError, UnicodeError) as error:  # the latter if it cannot be a name
             if time.monotonic() > end or isinstance(error, UnicodeError):
                 raise InputError(f"{host}, port {port}: no answer ({error})") from None
         time.sleep(1)

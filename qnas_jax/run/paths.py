@@ -1,4 +1,4 @@
-"""Paths as users write them: a home is filled in, and what cannot be used is refused at once."""
+"""Paths as users write them: ~ is replaced, and paths that cannot be used are refused at once."""
 
 import dataclasses
 import os
@@ -41,7 +41,7 @@ def folder(name: str, text: str) -> pathlib.Path:
     """A folder that is there or can be made.
 
     Raises:
-      InputError: It is a file, or lies in one.
+      InputError: It, or a folder on the way to it, is a file.
     """
     path = named(name, text)
     _check_folder(name, path)
@@ -52,7 +52,7 @@ def file(name: str, text: str) -> pathlib.Path:
     """A file that can be written, checked before the work whose figures it will hold.
 
     Raises:
-      InputError: It is something else, or nothing can be written there.
+      InputError: It is not a file, or cannot be written.
     """
     path = named(name, text)
     if path.exists() and not path.is_file():
@@ -68,7 +68,7 @@ def with_homes(settings: Settings, names: Iterable[str]) -> Settings:
 
     Args:
       settings: A dataclass of sections, which are dataclasses.
-      names: SECTION.FIELD of each path; an empty text is none.
+      names: SECTION.FIELD of each path; an empty text is no path.
 
     Raises:
       InputError: A text is no path, or there is no such home.
@@ -83,7 +83,7 @@ def with_homes(settings: Settings, names: Iterable[str]) -> Settings:
 
 
 def _check_folder(name: str, path: pathlib.Path) -> pathlib.Path:
-    """The last folder on the way to a path that is there."""
+    """The last folder on the way to a path that exists."""
     last = next((p for p in (path, *path.parents) if p.exists()), pathlib.Path())
     if not last.is_dir():
         raise InputError(f"{name}={path}: {last} is a file, must be a folder")

@@ -10,13 +10,13 @@ from typing import Any
 class Stopped(BaseException):
     """SIGTERM came; the message says where.
 
-    No Exception, like KeyboardInterrupt: nobody shall take it for a failure of his own.
+    A BaseException, like KeyboardInterrupt, so that `except Exception` does not catch it.
     """
 
 
 @contextlib.contextmanager
 def raising() -> Iterator[None]:
-    """Within, SIGTERM raises `Stopped` in the main thread, wherever that is."""
+    """Within, SIGTERM raises `Stopped` in the main thread."""
 
     def stop(*_: Any) -> None:
         raise Stopped("stopped by SIGTERM")
@@ -27,10 +27,10 @@ def raising() -> Iterator[None]:
 
 @contextlib.contextmanager
 def noting(alone: bool = True) -> Iterator[Callable[[], bool]]:
-    """Within, SIGTERM is only noted; gives a function that tells whether it came.
+    """Within, SIGTERM is only noted; yields a function that returns whether it came.
 
-    However often it comes, e.g. to the process and again to its group. Where several
-    processes work together, not `alone`, the signal is left to JAX.
+    The signal may come more than once, e.g. to the process and again to its group. If several
+    processes work together (not `alone`), JAX handles it.
 
     Raises:
       Stopped: At the end, if it came.
@@ -47,7 +47,7 @@ def noting(alone: bool = True) -> Iterator[Callable[[], bool]]:
 
 @contextlib.contextmanager
 def _handled_by(handler: Callable[..., None]) -> Iterator[None]:
-    """Leaves the signal to others in threads, for only the main one may take it."""
+    """Sets the handler in the main thread; does nothing in others, where Python forbids it."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -88,8 +88,8 @@ def covered(by: np.ndarray, points: np.ndarray) -> np.ndarray:
     if points.shape[1] == 2:
         order = np.lexsort(by.T[::-1])
         least = np.concatenate([[np.inf], np.minimum.accumulate(by[order, 1])])
-        ahead = np.searchsorted(by[order, 0], points[:, 0], side="right")
-        return least[ahead] <= points[:, 1]
+        earlier = np.searchsorted(by[order, 0], points[:, 0], side="right")
+        return least[earlier] <= points[:, 1]
     if len(by) * len(points) <= _PAIRS:
         return np.asarray(_no_worse(points, by).any(axis=1))
     values = np.unique(by[:, 0])

@@ -1,4 +1,4 @@
-"""Compares random subnets as the tables have them with the exported networks."""
+"""Compares the figures of random subnets by the tables with those of the exported networks."""
 
 import functools
 import math

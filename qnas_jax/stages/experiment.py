@@ -126,7 +126,7 @@ def _network(network: config.Network, classes: int, first, blocks, paths) -> Dee
 
 def _image_shape(given: config.Config) -> tuple[int, int, int]:
     """Height, width and channels of deployed images."""
-    height, width = given.hardware.picture
+    height, width = given.hardware.image_size
     return (height, width, 3) if height else (given.data.height, given.data.width, 3)
 
 

@@ -81,7 +81,10 @@ def export(
 
 
 def _stage(workdir: pathlib.Path, how: Training, deployed: Deployment, trained: Trained) -> Stage:
-    """The stage of a network's files; its mark has the image size if images are resized."""
+    """The stage of a network's files; its mark has the image size if images are resized.
+
+    The size has the name that it has in the marks of older runs, so that these stay valid.
+    """
     folder, made_from = workdir / "export", {"network": trained.stage.hash}
     if resizes(how.data, deployed):
         height, width, _ = deployed.image_shape

@@ -32,7 +32,7 @@ def training(given: config.Config) -> Training:
 def plan(
     stage: Stage, how: Training, title: str, steps: int, watched: Sequence[loop.Watched]
 ) -> loop.Plan:
-    """Returns the plan of a stage's training, whose checkpoints lie in the stage's folder.
+    """Returns the plan of a stage's training, whose checkpoints are in the stage's folder.
 
     Raises:
       InputError: The stage is finished, but its last state is missing. Another training would

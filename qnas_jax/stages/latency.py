@@ -42,6 +42,7 @@ def time_networks(
       subnets: The subnets in their text form.
     """
     image_shape = deployed.image_shape
+    # The image size has the name that it has in the marks of older runs.
     stage = Stage(workdir / "latency", {"network": network, "picture": image_shape})
     # Another search may have chosen other subnets; timing them takes seconds.
     if not stage.done or list(of_run(workdir)) != [TEACHER, *subnets]:

@@ -76,7 +76,7 @@ def wait(manager: Any) -> None:
 
 @contextlib.contextmanager
 def _writing(manager: Any) -> Iterator[None]:
-    """Within, what the system answers to Orbax is raised as the system's own error."""
+    """Within, an error of the system that Orbax wraps is raised as it was."""
     try:
         yield
     except Exception as error:

@@ -34,7 +34,7 @@ class Layout(NamedTuple):
     """How a state is laid out for the steps.
 
     Attributes:
-      spread: The steps' form of a saved state; a copy, for steps reuse the memory of theirs.
+      spread: The steps' form of a saved state; a copy, because steps reuse the memory of theirs.
       gather: The reverse.
     """
 

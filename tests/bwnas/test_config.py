@@ -91,9 +91,9 @@ BAD = [
     ("quantize.images", 0, "must be at least 1"),
     ("quantize.images", 17, "there are 16 training images"),
     ("quantize.images_per_pass", 0, "must be at least 1"),
-    ("hardware.picture", (96,), "must be 2 numbers"),
-    ("hardware.picture", (96, 31), "at least 32 pixels, or (0, 0)"),
-    ("hardware.picture", (0, 192), "at least 32 pixels, or (0, 0)"),
+    ("hardware.image_size", (96,), "must be 2 numbers"),
+    ("hardware.image_size", (96, 31), "at least 32 pixels, or (0, 0)"),
+    ("hardware.image_size", (0, 192), "at least 32 pixels, or (0, 0)"),
     ("search.costs", (), "must be among ('size_bytes', 'latency_ms', 'energy_mj')"),
     ("search.costs", ("nsr",), "must be among ('size_bytes', 'latency_ms', 'energy_mj')"),
     ("search.costs", ("latency_ms", "latency_ms"), "each only once"),
@@ -170,7 +170,7 @@ def test_cityscapes_needs_a_folder():
     assert str(error.value) == "data.root='': must be the folder with leftImg8bit/ and gtFine/"
 
 
-def test_cityscapes_may_take_all_pictures_there_are():
+def test_cityscapes_may_take_all_images_there_are():
     changed = with_setting("data.source", "cityscapes")
     changed.data.root = "anywhere"
     changed.data.train_images = changed.data.val_images = 0

@@ -42,7 +42,7 @@ def test_every_code_is_that_of_the_integer_reference(int8):
 
 
 def test_fewer_bits_stay_on_their_grids(mixed):
-    """On pictures beyond what calibration has seen, so that the grids' ends are met."""
+    """On images beyond what calibration has seen, so that the grids' ends are met."""
     images = np.random.default_rng(1).choice([0, 255], mixed.images.shape).astype(np.uint8)
     names, found = _codes(mixed, images)
     expected = interpret.run(mixed.network, images)

@@ -316,13 +316,13 @@ def test_a_table_restricts_a_target_and_replaces_its_latency_alone(tmp_path):
         measured.with_table(target.Target("odd", kernels=(9,)), path, PLACES)
 
 
-def test_a_table_of_another_picture_or_with_a_hole_is_refused(file, tmp_path):
+def test_a_table_of_another_image_size_or_with_a_hole_is_refused(file, tmp_path):
     other = candidates.places(BLOCKS, (24, 48))
     with pytest.raises(InputError) as error:
         measured.with_table(target.NONE, file, other)
     message = str(error.value)
     assert "block1/layer0 was measured as (16, 32, 8, 16, 2, 1), must be (24, 48, 8, 16" in message
-    assert "hardware.picture" in message
+    assert "hardware.image_size" in message
     path = written(tmp_path / "t.csv", [one for one in layer_rows() if "2/" not in one.probe.place])
     with pytest.raises(InputError, match="nothing was measured for block2/layer0"):
         measured.with_table(target.NONE, path, PLACES)

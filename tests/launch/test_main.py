@@ -113,14 +113,14 @@ def test_what_was_measured_is_what_the_files_compute(finished):
         assert sizes == {name: (folder / name).stat().st_size for name in files}
 
 
-def test_a_finished_run_is_exported_for_pictures_of_another_size(finished, cache, tmp_path):
+def test_a_finished_run_is_exported_for_images_of_another_size(finished, cache, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(finished[0], workdir)
     own = {p: p.read_bytes() for p in (workdir / "export").rglob("*") if p.is_file()}
     teacher = json.loads((workdir / "teacher" / "made_from.json").read_text())["hash"]
     mark = json.loads((workdir / "export" / "teacher" / "made_from.json").read_text())
     assert mark["made_from"] == {"network": teacher}, "runs that know no size stay finished"
-    arguments = [SMOKE, f"--workdir={workdir}", "--config.hardware.picture=(48, 64)"]
+    arguments = [SMOKE, f"--workdir={workdir}", "--config.hardware.image_size=(48, 64)"]
     code, output = run(*arguments, cache=cache, program="export")
     assert code == 0, output
     results = json.loads((workdir / "report" / "results.json").read_text())

@@ -88,7 +88,7 @@ def test_the_branches_share_one_grid(head):
 
 @pytest.fixture(scope="module")
 def small():
-    """A network of three layers and a head, float variables and pictures."""
+    """A network of three layers and a head, float variables and images."""
     encoder = mobilenet.MobileNetV2(4, space.Block(4, 4, 1, 1, 1), (), ())
     model = DeepLabV3(encoder, 4, (1,), 3, dropout=0.5)
     images = jnp.asarray(np.random.default_rng(0).normal(0, 1, (1, 6, 6, 3)), jnp.float32)

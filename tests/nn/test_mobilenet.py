@@ -74,7 +74,7 @@ def test_features_at_all_boundaries_down_to_the_output_stride(strides, output_st
     assert [f.shape for f in features] == expected
 
 
-def test_odd_pictures_are_rounded_up_at_every_stride():
+def test_odd_images_are_rounded_up_at_every_stride():
     image = jax.ShapeDtypeStruct((1, 33, 65, 3), jnp.float32)
     features, _ = jax.eval_shape(_encoder().init_with_output, jax.random.key(0), image)
     assert [f.shape[1:3] for f in features[:3]] == [(17, 33), (9, 17), (5, 9)]
@@ -87,7 +87,7 @@ def test_the_teachers_paths_are_mobilenets_own_ops():
     assert {op for path in paths for op in path} == {space.Op(3, 6)}
 
 
-def test_the_pictures_grid_holds_every_byte():
+def test_the_images_grid_holds_every_byte():
     bytes_ = jnp.arange(256.0).reshape(1, 16, 16, 1)
     grid = units.Input()
     images = bytes_ / 128 - 1

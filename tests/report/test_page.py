@@ -39,7 +39,7 @@ CURVE = {10: 2.0, 20: 1.25, 30: 0.5}  # the first block's NSR
 # Of each block: training, largest, smallest, random.
 NSR = [(0.5 + i / 10, 0.4, 0.6, (0.25, 0.75, 1.25)) for i in range(5)] + [(None, 0.1, 0.2, (0.3,))]
 SECONDS = {"teacher": 200.4, "lut": 7500.0}
-HEIGHT, WIDTH, PICTURES = 8, 16, 3
+HEIGHT, WIDTH, IMAGES = 8, 16, 3
 
 
 def write_network(folder, number, found):
@@ -47,7 +47,7 @@ def write_network(folder, number, found):
     iou = [None, *range(number, number + 18)]  # the first class never occurs
     extra = {"class_iou_fp32": iou, "class_iou_quantized": iou, "macs": 10**6}
     artefacts.write_json(folder / "metrics.json", {**found, **extra, "float_size_bytes": 10**6})
-    maps = np.full((PICTURES, HEIGHT, WIDTH), number, np.uint8)
+    maps = np.full((IMAGES, HEIGHT, WIDTH), number, np.uint8)
     np.savez(folder / "samples.npz", fp32=maps * 0, quantized=maps)
 
 
@@ -88,9 +88,9 @@ def run(tmp_path_factory):
         sizes = {name: found[name] for name in SIZES}
         points.append(front.Point(number - 1, nsr, subnet, sizes))
     front.write(workdir / "search" / "front.csv", points)
-    pictures = np.random.default_rng(0).integers(0, 256, (PICTURES, HEIGHT, WIDTH, 3))
+    images = np.random.default_rng(0).integers(0, 256, (IMAGES, HEIGHT, WIDTH, 3))
     samples = Batch(
-        pictures.astype(np.uint8), np.full((PICTURES, HEIGHT, WIDTH), 18, np.uint8)
+        images.astype(np.uint8), np.full((IMAGES, HEIGHT, WIDTH), 18, np.uint8)
     )  # fmt: skip
     drawn = []
     with pytest.MonkeyPatch.context() as patch:
@@ -105,8 +105,8 @@ def test_exported_files_are_told_in_the_report_and_its_figures(run):
     names = ["teacher", *(subnet["subnet"] for subnet in results["subnets"])]
     told = [exports.File(1050 + n, 1000, 20.5, 99.9871, 2.0 + n, 1.0) for n in range(len(names))]
     networks = [workdir / "retrain" / name for name in names[1:]]
-    pictures = np.zeros((PICTURES, HEIGHT, WIDTH, 3), np.uint8)
-    samples = Batch(pictures, pictures[..., 0])
+    images = np.zeros((IMAGES, HEIGHT, WIDTH, 3), np.uint8)
+    samples = Batch(images, images[..., 0])
     given = dict(zip(names, told, strict=True))
     again = page.write(workdir, SECONDS, networks, samples, files=given)
     assert again["teacher"]["file"] == {**told[0]._asdict(), "ratio": 2.0}
@@ -183,9 +183,9 @@ def test_the_report_is_one_page_with_its_figures_beside_it(run, text):
     assert not {"link", "script"} & set(parsed.tags)
     loads = {load for load in parsed.loads if not load.startswith("#")}
     assert all(load.startswith("data:image/png;base64,") for load in loads)
-    picture = (workdir / "report" / "samples.png").read_bytes()
-    assert f"data:image/png;base64,{base64.b64encode(picture).decode()}" in loads
-    assert Image.open(io.BytesIO(picture)).format == "PNG"
+    image = (workdir / "report" / "samples.png").read_bytes()
+    assert f"data:image/png;base64,{base64.b64encode(image).decode()}" in loads
+    assert Image.open(io.BytesIO(image)).format == "PNG"
 
 
 @pytest.fixture(scope="module")
@@ -202,7 +202,7 @@ def priced(run, tmp_path_factory):
     points.append(front.Point(3, 9.0, "k3e3.w8a8", slow))  # not on the front of the latency
     front.write(workdir / "search" / "front.csv", points)
     networks = [workdir / "retrain" / subnet for subnet, *_ in SUBNETS]
-    shape = (PICTURES, HEIGHT, WIDTH)
+    shape = (IMAGES, HEIGHT, WIDTH)
     samples = Batch(np.zeros((*shape, 3), np.uint8), np.zeros(shape, np.uint8))
     return workdir, lambda **costs: page.write(workdir, SECONDS, networks, samples, costs)
 
@@ -344,8 +344,8 @@ def test_the_page_tells_what_was_run(text):
 
 
 def test_predictions_are_those_of_the_teacher_and_of_the_most_accurate_subnet(run):
-    pictures, maps = run[2]
-    assert pictures.shape == (PICTURES, HEIGHT, WIDTH, 3)
+    images, maps = run[2]
+    assert images.shape == (IMAGES, HEIGHT, WIDTH, 3)
     # The most accurate subnet was written first, and is the third by size.
     assert [(name, np.unique(values).tolist()) for name, values in maps.items()] == [
         ("labels", [18]),

@@ -65,9 +65,7 @@ def test_several_steps_work_in_the_memory_of_their_state():
 
 
 @pytest.mark.parametrize(("seconds", "least", "most"), [(0.1, 60.0, 100.0), (0.0, 0.0, 40.0)])
-def test_the_share_of_time_spent_waiting_for_pictures_is_told(
-    tmp_path, caplog, seconds, least, most
-):
+def test_the_share_of_time_spent_waiting_for_images_is_told(tmp_path, caplog, seconds, least, most):
     """One thread takes 0.1 s for a batch; a step that waits for its loss takes 0.02 s."""
 
     def slow(step):

@@ -203,7 +203,7 @@ def _normed(sums, step):
 def on_grid(y: Float[Array, "n h w c"], grid: QParams) -> Float[Array, "n h w c"]:
     """Real values rounded to the nearest on their grid.
 
-    The grid lies within the activation's bounds, so this clips to them too.
+    The grid is within the activation's bounds, so this clips to them too.
     """
     return affine.nearest(y, grid.inverse, grid.scale, grid.low, grid.high)
 

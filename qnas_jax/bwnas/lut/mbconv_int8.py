@@ -30,7 +30,7 @@ class CodedKernel(NamedTuple):
 
     values: Array  # as `kernels/int8.py` packs them
     scale: Array  # [c]
-    total: Array  # [c], the sum of a channel's codes: what the input's zero point is times
+    total: Array  # [c], the sum of a channel's codes, the factor of the input's zero point
 
 
 class QTensor(NamedTuple):
@@ -44,8 +44,8 @@ class QTensor(NamedTuple):
         """The real values, bit-identical to those of the float path.
 
         The bound changes no value. It keeps the compiler from fusing the product into a sum
-        that follows, which would round it otherwise: sums of two grids lie half-way between
-        codes by the thousand.
+        that follows, which would change the rounding: thousands of sums of two grids are
+        half-way between codes.
         """
         lowest = -self.zero_point * self.scale
         return jnp.maximum((self.codes - self.zero_point) * self.scale, lowest)

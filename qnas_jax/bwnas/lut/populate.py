@@ -106,11 +106,11 @@ class Job:
         return self.folder / "target.npz"
 
     def calibration_folder(self, part: int) -> pathlib.Path:
-        """Where the calibration of a part lies."""
+        """The folder of the calibration of a part."""
         return self.folder / f"calibration-{part:03d}"
 
     def noise_file(self, chunk: int, part: int) -> pathlib.Path:
-        """Where the result of a unit lies."""
+        """The file of the result of a unit."""
         return self.folder / f"noise-{chunk:05d}-{part:03d}.npy"
 
     def works(self) -> list[workload.Work]:

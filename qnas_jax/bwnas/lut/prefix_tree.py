@@ -246,7 +246,7 @@ def load_calibration(folder: pathlib.Path, tree: PrefixTree) -> Calibration:
     """Reads what was found in that tree and written into a folder, row by row as needed.
 
     Raises:
-      InputError: A file is missing or damaged, or the system does not give it.
+      InputError: A file is missing or damaged, or cannot be read.
     """
     nodes = [
         [matrix.load(folder / _nodes_file(layer, choice)) for choice in range(len(bits))]

@@ -83,7 +83,7 @@ class Part(NamedTuple):
     """A part of the table that is filled at once.
 
     Its rows are numbered like digits, the first layer being the most significant, so that
-    paths that share a prefix stand together; a digit counts bitwidths, then ops.
+    paths that share a prefix are adjacent; a digit counts bitwidths, then ops.
 
     Attributes:
       block: Number of the block.

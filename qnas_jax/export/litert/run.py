@@ -43,7 +43,7 @@ def session(
         given = {"model_path": os.fspath(model)}
     try:
         with warnings.catch_warnings():
-            # Keeping inner tensors takes memory; so we are told each time.
+            # LiteRT warns each time that keeping inner tensors takes memory.
             warnings.filterwarnings("ignore", ".*preserve_all_tensors")
             ready = Interpreter(
                 **given,
@@ -62,7 +62,7 @@ def session(
 
 
 def run(ready: Interpreter, images: np.ndarray) -> np.ndarray:
-    """What the model gives for images [n, height, width, channels]; class maps, mostly."""
+    """The model's output for images [n, height, width, channels], usually class maps."""
     (out,) = (detail["index"] for detail in ready.get_output_details())
     return np.concatenate([_invoked(ready, image).get_tensor(out) for image in images])
 

@@ -5,13 +5,13 @@ width]; other graphs give int8 codes or float32 values. The signature has the gr
 both: `image` and `classes`. The flatbuffer is written directly: no converter chooses scales,
 and none is needed.
 
-LiteRT's activations are int8. A grid lies at the upper end of int8, its highest code at 127,
-so that int8 itself clips there. At 8 bits that is the code less 128, and int8 clips at both
+LiteRT's activations are int8. A grid has its highest code at 127, the upper end of int8, so
+that int8 itself clips there. At 8 bits that is the code less 128, and int8 clips at both
 ends. With fewer bits a layer's ReLU clips at the lower end. A layer without one first writes
 its codes at the lower end of int8, where -128 clips them, and a QUANTIZE shifts them to the
 upper end, where 127 does; that is exact.
 
-Weights are int8 with a scale for each output channel, whatever their bitwidth: LiteRT's
+Weights are int8 with a scale for each output channel, at every bitwidth: LiteRT's
 convolutions with packed weights round twice and are slower than those in float. Biases are
 int32, and have a scale for each channel again, that of the input times that of the weights.
 
@@ -40,17 +40,17 @@ ACTIVATIONS = {
 
 
 def zero_point(grid: QParams) -> int:
-    """Where a grid's zero lies in int8."""
+    """The int8 code of a grid's zero."""
     return grid.zero_point + HIGHEST - grid.q_max
 
 
 def codes(grid: QParams, held: np.ndarray) -> np.ndarray:
-    """The grid's codes, uint8, of what an int8 tensor holds."""
+    """The codes of a grid, uint8, from the values of an int8 tensor."""
     return (held.astype(np.int16) - (HIGHEST - grid.q_max)).astype(np.uint8)
 
 
 class _Writer(NamedTuple):
-    """A model in the making, and the network that it is made from.
+    """A model under construction, and the network that it is made from.
 
     Attributes:
       tensors: The network's, by name.
@@ -85,7 +85,7 @@ class _Writer(NamedTuple):
 
 
 def model(network: Graph, reads_bytes: bool = True) -> bytes:
-    """The model as it stands in a file.
+    """The model as the bytes of a file.
 
     Args:
       network: The graph.
@@ -175,8 +175,8 @@ def _conv(writer: _Writer, conv: graph.ConvNode) -> None:
 def _padded(writer: _Writer, conv: graph.ConvNode) -> tuple[int, int]:
     """What the convolution reads, and its padding.
 
-    SAME is symmetric only where the last window ends with the image. Elsewhere the image's
-    own zeros are laid around it before.
+    SAME is symmetric only where the last window ends with the image. Elsewhere the image is
+    first padded with its own zero.
     """
     x, read = writer.places[conv.x], writer.tensors[conv.x]
     height, width, channels = read.shape

@@ -2,8 +2,8 @@
 
 Its fastest instructions for bytes on x86 CPUs with AVX2 but without VNNI add two products of
 uint8 and int8 in 16 bits, where they saturate. With a session option (`EXACT`) it makes the
-weights uint8 and sums in 32 bits; where VNNI is, that is needlessly slower, so sessions set
-it only where sums were seen to saturate.
+weights uint8 and sums in 32 bits. On CPUs with VNNI that is slower and not needed, so sessions
+set it only if sums saturate in a trial.
 """
 
 import functools
@@ -66,7 +66,7 @@ def _options(threads: int, exact: bool) -> onnxruntime.SessionOptions:
 def saturates(exact: bool = False) -> bool:
     """Whether sums of bytes saturate in ONNX Runtime on this CPU.
 
-    It is tried, as builds of ONNX Runtime differ in the kernels that they take on a CPU.
+    This is tried out, because builds of ONNX Runtime use different kernels on the same CPU.
 
     Args:
       exact: Whether the session is asked for exact sums (`EXACT`).
@@ -78,7 +78,7 @@ def saturates(exact: bool = False) -> bool:
 
 
 def _largest_sums(channels: int = 16) -> tuple[onnx.ModelProto, np.ndarray]:
-    """A convolution of the largest bytes that gives what it reads, and what it reads."""
+    """A convolution of the largest bytes whose output equals its input, and this input."""
     x = np.full((1, channels, 4, 4), 255, np.uint8)
     weights = np.full((channels, channels, 1, 1), 127, np.int8)
     scale = np.float32(channels * 127)  # so that the sum of all products is the code 255
@@ -101,7 +101,7 @@ def _first_line(error: Exception) -> str:
 
 
 def run(ready: onnxruntime.InferenceSession, images: np.ndarray) -> np.ndarray:
-    """What the model gives for images [n, height, width, channels]; class maps, mostly."""
+    """The model's output for images [n, height, width, channels], usually class maps."""
     return np.asarray(ready.run(None, {ready.get_inputs()[0].name: images})[0])
 
 

@@ -1,11 +1,11 @@
 """A graph as an ONNX model: float, or QDQ with uint8 activations.
 
 Images go in as bytes, uint8[n, height, width, 3], and class maps come out, uint8[n, height,
-width]; other graphs take and give what they read and write, channels last. Inside, ONNX's
-convolutions want the channels first.
+width]; other graphs have their own input and output, channels last. ONNX's convolutions need
+the channels first.
 
-In a quantized model every tensor of codes has its name in the graph and lies in uint8,
-whatever its bitwidth. A quantizer clips to 0 ... 255 by itself; where the grid or the
+In a quantized model every tensor of codes has its name in the graph and is uint8 at every
+bitwidth. A quantizer clips to 0 ... 255 by itself; where the grid or the
 activation ends earlier, a Clip of the bytes follows, so that runtimes can still fuse the
 quantizer with the convolution. Weights are int8 with a scale for each output channel; of 4
 bits and fewer they are packed in pairs (INT4), of 5 to 7 they take a byte each. Biases are
@@ -25,8 +25,8 @@ from qnas_jax.hardware.size import PACKED_BITS
 OPSET, IR_VERSION = 21, 10
 
 
-class _Draft(NamedTuple):
-    """An ONNX graph in the making.
+class _Builder(NamedTuple):
+    """An ONNX graph under construction.
 
     Attributes:
       nodes: Its nodes, in order.
@@ -49,11 +49,11 @@ class _Draft(NamedTuple):
         return out
 
     def constant(self, value: np.ndarray | np.generic) -> str:
-        """Adds an array, once for all that read the same; returns its name."""
+        """Adds an array unless it is there already; returns its name."""
         return self.hold(numpy_helper.from_array(np.asarray(value)))
 
     def hold(self, tensor: onnx.TensorProto) -> str:
-        """Adds an initializer, once for all that read the same; returns its name."""
+        """Adds an initializer unless it is there already; returns its name."""
         held = self.constants.setdefault(tensor.SerializeToString(), tensor)
         held.name = held.name or f"c{len(self.constants)}"
         return held.name
@@ -96,24 +96,24 @@ class _Draft(NamedTuple):
 
 
 def model(network: Graph) -> onnx.ModelProto:
-    """The model; `onnx.checker` has found nothing wrong with it."""
-    draft = _Draft([], {}, {}, network.tensors(), set())
+    """The model, checked by `onnx.checker`."""
+    builder = _Builder([], {}, {}, network.tensors(), set())
     x, out = network.x, network.out
     x_type = TensorProto.UINT8 if x.grid else TensorProto.FLOAT
     # What is read has its name outside; inside, the name is that of the transposed tensor.
     source = f"{x.name}_nhwc"
-    draft.node("Transpose", [source], x.name, perm=[0, 3, 1, 2])
+    builder.node("Transpose", [source], x.name, perm=[0, 3, 1, 2])
     for node in network.nodes:
-        _write(draft, node)
+        _write(builder, node)
     inputs = [helper.make_tensor_value_info(source, x_type, ["n", *x.shape])]
     if isinstance(network.nodes[-1], graph.ArgMax):
         result = helper.make_tensor_value_info(out.name, TensorProto.UINT8, ["n", *out.shape[:2]])
     else:
-        name = draft.node("Transpose", [out.name], f"{out.name}_nhwc", perm=[0, 2, 3, 1])
+        name = builder.node("Transpose", [out.name], f"{out.name}_nhwc", perm=[0, 2, 3, 1])
         out_type = TensorProto.UINT8 if out.grid else TensorProto.FLOAT
         result = helper.make_tensor_value_info(name, out_type, ["n", *out.shape])
-    constants = list(draft.constants.values())
-    whole = helper.make_graph(draft.nodes, "qnas_jax", inputs, [result], constants)
+    constants = list(builder.constants.values())
+    whole = helper.make_graph(builder.nodes, "qnas_jax", inputs, [result], constants)
     made = helper.make_model(
         whole, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION
     )
@@ -121,54 +121,54 @@ def model(network: Graph) -> onnx.ModelProto:
     return made
 
 
-def _write(draft: _Draft, node: Node) -> None:
+def _write(builder: _Builder, node: Node) -> None:
     out = node.out
     match node:
         case graph.ConvNode():
-            draft.quantize(_conv(draft, node), out, node.bounds)
+            builder.quantize(_conv(builder, node), out, node.bounds)
         case graph.Add():
-            total = draft.node("Add", [draft.real(x) for x in node.inputs])
-            draft.quantize(total, out, (-np.inf, np.inf))
+            total = builder.node("Add", [builder.real(x) for x in node.inputs])
+            builder.quantize(total, out, (-np.inf, np.inf))
         case graph.Mean():
-            mean = draft.node("GlobalAveragePool", [draft.real(node.x)])
-            draft.quantize(mean, out, (-np.inf, np.inf))
+            mean = builder.node("GlobalAveragePool", [builder.real(node.x)])
+            builder.quantize(mean, out, (-np.inf, np.inf))
         case graph.Dequantize():
-            grid = draft.tensors[node.x].grid
+            grid = builder.tensors[node.x].grid
             assert grid is not None
-            draft.node("DequantizeLinear", [node.x, *draft.grid(grid)], out.name)
+            builder.node("DequantizeLinear", [node.x, *builder.grid(grid)], out.name)
         case graph.Broadcast():
-            shape = draft.constant(np.array([1, 1, *out.shape[:2]]))
-            draft.node("Expand", [node.x, shape], out.name)
+            shape = builder.constant(np.array([1, 1, *out.shape[:2]]))
+            builder.node("Expand", [node.x, shape], out.name)
         case graph.Concat():
-            draft.node("Concat", list(node.inputs), out.name, axis=1)
+            builder.node("Concat", list(node.inputs), out.name, axis=1)
         case graph.Resize():
-            sizes = draft.constant(np.array(out.shape[:2]))
-            # Channels last, ONNX Runtime is twice as fast here and in the ArgMax behind it.
-            last = draft.node("Transpose", [node.x], perm=[0, 2, 3, 1])
+            sizes = builder.constant(np.array(out.shape[:2]))
+            # Channels last, ONNX Runtime is twice as fast here and in the ArgMax after it.
+            last = builder.node("Transpose", [node.x], perm=[0, 2, 3, 1])
             how: dict[str, Any] = {"mode": "linear", "axes": [1, 2]}
-            draft.node("Resize", [last, "", "", sizes], out.name, **how)
-            draft.channels_last.add(out.name)
+            builder.node("Resize", [last, "", "", sizes], out.name, **how)
+            builder.channels_last.add(out.name)
         case graph.ArgMax():
-            axis = 3 if node.x in draft.channels_last else 1
-            best = draft.node("ArgMax", [node.x], axis=axis, keepdims=0)
-            draft.node("Cast", [best], out.name, to=TensorProto.UINT8)
+            axis = 3 if node.x in builder.channels_last else 1
+            best = builder.node("ArgMax", [node.x], axis=axis, keepdims=0)
+            builder.node("Cast", [best], out.name, to=TensorProto.UINT8)
 
 
-def _conv(draft: _Draft, conv: graph.ConvNode) -> str:
+def _conv(builder: _Builder, conv: graph.ConvNode) -> str:
     """The convolution and its bias, in real units."""
     weights = np.ascontiguousarray(conv.weights.transpose(3, 2, 0, 1))
-    read = draft.tensors[conv.x].grid
+    read = builder.tensors[conv.x].grid
     if read is None or conv.w_scale is None or conv.w_bits is None:
-        terms = [draft.constant(weights), draft.constant(conv.bias)]
+        terms = [builder.constant(weights), builder.constant(conv.bias)]
     else:
-        codes = draft.hold(_packed(weights)) if conv.w_bits <= PACKED_BITS else None
-        codes = codes or draft.constant(weights)
-        scale = draft.constant(conv.w_scale)
-        bias_scale = draft.node("Mul", [scale, draft.constant(np.float32(read.scale))])
-        bias = draft.constant(np.asarray(conv.bias_codes))
+        codes = builder.hold(_packed(weights)) if conv.w_bits <= PACKED_BITS else None
+        codes = codes or builder.constant(weights)
+        scale = builder.constant(conv.w_scale)
+        bias_scale = builder.node("Mul", [scale, builder.constant(np.float32(read.scale))])
+        bias = builder.constant(np.asarray(conv.bias_codes))
         terms = [
-            draft.node("DequantizeLinear", [codes, scale], axis=0),
-            draft.node("DequantizeLinear", [bias, bias_scale], axis=0),
+            builder.node("DequantizeLinear", [codes, scale], axis=0),
+            builder.node("DequantizeLinear", [bias, bias_scale], axis=0),
         ]
     how: dict[str, Any] = {"group": conv.groups} if conv.groups > 1 else {}
     if conv.stride > 1:
@@ -177,7 +177,7 @@ def _conv(draft: _Draft, conv: graph.ConvNode) -> str:
         how["dilations"] = [conv.dilation] * 2
     if conv.pad:
         how["pads"] = [conv.pad] * 4
-    return draft.node("Conv", [draft.real(conv.x), *terms], **how)
+    return builder.node("Conv", [builder.real(conv.x), *terms], **how)
 
 
 def _packed(codes: np.ndarray) -> onnx.TensorProto:
