@@ -229,7 +229,7 @@ void Interleave(const Window& w, const uint8_t* row, __mmask16 mask, __m128i* pa
   }
 }
 
-// The rows of the kernel that are on the image, for a row of the output.
+// The rows of the kernel that lie on the image, for a row of the output.
 struct Rows {
   int64_t top, first, last;  // the image's row at the kernel's top; the kernel's rows
 

@@ -1,5 +1,6 @@
-"""Networks as Flax modules. The collections in `variables` decide what
-`module.apply(variables, images)` computes:
+"""Networks as Flax modules.
+
+The collections in `variables` decide what `module.apply(variables, images)` computes:
 
 - `params` and `batch_stats`: the float network;
 - with `quant` (bitwidths and clipping ranges, as arrays): the quantized network;

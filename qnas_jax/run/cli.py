@@ -158,8 +158,10 @@ def _parse(argv: list[str]) -> list[str]:
     except Exception as error:
         if reason := _in_file(error, _config_path(argv)):
             _leave(f"--config: the file cannot be used ({reason})", INPUT_ERROR)
-        if not isinstance(error, (flags.Error, AttributeError, KeyError, TypeError, ValueError)):
-            raise
+        kinds = (flags.Error, AttributeError, KeyError, SyntaxError, TypeError, ValueError)
+        if not isinstance(error, kinds):
+            reason = f"{type(error).__name__}: {error}"
+            _leave(f"--config: the file cannot be used ({reason})", INPUT_ERROR)
         known = settings(_config_in(argv))
         for argument in argv[1:] if known else ():
             key = argument.lstrip("-").partition("=")[0]
@@ -203,9 +205,9 @@ def _in_file(error: BaseException | None, path: str) -> str:
     wrap some errors, so the errors that led to this one are searched too. "" if none of them
     has passed through the file.
     """
-    file = pathlib.Path(path.partition(":")[0]).absolute()
-    found = ""
-    while error is not None:
+    path, found = path.partition(":")[0], ""  # what follows is an argument of get_config()
+    file = pathlib.Path(path).absolute()
+    while path and error is not None:
         frames = traceback.extract_tb(error.__traceback__)
         lines = [f.lineno for f in frames if pathlib.Path(f.filename).absolute() == file]
         text = str(error)

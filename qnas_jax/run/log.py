@@ -108,7 +108,7 @@ class Metrics:
         self._events.write(step, values)
 
     def sync(self) -> None:
-        """Writes the records to the disk; a checkpoint's steps are not repeated, so call it first."""
+        """Writes the records to the disk; call it before a checkpoint is saved."""
         if self._events:
             with disk.naming(self._workdir / METRICS):
                 disk.sync(self._lines)

@@ -131,6 +131,8 @@ def test_a_finished_run_is_exported_for_images_of_another_size(finished, cache, 
             json.loads((folder / f"{name}.json").read_text()) for name in ("model", "parity")
         )
         assert described["picture"] == found["picture"] == [48, 64]
+        mark = json.loads((folder / "made_from.json").read_text())["made_from"]
+        assert mark["picture"] == [48, 64], "as in marks of older runs"
         assert described["output"]["shape"] == [48, 64, 1]
         assert found["images"] == 6
         assert found["codes"]["jax_int8"]["differ"] == 0

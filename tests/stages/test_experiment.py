@@ -8,7 +8,7 @@ import pytest
 import chip
 from qnas_jax import space
 from qnas_jax.errors import InputError
-from qnas_jax.hardware import matrix
+from qnas_jax.hardware import matrix, size
 from qnas_jax.nn.trace import trace
 from qnas_jax.run import artefacts
 from qnas_jax.stages import experiment
@@ -32,12 +32,12 @@ def some_subnet(searched, w_bits=8):
     )
 
 
-@pytest.mark.parametrize("size", [(0, 0), (45, 83)])
-def test_places_and_fixed_parts_make_up_the_whole_network(on_chip, tmp_path, size):
-    on_chip.hardware.image_size = size
+@pytest.mark.parametrize("image_size", [(0, 0), (45, 83)])
+def test_places_and_fixed_parts_make_up_the_whole_network(on_chip, tmp_path, image_size):
+    on_chip.hardware.image_size = image_size
     laid_out = chip.prepared(on_chip, tmp_path)
     subnet = some_subnet(laid_out.searched)
-    shape = size if size[0] else (on_chip.data.height, on_chip.data.width)
+    shape = image_size if image_size[0] else (on_chip.data.height, on_chip.data.width)
     convs = trace(laid_out.problem.student(subnet), (*shape, 3)).convs
     first = {}
     for conv in convs:
@@ -109,8 +109,8 @@ def test_a_target_that_cannot_be_used_is_told(on_chip, tmp_path, change, message
 def test_images_as_deployed_are_those_of_the_validation_unless_their_size_is_another(
     smoke, tmp_path
 ):
-    for size in ((0, 0), (32, 64)):
-        smoke.hardware.image_size = size
+    for image_size in ((0, 0), (32, 64)):
+        smoke.hardware.image_size = image_size
         _, problem, deployed, _ = chip.prepared(smoke, tmp_path)
         assert not experiment.resizes(smoke.data, deployed)
         assert experiment.deployed_images(problem, smoke.data, deployed) is problem.val
