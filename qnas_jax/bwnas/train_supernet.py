@@ -82,18 +82,7 @@ def train_supernet(
         stage = supernet_stage(workdir, teacher, chosen, how, seed)
         if parallel.is_first():
             stage.begin()
-    recipe = distill.Recipe(
-        supervised.features(problem.teacher),
-        searched,
-        tuple(
-            optimizers.sgd(lr, how.steps, how.power, how.momentum, how.weight_decay, how.clip)
-            for lr in how.lr
-        ),
-        distill.SAMPLING[how.sampling],
-        experiment.key(seed, Purpose.SUPERNET_TRAIN),
-        how.parts,
-        how.compute,
-    )
+    recipe = _recipe(problem, how, seed)
     key = experiment.key(seed, Purpose.SUPERNET_INIT)
     state = distill.fresh_state(searched, recipe.optimizers, key)
     if jax.device_count() == 1 or stage.done:
@@ -101,17 +90,7 @@ def train_supernet(
     else:
         crop = training.train.crop
         steps, layout = _on_all_devices(problem.teacher, crop, stage, recipe, variables, state)
-    watched = [
-        loop.Watched(
-            f"block {i + 1}",
-            distill.metric(i),
-            optimizers.polynomial(lr, how.steps, how.power),
-            "supernet.lr",
-            operator.itemgetter(i),
-        )
-        for i, lr in enumerate(how.lr)
-    ]
-    planned = plan(stage, training, "supernet", how.steps, watched)
+    planned = plan(stage, training, "supernet", how.steps, _watched(how))
     make_batch = batches(problem.train, training, how.batch)
     state = fit(workdir, planned, steps, state, make_batch, layout)
     params = [block.params for block in state]
@@ -121,6 +100,35 @@ def train_supernet(
         stage.finish()
     parallel.wait_for_all("distilled")
     return stage, params
+
+
+def _recipe(problem: Problem, how: Supernet, seed: int) -> distill.Recipe:
+    return distill.Recipe(
+        supervised.features(problem.teacher),
+        problem.space,
+        tuple(
+            optimizers.sgd(lr, how.steps, how.power, how.momentum, how.weight_decay, how.clip)
+            for lr in how.lr
+        ),
+        distill.SAMPLING[how.sampling],
+        experiment.key(seed, Purpose.SUPERNET_TRAIN),
+        how.parts,
+        how.compute,
+    )
+
+
+def _watched(how: Supernet) -> list[loop.Watched]:
+    """Each block: its state, its NSR and its learning rate."""
+    return [
+        loop.Watched(
+            f"block {i + 1}",
+            distill.metric(i),
+            optimizers.polynomial(lr, how.steps, how.power),
+            "supernet.lr",
+            operator.itemgetter(i),
+        )
+        for i, lr in enumerate(how.lr)
+    ]
 
 
 def _on_all_devices(
