@@ -52,7 +52,12 @@ OUTSIDE = {
 HEADERS = {"xla/ffi/api/ffi.h", "immintrin.h"}
 
 # Imported inside of functions, because they take seconds or must wait for their moment.
-LATE = {"train": {"orbax"}, "run": {"tensorboardX"}, "metrics": {"scipy"}}
+LATE = {
+    "train": {"orbax"},
+    "run": {"tensorboardX"},
+    "metrics": {"scipy"},
+    "data": {"tensorflow_datasets", "array_record"},
+}
 
 
 def modules(package=PACKAGE):
