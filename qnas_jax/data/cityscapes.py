@@ -37,6 +37,9 @@ class Cityscapes:
       label_files: The file of each picture's labels.
     """
 
+    names = labels.NAMES
+    labels_per = "pixel"
+
     def __init__(self, root: str, split: str, height: int, width: int, count: int = 0):
         """Lists the files and checks that each picture has its labels.
 

@@ -15,7 +15,7 @@ CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 
 BAD = [
     ("seed", -1, "must be at least 0"),
-    ("data.source", "imagenet", "must be 'streets' or 'cityscapes'"),
+    ("data.source", "imagenet", f"must be {' or '.join(map(repr, shared.SOURCES))}"),
     ("data.height", 31, "must be at least 32"),
     ("data.width", 0, "must be at least 32"),
     ("data.train_images", 0, "must be at least 1"),
@@ -128,7 +128,7 @@ BAD = [
     ("run.eval_batch", 0, "must be at least 1"),
 ]
 # Any text; whether there is such a thing is seen when it is read.
-FREE = {"data.root", "teacher.checkpoint", "hardware.target", "hardware.table"}
+FREE = {"data.root", "data.name", "teacher.checkpoint", "hardware.target", "hardware.table"}
 
 
 def load(name):

@@ -26,6 +26,27 @@ class Ramps:
         return picture, {"columns": columns, "rows": rows}[self.label]
 
 
+class Whole:
+    """A sequence of pairs as a data set."""
+
+    names = ("a", "b")
+
+    def __init__(self, pairs, labels_per="pixel"):
+        self.pairs, self.labels_per = pairs, labels_per
+
+    def __len__(self):
+        return len(self.pairs)
+
+    def __getitem__(self, index):
+        return self.pairs[index]
+
+    def content(self):
+        return "hash"
+
+    def check(self):
+        pass
+
+
 def varied(how, seeds, label="columns"):
     pair = Ramps(1, label)[0]
     for seed in seeds:
@@ -158,8 +179,9 @@ def test_the_next_is_made_while_the_first_is_used():
 
 def test_pictures_of_twice_the_size_are_interpolated_and_labels_repeated():
     data = Ramps(2, "columns")
-    twice = batching.Resized(data, 2 * HEIGHT, 2 * WIDTH)
+    twice = batching.Resized(Whole(data), 2 * HEIGHT, 2 * WIDTH)
     assert isinstance(twice, batching.Dataset)
+    assert (twice.names, twice.labels_per, twice.content()) == (("a", "b"), "pixel", "hash")
     assert len(twice) == 2
     image, label = twice[1]
     np.testing.assert_array_equal(label, np.kron(data[1][1], np.ones((2, 2), np.uint8)))
@@ -179,7 +201,7 @@ def test_labels_of_another_size_are_never_mixed():
             image, label = super().__getitem__(index)
             return image, np.where(label % 3, batching.IGNORE, label).astype(np.uint8)
 
-    data = Ignored(1, "rows")
+    data = Whole(Ignored(1, "rows"))
     for height, width in ((64, WIDTH - 31), (16, 190)):  # no pixel's middle is an edge
         image, label = batching.Resized(data, height, width)[0]
         assert image.shape == (height, width, 3)
@@ -215,3 +237,32 @@ def test_what_nobody_will_read_is_not_made(monkeypatch):
     next(ahead)
     ahead.close()
     assert made in ([0], [0, 1]), "the one that was begun is finished; no other is"
+
+
+def of_classes(count, most=1000):
+    """Images with one label each, up to 999."""
+    ramps = Ramps(count, "columns")
+    return [(ramps[i][0], np.array(most - 1 - i, np.int32)) for i in range(count)]
+
+
+def test_a_label_of_the_whole_image_passes_through_and_images_are_augmented_alike():
+    how = Augmentation((32, 48), (0.5, 2.0))
+    batch = batching.training_batch(of_classes(5), 3, 2, 4, how)
+    same = batching.training_batch(Ramps(5, "columns"), 3, 2, 4, how)
+    np.testing.assert_array_equal(batch.images, same.images)
+    shown = 200 + 999 - batch.labels  # the blue of the image that has this label
+    inside = [image[..., 2][ids != 255] for image, ids in zip(*same, strict=True)]
+    assert [int(blue[0]) for blue in inside] == shown.tolist()
+    assert batch.labels.dtype == np.int32
+    assert batch.labels.shape == (4,)
+
+
+def test_images_with_one_label_are_stacked_cropped_and_resized():
+    pairs = of_classes(3)
+    assert batching.stacked(pairs, [2, 0]).labels.tolist() == [997, 999]
+    assert batching.stacked(pairs, [2, 0]).labels.dtype == np.int32
+    crops = batching.central_crops(pairs, [1], (20, 30))
+    np.testing.assert_array_equal(crops[0], pairs[1][0][20:40, 35:65])
+    image, label = batching.Resized(Whole(pairs, "image"), 30, 50)[2]
+    assert image.shape == (30, 50, 3)
+    assert (label.shape, label.dtype, int(label)) == ((), np.int32, 997)

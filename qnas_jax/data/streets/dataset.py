@@ -4,6 +4,7 @@ import threading
 
 import numpy as np
 
+from qnas_jax.data.labels import NAMES
 from qnas_jax.data.streets.scene import render
 
 
@@ -13,6 +14,9 @@ class Streets:
     A scene takes ``4 * height * width`` bytes. Write large sets to disk once
     (`qnas write_streets`) and read them as Cityscapes.
     """
+
+    names = NAMES
+    labels_per = "pixel"
 
     def __init__(self, seed: int, split: str, height: int, width: int, count: int):
         """Creates a split of `count` scenes; `seed` identifies the data set."""
@@ -31,3 +35,10 @@ class Streets:
             if kept is None:
                 kept = self._kept[index] = render(*self._scene, index, *self._size)
         return kept
+
+    def content(self) -> str:
+        """Nothing: the settings determine the scenes."""
+        return ""
+
+    def check(self) -> None:
+        """Does nothing: there are no files."""
