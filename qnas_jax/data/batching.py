@@ -6,6 +6,7 @@ would have seen.
 
 import collections
 import concurrent.futures
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
@@ -80,6 +81,43 @@ class Resized:
 
 def _resized(array, size, resampling):
     return np.asarray(Image.fromarray(array).resize(size, resampling))
+
+
+class Cached:
+    """A data set whose images are kept as they were read, until the memory for them is full.
+
+    The first images that are asked for stay. (As each epoch has another order, it makes no
+    difference which, and none is read again to make room.)
+    """
+
+    def __init__(self, data: Dataset, megabytes: int):
+        """Keeps images and labels of at most so many megabytes (1e6 bytes)."""
+        self._data, self._left = data, megabytes * 1_000_000
+        self._kept: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self._lock = threading.Lock()
+        self.names, self.labels_per = data.names, data.labels_per
+        self.content, self.check = data.content, data.check
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """The image and its label; they cannot be written to."""
+        pair = self._kept.get(index)
+        if pair is None:
+            pair = self._data[index]  # several threads read at once; one may read in vain
+            self._keep(index, pair)
+        return pair
+
+    def _keep(self, index, pair):
+        size = sum(array.nbytes for array in pair)
+        with self._lock:
+            if index in self._kept or size > self._left:
+                return
+            self._left -= size
+            for array in pair:
+                array.flags.writeable = False
+            self._kept[index] = pair
 
 
 class Batch(NamedTuple):

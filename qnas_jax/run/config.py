@@ -32,6 +32,9 @@ class Data:
     val_images: int = 0
     seed: int = 0  # of rendered images
     threads: int = 4  # threads that make training batches
+    cache_mb: int = (
+        512  # memory for read images, megabytes for each split; the others are read again
+    )
 
     def check(self) -> None:
         """Raises InputError for the first value that cannot be used."""
@@ -42,7 +45,7 @@ class Data:
             raise InputError("data.name='': must be a builder of TFDS, like 'cifar10'")
         images = 1 if self.source in RENDERED else 0
         least = {"height": 32, "width": 32, "train_images": images, "val_images": images}
-        for name, value in {**least, "seed": 0, "threads": 1}.items():
+        for name, value in {**least, "seed": 0, "threads": 1, "cache_mb": 0}.items():
             checks.at_least(f"data.{name}", getattr(self, name), value)
 
 

@@ -216,7 +216,7 @@ def data_mark(problem: Problem, data: config.Data) -> dict[str, Any]:
     """
     mark = artefacts.plain(data)
     mark |= {"train_images": len(problem.train), "val_images": len(problem.val)}
-    del mark["threads"]
+    del mark["threads"], mark["cache_mb"]
     if not data.name:
         del mark["name"]
     contents = [split.content() for split in (problem.train, problem.val)]
