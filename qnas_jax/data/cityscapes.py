@@ -101,10 +101,12 @@ class Cityscapes:
           InputError: One of them cannot be used, images have different shapes, or no pixel of
             the split has a class.
         """
-        sizes = files.look_at(self._header, len(self), self._labels)
+        sizes = files.look_at(self._header, len(self), f"{self._labels}: headers")
         self._check_shapes(sizes)
         sample = files.sample(len(self))
-        found = files.look_at(lambda i: _has_class(self[sample[i]][1]), len(sample), self._labels)
+        found = files.look_at(
+            lambda i: _has_class(self[sample[i]][1]), len(sample), f"{self._labels}: whole images"
+        )
         self._check_kind(sample)
         if not (any(found) or any(prefetch(self._counts, 0, len(self)))):
             ids = ", ".join(str(label_id) for _, label_id, _ in labels.CLASSES)

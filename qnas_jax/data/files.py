@@ -69,8 +69,13 @@ def fingerprint(names: Sequence[str], groups: Sequence[Sequence[pathlib.Path]]) 
     return artefacts.digest([list(names), sizes, ends])
 
 
-def look_at(check: Callable[[int], Found], count: int, where: pathlib.Path) -> list[Found]:
+def look_at(check: Callable[[int], Found], count: int, what: str) -> list[Found]:
     """Returns `check(i)` for all images, and logs how long that took.
+
+    Args:
+      check: May raise InputError.
+      count: Number of images.
+      what: What is looked at, for the log.
 
     Raises:
       InputError: Of the first image that is refused, and how many more are.
@@ -91,7 +96,7 @@ def look_at(check: Callable[[int], Found], count: int, where: pathlib.Path) -> l
         raise InputError(f"{refused[0]}; {len(refused) - 1} more images cannot be used")
     if refused:
         raise refused[0]
-    logger.info("%s: looked at %d images in %.1f s", where, count, time.monotonic() - begin)
+    logger.info("%s: looked at %d in %.1f s", what, count, time.monotonic() - begin)
     return found
 
 

@@ -90,9 +90,10 @@ class Folders:
         Raises:
           InputError: One of them cannot be used.
         """
-        files.look_at(lambda i: files.header(self.images[i], _MODES), len(self), self._folder)
+        headers, whole = f"{self._folder}: headers", f"{self._folder}: whole images"
+        files.look_at(lambda i: files.header(self.images[i], _MODES), len(self), headers)
         some = files.sample(len(self), _DECODED)
-        files.look_at(lambda i: files.opened(self.images[some[i]], _MODES), len(some), self._folder)
+        files.look_at(lambda i: files.opened(self.images[some[i]], _MODES), len(some), whole)
 
 
 def covering(image: Image.Image, size: tuple[int, int]) -> Image.Image:
