@@ -1,13 +1,16 @@
 """Each value of `data.source` opens its reader."""
 
 import dataclasses
+import pathlib
+import re
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import in_files
-from qnas_jax.data.batching import Dataset
+from in_files import refusal
+from qnas_jax.data.batching import Augmentation, Cached, Dataset, training_batch
 from qnas_jax.run import config
 from qnas_jax.stages import sources
 
@@ -57,3 +60,28 @@ def test_the_cache_has_the_bound_of_the_settings():
     for megabytes, kept in ((0, False), (1, True)):
         data = sources.opened(settings("objects", cache_mb=megabytes), "val")
         assert (data[1][0] is data[1][0]) == kept
+
+
+PAGE = pathlib.Path(__file__).parents[2] / "docs" / "data.md"
+
+
+def test_the_data_set_that_the_documentation_shows_is_one(tmp_path):
+    code, *_ = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    written = {}
+    exec(code, written)
+    npz = written["Npz"]
+    assert refusal(lambda: npz(str(tmp_path), "val")).startswith(
+        f"{tmp_path}/val.npz: no such file"
+    )
+    images = np.random.default_rng(0).integers(0, 256, (6, 40, 40, 3)).astype(np.uint8)
+    np.savez(tmp_path / "train.npz", images=images, labels=np.array([0, 1, 0, 1, 1, 1]))
+    data = npz(str(tmp_path), "train")
+    data.check()
+    assert isinstance(data, Dataset)
+    assert len(npz(str(tmp_path), "train", 4)) == 4
+    batch = training_batch(Cached(data, 1), 0, 0, 6, Augmentation((32, 32), (1.0, 1.0)))
+    assert sorted(batch.labels.tolist()) == [0, 0, 1, 1, 1, 1]
+    before = data.content()
+    np.savez(tmp_path / "train.npz", images=images, labels=np.array([0, 1, 0, 1, 1, 2]))
+    assert npz(str(tmp_path), "train").content() != before
+    assert refusal(npz(str(tmp_path), "train").check).endswith("labels must lie in 0..1")

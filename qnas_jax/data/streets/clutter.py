@@ -94,7 +94,7 @@ def cover(canvas: Canvas, rng: Rng, z: float) -> None:
     near = z * 0.7
     pixel = near / canvas.focal  # metres
     for _ in range(rng.integers(1, 3)):
-        column, row = rng.uniform(0, 1, 2) * (canvas.width, canvas.height)
+        column, row = rng.uniform(0, 1) * canvas.width, rng.uniform(0, 1) * canvas.height
         x = canvas.at(column, near)
         y = canvas.camera.y - (row - canvas.horizon) * pixel
         wide, high = rng.uniform(0.04, 0.3, 2) * canvas.height * pixel
@@ -117,8 +117,8 @@ def light(rng: Rng) -> Light:
     return Light(
         sky_top=top,
         sky_bottom=bottom,
-        visibility=float(np.exp(rng.uniform(np.log(25), np.log(500)))),
-        exposure=rng.uniform(0.45, 1.4),
-        warmth=rng.uniform(-2, 2),
-        noise=rng.uniform(0.02, 0.09),
+        visibility=float(np.exp(rng.uniform(np.log(50), np.log(500)))),
+        exposure=rng.uniform(0.6, 1.35),
+        warmth=rng.uniform(-1.5, 1.5),
+        noise=rng.uniform(0.01, 0.04),
     )
