@@ -56,7 +56,7 @@ LATE = {
     "train": {"orbax"},
     "run": {"tensorboardX"},
     "metrics": {"scipy"},
-    "data": {"tensorflow_datasets", "array_record"},
+    "data": {"tensorflow_datasets", "array_record", "sklearn"},
 }
 
 

@@ -1,7 +1,5 @@
 """Checks before the first stage, so that no later stage fails after hours."""
 
-import logging
-import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -12,15 +10,12 @@ from qnas_jax.bwnas import search_front
 from qnas_jax.bwnas.config import Config
 from qnas_jax.bwnas.lut import table
 from qnas_jax.bwnas.train_supernet import images_per_pass
-from qnas_jax.data.cityscapes import Cityscapes
 from qnas_jax.errors import InputError
 from qnas_jax.hardware import target as targets
 from qnas_jax.hardware.deployment import Deployment
 from qnas_jax.nn.conv import ConvBnAct
 from qnas_jax.nn.trace import Unit, trace
 from qnas_jax.stages.experiment import Problem
-
-logger = logging.getLogger(__name__)
 
 
 class Statistics(NamedTuple):
@@ -51,13 +46,8 @@ def inspect(config: Config, problem: Problem, deployed: Deployment) -> None:
     """
     check_target(config, problem.space, deployed)
     check_norms(config, problem)
-    begin = time.monotonic()
-    splits = [s for s in (problem.train, problem.val) if isinstance(s, Cityscapes)]
-    for split in splits:
+    for split in (problem.train, problem.val):
         split.check()
-    if splits:
-        pairs, seconds = sum(map(len, splits)), time.monotonic() - begin
-        logger.info("data: looked at %d images and their labels in %.1f s", pairs, seconds)
 
 
 def check_target(config: Config, searched: space.Space, deployed: Deployment) -> None:

@@ -6,6 +6,7 @@ would have seen.
 
 import collections
 import concurrent.futures
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
@@ -19,37 +20,111 @@ Item = TypeVar("Item")
 
 
 @runtime_checkable  # for the checks of annotated types in the tests
-class Dataset(Protocol):
-    """Images uint8[h, w, 3] with train ids uint8[h, w]."""
+class Pairs(Protocol):
+    """A sequence of images with labels, all of one size; a list of pairs is one.
+
+    An image is uint8[h, w, 3]. Its label is the train ids of its pixels, uint8[h, w], where
+    255 (`IGNORE`) does not count; or the class of the whole image, an int32 array of shape [].
+    It is read by several threads at once.
+    """
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]: ...
 
 
+@runtime_checkable
+class Dataset(Pairs, Protocol):
+    """What a run asks of a split of any source, besides its images.
+
+    Attributes:
+      names: Names of the classes, in the order of the labels.
+      labels_per: "pixel" or "image", what has a label.
+    """
+
+    names: tuple[str, ...]
+    labels_per: str
+
+    def content(self) -> str:
+        """A short hash of what the files hold; "" if the settings say it all."""
+        ...
+
+    def check(self) -> None:
+        """Looks at the files before work that takes hours.
+
+        Raises:
+          InputError: One of them cannot be used; the message names it.
+        """
+        ...
+
+
 class Resized:
-    """A data set at another size: images bilinear, labels those of the nearest pixels."""
+    """A data set at another size: images bilinear, labels of pixels those of the nearest."""
 
     def __init__(self, data: Dataset, height: int, width: int):
         """Resizes each image when it is read."""
         self._data, self._size = data, (width, height)
+        self.names, self.labels_per = data.names, data.labels_per
+        self.content, self.check = data.content, data.check
 
     def __len__(self) -> int:
         return len(self._data)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Image uint8[height, width, 3] and train ids uint8[height, width]."""
-        image, label = (Image.fromarray(array) for array in self._data[index])
-        image = image.resize(self._size, Image.Resampling.BILINEAR)
-        label = label.resize(self._size, Image.Resampling.NEAREST)
-        return np.asarray(image), np.asarray(label)
+        """Image uint8[height, width, 3] and its label: uint8[height, width] or int32[]."""
+        image, label = self._data[index]
+        image = _resized(image, self._size, Image.Resampling.BILINEAR)
+        if label.ndim:
+            label = _resized(label, self._size, Image.Resampling.NEAREST)
+        return image, label
+
+
+def _resized(array, size, resampling):
+    return np.asarray(Image.fromarray(array).resize(size, resampling))
+
+
+class Cached:
+    """A data set whose images are kept as they were read, until the memory for them is full.
+
+    The first images that are asked for stay. (As each epoch has another order, it makes no
+    difference which, and none is read again to make room.)
+    """
+
+    def __init__(self, data: Dataset, megabytes: int):
+        """Keeps images and labels of at most so many megabytes (1e6 bytes)."""
+        self._data, self._left = data, megabytes * 1_000_000
+        self._kept: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self._lock = threading.Lock()
+        self.names, self.labels_per = data.names, data.labels_per
+        self.content, self.check = data.content, data.check
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """The image and its label; they cannot be written to."""
+        pair = self._kept.get(index)
+        if pair is None:
+            pair = self._data[index]  # several threads read at once; one may read in vain
+            self._keep(index, pair)
+        return pair
+
+    def _keep(self, index, pair):
+        size = sum(array.nbytes for array in pair)
+        with self._lock:
+            if index in self._kept or size > self._left:
+                return
+            self._left -= size
+            for array in pair:
+                array.flags.writeable = False
+            self._kept[index] = pair
 
 
 class Batch(NamedTuple):
-    """Images as bytes and their train ids."""
+    """Images as bytes, and the labels of their pixels or of themselves."""
 
     images: np.ndarray  # uint8[n, h, w, 3]
-    labels: np.ndarray  # uint8[n, h, w]
+    labels: np.ndarray  # uint8[n, h, w] or int32[n]
 
 
 class Augmentation(NamedTuple):
@@ -74,20 +149,23 @@ def augment(
 ) -> tuple[np.ndarray, np.ndarray]:
     """A random crop of the image at a random scale, flipped at random.
 
-    Outside of the image it is grey, and ignored in the labels.
+    Outside of the image it is grey, and ignored in the labels of pixels. A label of the whole
+    image stays as it is.
     """
     height, width = how.crop
     scale = rng.uniform(*how.scale)
     window = (height / scale, width / scale)  # of the source, in its pixels
     top, left = (
         rng.uniform(min(0, size - part), max(0, size - part))
-        for size, part in zip(label.shape, window, strict=True)
+        for size, part in zip(image.shape[:2], window, strict=True)
     )
     box = (left, top, left + window[1], top + window[0])
     image = _cut(image, box, (width, height), Image.Resampling.BILINEAR, 128)
-    label = _cut(label, box, (width, height), Image.Resampling.NEAREST, IGNORE)
-    if rng.random() < 0.5:
-        image, label = image[:, ::-1], label[:, ::-1]
+    mirrored = rng.random() < 0.5
+    image = image[:, ::-1] if mirrored else image
+    if label.ndim:
+        label = _cut(label, box, (width, height), Image.Resampling.NEAREST, IGNORE)
+        label = label[:, ::-1] if mirrored else label
     return image, label
 
 
@@ -110,7 +188,7 @@ def _cut(array, box, size, resampling, fill):
 
 
 def training_batch(
-    data: Dataset, seed: int, step: int, batch: int, how: Augmentation, share: range | None = None
+    data: Pairs, seed: int, step: int, batch: int, how: Augmentation, share: range | None = None
 ) -> Batch:
     """The batch of a step, or the places of it that are in a share."""
     images, labels = [], []
@@ -123,13 +201,13 @@ def training_batch(
     return Batch(np.stack(images), np.stack(labels))
 
 
-def stacked(data: Dataset, indices: Iterable[int]) -> Batch:
+def stacked(data: Pairs, indices: Iterable[int]) -> Batch:
     """The images of some indices, unchanged."""
     pairs = [data[int(i)] for i in indices]
     return Batch(np.stack([i for i, _ in pairs]), np.stack([label for _, label in pairs]))
 
 
-def central_crops(data: Dataset, indices, crop: tuple[int, int]) -> np.ndarray:
+def central_crops(data: Pairs, indices, crop: tuple[int, int]) -> np.ndarray:
     """Returns the centres of some images, uint8[n, height, width, 3].
 
     Args:

@@ -53,8 +53,23 @@ def train_ids(label_ids: np.ndarray) -> np.ndarray:
       ValueError: An id lies outside 0..33.
     """
     if label_ids.size and label_ids.max() >= LABEL_IDS:
-        raise ValueError(f"label id {label_ids.max()}: label ids lie in 0..33")
+        hint = ""
+        if set(np.unique(label_ids).tolist()) <= {*range(len(CLASSES)), IGNORE}:
+            hint = "; all values of this file are train ids (0..18, 255)"
+        raise ValueError(f"label id {label_ids.max()}: label ids lie in 0..33{hint}")
     return _TRAIN_ID_OF_LABEL_ID[label_ids]
+
+
+def checked_train_ids(values: np.ndarray) -> np.ndarray:
+    """Returns train ids as they are.
+
+    Raises:
+      ValueError: One of them is none.
+    """
+    wrong = values[(values >= len(CLASSES)) & (values != IGNORE)]
+    if wrong.size:
+        raise ValueError(f"train id {wrong[0]}: train ids lie in 0..18, or are 255 (ignored)")
+    return values
 
 
 def label_ids(train_ids: np.ndarray) -> np.ndarray:

@@ -25,7 +25,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from qnas_jax import metrics
-from qnas_jax.data.batching import Dataset
+from qnas_jax.data.batching import Pairs
 from qnas_jax.errors import InputError
 from qnas_jax.export import graph, interpret
 from qnas_jax.export.graph import Graph, Node
@@ -147,7 +147,7 @@ def _unrounded(node: Node, inputs: list[np.ndarray], grids: list) -> np.ndarray:
 
 
 def class_maps(
-    sources: dict[str, Classify], data: Dataset, batch: int, task: Task
+    sources: dict[str, Classify], data: Pairs, batch: int, task: Task
 ) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
     """Returns the main figure of several computations and the agreement of each pair.
 

@@ -12,6 +12,10 @@ from qnas_jax.errors import InputError
 from qnas_jax.run import checks
 from qnas_jax.space import Bits
 
+SOURCES = ("streets", "cityscapes", "objects", "digits", "folder", "tfds")  # of images
+RENDERED = ("streets", "objects")
+ROOTS = {"cityscapes": "leftImg8bit/ and gtFine/", "folder": "train/CLASS/ and val/CLASS/"}
+
 BLOCKS = 6  # blocks of MobileNetV2, after the stem and the first group
 
 
@@ -19,23 +23,29 @@ BLOCKS = 6  # blocks of MobileNetV2, after the stem and the first group
 class Data:
     """The images."""
 
-    source: str = "streets"  # "streets" (rendered) or "cityscapes" (read from root)
-    root: str = ""  # the folder with leftImg8bit/ and gtFine/
+    source: str = "streets"  # one of SOURCES; see docs/data.md
+    root: str = ""  # the folder with the files
+    name: str = ""  # of a builder of TFDS
     height: int = 1024  # pixels of a whole image
     width: int = 2048
-    train_images: int = 0  # 0: all images on disk; Streets needs a number
+    train_images: int = 0  # 0: all images there are; rendered ones need a number
     val_images: int = 0
-    seed: int = 0  # of Streets
+    seed: int = 0  # of rendered images
     threads: int = 4  # threads that make training batches
+    cache_mb: int = (
+        512  # memory for read images, megabytes for each split; the others are read again
+    )
 
     def check(self) -> None:
         """Raises InputError for the first value that cannot be used."""
-        checks.one_of("data.source", self.source, ("streets", "cityscapes"))
-        if self.source == "cityscapes" and not self.root:
-            raise InputError("data.root='': must be the folder with leftImg8bit/ and gtFine/")
-        images = 1 if self.source == "streets" else 0
+        checks.one_of("data.source", self.source, SOURCES)
+        if self.source in ROOTS and not self.root:
+            raise InputError(f"data.root='': must be the folder with {ROOTS[self.source]}")
+        if self.source == "tfds" and not self.name:
+            raise InputError("data.name='': must be a builder of TFDS, like 'cifar10'")
+        images = 1 if self.source in RENDERED else 0
         least = {"height": 32, "width": 32, "train_images": images, "val_images": images}
-        for name, value in {**least, "seed": 0, "threads": 1}.items():
+        for name, value in {**least, "seed": 0, "threads": 1, "cache_mb": 0}.items():
             checks.at_least(f"data.{name}", getattr(self, name), value)
 
 

@@ -15,10 +15,7 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from qnas_jax import space
-from qnas_jax.data import labels
 from qnas_jax.data.batching import Dataset, Resized
-from qnas_jax.data.cityscapes import Cityscapes
-from qnas_jax.data.streets import Streets
 from qnas_jax.hardware import candidates, deployment, matrix, measured
 from qnas_jax.hardware import target as targets
 from qnas_jax.hardware.candidates import Place
@@ -27,6 +24,7 @@ from qnas_jax.nn import mobilenet
 from qnas_jax.nn.deeplab import DeepLabV3
 from qnas_jax.nn.trace import convs, trace
 from qnas_jax.run import artefacts, config, parallel, paths
+from qnas_jax.stages import sources
 from qnas_jax.tasks import segmentation
 from qnas_jax.tasks.task import Task
 
@@ -102,15 +100,15 @@ def prepare(given: Given) -> tuple[Given, Problem, Deployment]:
     ops = tuple(space.Op(k, e) for k in given.space.kernels for e in given.space.expansions)
     if given.hardware.table:
         _log_missing(pathlib.Path(given.hardware.table), where, ops, given.space.bits)
-    train = _images(given.data, "train", given.data.train_images)
+    train = sources.opened(given.data, "train")
     given.check_images(len(train))
-    task = segmentation.task(len(labels.NAMES))
+    task = segmentation.task(len(train.names))
     build = functools.partial(_network, network, task.classes, first)
     teacher = build(teacher_blocks, mobilenet.teacher_paths(teacher_blocks))
     problem = Problem(
         task,
         train,
-        _images(given.data, "val", given.data.val_images),
+        sources.opened(given.data, "val"),
         teacher,
         lambda subnet: build(blocks, tuple(tuple(c.op for c in block) for block in subnet)),
         space.Space(blocks, ops),
@@ -134,12 +132,6 @@ def _fixed_convs(teacher: nn.Module, image_shape) -> dict[str, list[space.Conv]]
     """The convolutions that are in no searched block, by part; see `Deployment`."""
     traced = trace(teacher, image_shape)
     return {"stem": convs(traced.stem), "head": convs(traced.head)}
-
-
-def _images(data: config.Data, split: str, count: int) -> Dataset:
-    if data.source == "streets":
-        return Streets(data.seed, split, data.height, data.width, count)
-    return Cityscapes(data.root, split, data.height, data.width, count)
 
 
 def for_target(chosen: config.Space, device: targets.Target) -> config.Space:
@@ -219,13 +211,16 @@ def data_mark(problem: Problem, data: config.Data) -> dict[str, Any]:
     """Returns what the images are, for the marks of stages.
 
     Rendered images are given by their settings. Files are given by their content, not by their
-    path.
+    path. A setting that came later counts only where it is used, so that the marks of older runs
+    stay as they are.
     """
     mark = artefacts.plain(data)
     mark |= {"train_images": len(problem.train), "val_images": len(problem.val)}
-    del mark["threads"]
-    files = [split for split in (problem.train, problem.val) if isinstance(split, Cityscapes)]
-    if not files:
+    del mark["threads"], mark["cache_mb"]
+    if not data.name:
+        del mark["name"]
+    contents = [split.content() for split in (problem.train, problem.val)]
+    if not any(contents):
         return {**mark, "root": ""}
     del mark["root"], mark["seed"]
-    return {**mark, "content": artefacts.digest([split.content() for split in files])}
+    return {**mark, "content": artefacts.digest(contents)}

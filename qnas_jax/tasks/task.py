@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Array
 
 from qnas_jax import metrics
-from qnas_jax.data.batching import Dataset, prefetch, stacked
+from qnas_jax.data.batching import Pairs, prefetch, stacked
 from qnas_jax.errors import InputError
 
 # Images uint8[n, h, w, 3] -> predicted classes uint8[n, ...], in the shape of the labels.
@@ -36,7 +36,7 @@ class Task(NamedTuple):
 
 
 def predictions(
-    source: Classify, data: Dataset, batch: int
+    source: Classify, data: Pairs, batch: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields labels and predicted classes of a data set, uint8[<= batch, ...] at a time.
 
@@ -51,7 +51,7 @@ def predictions(
 
 
 def evaluate(
-    sources: Mapping[str, Classify], data: Dataset, batch: int, task: Task
+    sources: Mapping[str, Classify], data: Pairs, batch: int, task: Task
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Scores several computations on a data set.
 

@@ -25,6 +25,9 @@ from qnas_jax.train import checkpoint
 
 logger = logging.getLogger(__name__)
 
+# In metrics: the share of the time so far, of this process, that steps waited for images.
+WAITED = "input_wait_share"
+
 State = TypeVar("State")
 # (state, images[k], labels[k], numbers[k]) -> new state, {name of a metric: values[k]}
 Steps = Callable[[State, Any, Any, jax.Array], tuple[State, dict[str, jax.Array]]]
@@ -165,7 +168,7 @@ def fit(
 def _run(
     steps: Steps,
     spans: Iterable[range],
-    batches: Iterator[Batch],
+    batches: Timed[Batch],
     plan: Plan,
     guard: "_Guard",
     metrics: Metrics,
@@ -187,7 +190,7 @@ def _run(
         logged = [n + 1 for n in done if (n + 1) % plan.log_every == 0]
         if logged or to_save:
             logged = sorted({*logged, done.stop}) if to_save else logged
-            _log(logged, guard.check(done, found), metrics, progress)
+            _log(logged, guard.check(done, found), batches.share(), metrics, progress)
         if to_save:
             metrics.sync()
             guard.save(done.stop, layout.gather(state))
@@ -223,10 +226,10 @@ def _stacked(make_batch: Callable[[int], Batch], span: range) -> Batch:
     return Batch(*(np.stack(arrays) for arrays in zip(*batches, strict=True)))
 
 
-def _log(logged, values, metrics, progress) -> None:
+def _log(logged, values, waited, metrics, progress) -> None:
     """Records the metrics after the steps `logged`; `values` are by step."""
     for done in logged:
-        metrics.write(done, values[done])
+        metrics.write(done, {**values[done], WAITED: round(waited, 4)})
     texts = [f"{name} {value:.4g}" for name, value in values[logged[-1]].items()]
     progress.show(logged[-1], ", ".join(texts[:3]))
 

@@ -15,13 +15,14 @@ CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 
 BAD = [
     ("seed", -1, "must be at least 0"),
-    ("data.source", "imagenet", "must be 'streets' or 'cityscapes'"),
+    ("data.source", "imagenet", f"must be {' or '.join(map(repr, shared.SOURCES))}"),
     ("data.height", 31, "must be at least 32"),
     ("data.width", 0, "must be at least 32"),
     ("data.train_images", 0, "must be at least 1"),
     ("data.val_images", 0, "must be at least 1"),
     ("data.seed", -1, "must be at least 0"),
     ("data.threads", 0, "must be at least 1"),
+    ("data.cache_mb", -1, "must be at least 0"),
     ("network.width", 0.05, "must lie in [0.1, 4.0]"),
     ("network.width", 4.5, "must lie in [0.1, 4.0]"),
     ("network.width", math.nan, "must be finite numbers"),
@@ -128,7 +129,7 @@ BAD = [
     ("run.eval_batch", 0, "must be at least 1"),
 ]
 # Any text; whether there is such a thing is seen when it is read.
-FREE = {"data.root", "teacher.checkpoint", "hardware.target", "hardware.table"}
+FREE = {"data.root", "data.name", "teacher.checkpoint", "hardware.target", "hardware.table"}
 
 
 def load(name):

@@ -24,7 +24,22 @@ def test_train_ids_survive_a_round_trip_through_label_ids():
 @pytest.mark.parametrize("wrong", [34, 255])
 def test_an_unknown_label_id_is_refused(wrong):
     with pytest.raises(ValueError, match=f"^label id {wrong}: label ids lie in 0..33$"):
-        labels.train_ids(np.array([[7, wrong, 11]], np.uint8))
+        labels.train_ids(np.array([[7, wrong, 26]], np.uint8))
+
+
+def test_train_ids_in_place_of_label_ids_are_recognised():
+    with pytest.raises(ValueError, match=r"in 0..33; all values of this file are train ids"):
+        labels.train_ids(np.array([[7, 255, 18]], np.uint8))
+
+
+def test_train_ids_are_checked():
+    ids = np.array([[*range(19), 255]], np.uint8)
+    np.testing.assert_array_equal(labels.checked_train_ids(ids), ids)
+    for wrong in (19, 33, 254):
+        with pytest.raises(
+            ValueError, match=f"^train id {wrong}: train ids lie in 0..18, or are 2"
+        ):
+            labels.checked_train_ids(np.array([[7, wrong]], np.uint8))
 
 
 def test_an_empty_array_is_allowed():

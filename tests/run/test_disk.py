@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from qnas_jax.bwnas.lut import populate, table
-from qnas_jax.data import cityscapes
+from qnas_jax.data import files
 from qnas_jax.errors import InputError
 from qnas_jax.export import runtimes
 from qnas_jax.export.onnx import run as onnx_run
@@ -48,7 +48,7 @@ def read_conditions(path):
 
 
 def read_image(path):
-    cityscapes._open(path, ("RGB",))
+    files.opened(path, ("RGB",))
 
 
 READERS = {

@@ -1,5 +1,6 @@
 """The training loop: resumed, several steps at once, diverged. SIGTERM: test_preempt.py."""
 
+import json
 import logging
 import re
 import time
@@ -65,7 +66,9 @@ def test_several_steps_work_in_the_memory_of_their_state():
 
 
 @pytest.mark.parametrize(("seconds", "least", "most"), [(0.1, 60.0, 100.0), (0.0, 0.0, 40.0)])
-def test_the_share_of_time_spent_waiting_for_images_is_told(tmp_path, caplog, seconds, least, most):
+def test_the_share_of_time_spent_waiting_for_images_is_reported(
+    tmp_path, caplog, seconds, least, most
+):
     """One thread takes 0.1 s for a batch; a step that waits for its loss takes 0.02 s."""
 
     def slow(step):
@@ -81,6 +84,8 @@ def test_the_share_of_time_spent_waiting_for_images_is_told(tmp_path, caplog, se
     line = caplog.records[-1].getMessage()
     found = re.fullmatch(r"toy: 20 steps in \d+s, (\d+\.\d) % of it waiting for images", line)
     assert found and least <= float(found[1]) <= most, line
+    *_, last = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
+    assert least / 100 <= last[loop.WAITED] <= most / 100
 
 
 def test_a_loss_that_is_not_finite_stops_the_training_and_keeps_the_last_state(tmp_path):

@@ -1,6 +1,6 @@
-"""Procedurally rendered street scenes with the classes of Cityscapes; needs no download."""
+"""Rendered streets, with the classes of Cityscapes, and single things; needs no download."""
 
-from qnas_jax.data.streets.dataset import Streets
+from qnas_jax.data.streets.dataset import Objects, Streets
 from qnas_jax.data.streets.scene import render
 
-__all__ = ["Streets", "render"]
+__all__ = ["Objects", "Streets", "render"]
