@@ -1,6 +1,6 @@
 """The metrics of the project, each defined once."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +10,26 @@ from jaxtyping import Array, Float
 NSR_EPSILON = 1e-6  # added to the variance, which is zero for a constant channel
 
 IGNORE = 255  # label of pixels that are excluded from training and metrics
+
+
+class Metric(NamedTuple):
+    """The main figure of a task; in percent, higher is better.
+
+    Attributes:
+      name: Its name in files.
+      title: Its name in text.
+      by_class: Name of the figure that has its value for each class; None: the class is absent.
+      class_title: The name of that one in text.
+    """
+
+    name: str
+    title: str
+    by_class: str
+    class_title: str
+
+
+MIOU = Metric("miou", "mIoU", "class_iou", "IoU")
+TOP1 = Metric("top1", "top-1 accuracy", "class_accuracy", "Accuracy")
 
 
 def channel_variance(target: Float[Array, "n h w c"]) -> Float[Array, "c"]:
@@ -74,6 +94,33 @@ def class_iou(confusion_matrix: np.ndarray) -> np.ndarray:
 def mean_iou(confusion_matrix: np.ndarray) -> float:
     """Returns the mean IoU of the classes that occur, in percent."""
     return 100 * float(np.nanmean(class_iou(confusion_matrix)))
+
+
+def rank_counts(labels: np.ndarray, found: np.ndarray, classes: int) -> np.ndarray:
+    """Counts at which rank the true class of each image is.
+
+    Args:
+      labels: Class of each image, int[n].
+      found: Predicted classes of each image, the best first, int[n, ranks].
+      classes: Number of classes.
+
+    Returns:
+      int64[classes, ranks + 1], by true class: images whose class has each rank, then all images.
+    """
+    every = np.ones((len(labels), 1), np.int64)
+    counts = np.zeros((classes, found.shape[1] + 1), np.int64)
+    np.add.at(counts, labels, np.hstack([found == labels[:, None], every]))
+    return counts
+
+
+def top_accuracy(counts: np.ndarray, ranks: int) -> float:
+    """Returns the share of images whose class is among the best, in percent.
+
+    Args:
+      counts: Sum of `rank_counts`.
+      ranks: How many classes are taken.
+    """
+    return round(100 * int(counts[:, :ranks].sum()) / int(counts[:, -1].sum()), 4)
 
 
 def kendall_tau(a: np.ndarray, b: np.ndarray) -> float:

@@ -71,7 +71,7 @@ def run(given: Config, workdir: pathlib.Path) -> dict[str, Any]:
     stages = [teacher.stage, distilled, populated, searched, timed]
     results = write_report(workdir, config, problem, deployed, stages, retrained, exported)
     folders = [stage.folder for stage in exported.values()]
-    export_stage.check(folders, problem.task.metric, config.export.max_miou_drop)
+    export_stage.check(folders, problem.task, config.export.max_drop)
     return results
 
 
@@ -163,7 +163,8 @@ def write_report(
     seconds["export"] = round(sum(stage.seconds for stage in exported.values()), 1)
     samples = stacked(problem.val, range(min(SAMPLES, len(problem.val))))
     exports = {name: stage.folder for name, stage in exported.items()}
-    files = export_stage.summary(exports, problem.task.metric, latency_stage.of_run(workdir))
+    files = export_stage.summary(exports, problem.task.metric.name, latency_stage.of_run(workdir))
     folders = [trained.stage.folder for trained in retrained]
     costs = teacher_costs(deployed, problem.teacher)
-    return page.write(workdir, seconds, folders, samples, costs, files)
+    task = problem.task
+    return page.write(workdir, task.metric, task.names, seconds, folders, samples, costs, files)

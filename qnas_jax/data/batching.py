@@ -132,6 +132,7 @@ class Augmentation(NamedTuple):
 
     crop: tuple[int, int]  # height, width
     scale: tuple[float, float]  # smallest and largest random scale
+    flip: bool = True  # half of the images, left to right
 
 
 def sample_indices(seed: int, step: int, batch: int, count: int) -> np.ndarray:
@@ -161,7 +162,7 @@ def augment(
     )
     box = (left, top, left + window[1], top + window[0])
     image = _cut(image, box, (width, height), Image.Resampling.BILINEAR, 128)
-    mirrored = rng.random() < 0.5
+    mirrored = how.flip and rng.random() < 0.5
     image = image[:, ::-1] if mirrored else image
     if label.ndim:
         label = _cut(label, box, (width, height), Image.Resampling.NEAREST, IGNORE)

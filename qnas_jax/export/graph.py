@@ -18,6 +18,8 @@ from qnas_jax import space
 Shape = tuple[int, int, int]  # height, width, channels of one image
 Bounds = tuple[float, float]  # the interval that an activation clips to
 
+BYTE_VALUES = 256
+
 
 class QParams(NamedTuple):
     """The grid of an activation: what its codes ``0 ... 2**bits - 1`` stand for."""
@@ -143,7 +145,12 @@ class Resize(_Unary):
 
 
 class ArgMax(_Unary):
-    """The channel with the highest value, the first of several; uint8, one channel."""
+    """The channel with the highest value, the first of several; one channel, see `class_type`."""
+
+
+def class_type(channels: int) -> type[np.uint8] | type[np.int32]:
+    """The type that an `ArgMax` of so many channels gives: bytes if they suffice."""
+    return np.uint8 if channels <= BYTE_VALUES else np.int32
 
 
 class Add(_Joint):

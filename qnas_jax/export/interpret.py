@@ -75,7 +75,7 @@ def step(
         case graph.Resize():
             return resize(x, *node.out.shape[:2])
         case graph.ArgMax():
-            return x.argmax(-1)[..., None].astype(np.uint8)
+            return x.argmax(-1)[..., None].astype(graph.class_type(x.shape[-1]))
 
 
 def _conv(node: graph.ConvNode, x: np.ndarray, read, rule: integer.Rule) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Compares an exported file with the measured network: codes, class maps and mIoU.
+"""Compares an exported file with the measured network: codes, classes and score.
 
 Four computations of one quantized network are compared on the same images:
 
@@ -16,7 +16,7 @@ codes of fake quantization as its input (`own_rounding`).
 
 import functools
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -24,7 +24,6 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from qnas_jax import metrics
 from qnas_jax.data.batching import Pairs
 from qnas_jax.errors import InputError
 from qnas_jax.export import graph, interpret
@@ -32,7 +31,7 @@ from qnas_jax.export.graph import Graph, Node
 from qnas_jax.nn import policy
 from qnas_jax.nn.fake_quant import OnGrid
 from qnas_jax.quant import integer
-from qnas_jax.tasks.task import Classify, Task, predictions
+from qnas_jax.tasks.task import Classify, Task, full_batches, ranked
 from qnas_jax.train import supervised
 
 Codes = dict[str, np.ndarray]  # tensor name -> codes
@@ -152,7 +151,7 @@ def class_maps(
     """Returns the main figure of several computations and the agreement of each pair.
 
     Args:
-      sources: Functions images -> class maps, by name.
+      sources: Functions images -> classes, by name.
       data: The validation split.
       batch: Images per batch.
       task: The task.
@@ -161,22 +160,20 @@ def class_maps(
       The task's main figure in percent by name, and agreement in percent by pair of names.
     """
     names = list(sources)
-    matrices = {name: np.zeros((task.classes, task.classes), np.int64) for name in names}
-    equal, pixels = np.zeros((len(names),) * 2, np.int64), 0
-
-    def all_maps(images):
-        return np.stack([np.asarray(source(images)) for source in sources.values()], 1)
-
-    for labels, maps in predictions(all_maps, data, batch):
+    counts: dict[str, Any] = dict.fromkeys(names, np.int64(0))
+    equal, classes = np.zeros((len(names),) * 2, np.int64), 0
+    for images, labels in full_batches(data, batch):
+        # Files give the best class alone, so that is all that is compared.
+        found = [ranked(source(images), labels)[..., :1] for source in sources.values()]
         for i, name in enumerate(names):
-            matrices[name] += metrics.confusion(labels, maps[:, i], task.classes)
-            equal[i] += [np.count_nonzero(maps[:, i] == maps[:, j]) for j in range(len(names))]
-        pixels += labels.size
+            counts[name] = counts[name] + task.tally(labels, found[i])
+            equal[i] += [np.count_nonzero(found[i] == other) for other in found]
+        classes += labels.size
     agreement = {
-        a: {b: round(100 * int(equal[i, j]) / pixels, 4) for j, b in enumerate(names) if i != j}
+        a: {b: round(100 * int(equal[i, j]) / classes, 4) for j, b in enumerate(names) if i != j}
         for i, a in enumerate(names)
     }
-    return {name: task.score(m)[task.metric] for name, m in matrices.items()}, agreement
+    return {name: task.score(count)[task.metric.name] for name, count in counts.items()}, agreement
 
 
 def summary(rows: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, int]]]:
@@ -194,24 +191,31 @@ def summary(rows: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, int]]]:
 
 
 def check(
-    place: pathlib.Path, miou: dict[str, float], file: str, reference: str, most: float
+    place: pathlib.Path,
+    title: str,
+    scores: Mapping[str, float],
+    file: str,
+    reference: str,
+    most: float,
 ) -> None:
-    """Checks that a file does not lose too much mIoU.
+    """Checks that a file does not score too much lower than its reference.
 
     Args:
       place: Path of `parity.json`, for the message.
-      miou: mIoU in percent, by the names of `class_maps`.
-      file: Name of the file's entry in `miou`.
-      reference: Name of the reference's entry in `miou`.
-      most: Largest allowed loss, in points of mIoU.
+      title: Name of the score.
+      scores: Main figure of the task in percent, by the names of `class_maps`.
+      file: Name of the file's entry in `scores`.
+      reference: Name of the reference's entry in `scores`.
+      most: Largest allowed loss, in points.
 
     Raises:
-      InputError: The file loses more than `most`, or its mIoU is NaN.
+      InputError: The file loses more than `most`, or its score is NaN.
     """
-    lost = miou[reference] - miou[file]
+    lost = scores[reference] - scores[file]
     if not lost <= most:
         raise InputError(
-            f"{place}: {file} has mIoU {miou[file]:.2f} %, {reference} {miou[reference]:.2f} %; "
-            f"it loses {lost:.3g} points, export.max_miou_drop={most}: "
-            "raise quantize.images or export.max_miou_drop"
+            f"{place}: {file} has {title} {scores[file]:.2f} %, "
+            f"{reference} {scores[reference]:.2f} %; "
+            f"it loses {lost:.3g} points, export.max_drop={most}: "
+            "raise quantize.images or export.max_drop"
         )

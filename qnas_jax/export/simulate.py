@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, PyTree, UInt8
+from jaxtyping import Array, Float, Integer, PyTree, UInt8
 
 from qnas_jax.export import graph, interpret
 from qnas_jax.export.graph import Graph, Node, QParams, Tensor
@@ -40,8 +40,8 @@ class _Rounding(NamedTuple):
     bounds: tuple[np.float32, np.float32]
 
 
-def simulator(network: Graph) -> Callable[[Images], UInt8[Array, "n h w"]]:
-    """Returns a compiled function images -> class maps, for a quantized segmentation network.
+def simulator(network: Graph) -> Callable[[Images], Integer[Array, "n h w"]]:
+    """Returns a compiled function images -> classes, for a quantized network.
 
     Raises:
       OverflowError: An accumulator of the network may not fit into int32.
@@ -49,6 +49,17 @@ def simulator(network: Graph) -> Callable[[Images], UInt8[Array, "n h w"]]:
     name = network.out.name
     run = _compiled(network, (name,))
     return lambda images: run(images)[name][..., 0]
+
+
+def logits(network: Graph) -> Callable[[Images], Float[Array, "n h w classes"]]:
+    """Returns a compiled function images -> what a quantized network takes its classes from.
+
+    Raises:
+      OverflowError: An accumulator of the network may not fit into int32.
+    """
+    (name,) = network.nodes[-1].inputs
+    run = _compiled(network, (name,))
+    return lambda images: run(images)[name]
 
 
 def tensors(network: Graph) -> Callable[[Images], dict[str, Array]]:
@@ -151,7 +162,8 @@ def _step(node: Node, inputs: list[Any], constants: PyTree) -> Any:
         case graph.Resize():
             return resize_logits(x, *node.out.shape[:2])
         case graph.ArgMax():
-            return jnp.argmax(x, -1, keepdims=True).astype(jnp.uint8)
+            best = jnp.argmax(x, -1, keepdims=True)
+            return best.astype(graph.class_type(x.shape[-1]))
 
 
 def _conv(conv: graph.ConvNode, x, zero_point, weights, bias, rounding: _Rounding):

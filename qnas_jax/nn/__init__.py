@@ -21,6 +21,7 @@ from qnas_jax.nn.deeplab import DeepLabV3, resize_logits
 from qnas_jax.nn.init import initialize
 from qnas_jax.nn.mbconv import BlockPath, MBConv
 from qnas_jax.nn.mobilenet import MobileNetV2, teacher_paths
+from qnas_jax.nn.mobilenet_v1 import MobileNetV1
 from qnas_jax.nn.policy import of_subnet as subnet_policy
 from qnas_jax.nn.policy import with_policy
 from qnas_jax.nn.supernet import with_blocks
@@ -43,6 +44,7 @@ __all__ = [
     "Input",
     "MBConv",
     "Mean",
+    "MobileNetV1",
     "MobileNetV2",
     "Trace",
     "Unit",

@@ -13,16 +13,18 @@ class Classifier(nn.Module):
 
     Attributes:
       encoder: The head reads its last features.
-      features: Channels of which the mean over the pixels is taken; 1280 as published.
+      head_channels: Channels of which the mean over the pixels is taken; 1280 as published.
       classes: Number of classes.
+      dropout: Share of the mean's channels that training drops.
 
     References:
       Sandler et al., 2018, https://arxiv.org/abs/1801.04381, table 2.
     """
 
     encoder: MobileNetV2
-    features: int
+    head_channels: int
     classes: int
+    dropout: float = 0.0
 
     @nn.compact
     def __call__(
@@ -30,6 +32,11 @@ class Classifier(nn.Module):
     ) -> Float[Array, "n 1 1 classes"]:
         """Logits of each image."""
         x = self.encoder(images, train)[-1]
-        x = ConvBnAct(self.features, name="last")(x, train)
+        x = ConvBnAct(self.head_channels, name="last")(x, train)
         x = Mean(name="mean")(x)
+        x = nn.Dropout(self.dropout, deterministic=not train)(x)
         return ConvBnAct(self.classes, bounds=LINEAR, norm=False, name="classifier")(x, train)
+
+    def features(self, images: Float[Array, "n h w 3"]) -> tuple[Float[Array, "n _ _ _"], ...]:
+        """The features at all block boundaries, not training."""
+        return self.encoder(images)

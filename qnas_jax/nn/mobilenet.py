@@ -8,7 +8,6 @@ from qnas_jax.nn.conv import ConvBnAct
 from qnas_jax.nn.mbconv import BlockPath
 from qnas_jax.nn.units import Input
 
-STEM_STRIDE = 2
 TEACHER_OP = space.Op(kernel=3, expansion=6)
 
 
@@ -16,10 +15,11 @@ class MobileNetV2(nn.Module):
     """The encoder of the teacher and of every subnet.
 
     Attributes:
-      stem: Channels of the first convolution, which halves the image.
+      stem: Channels of the first convolution.
       first: The group with expansion 1, which is in no searched block.
       blocks: The blocks that are distilled and searched.
       paths: The ops of each block's layers.
+      stem_stride: Stride of the first convolution; 1 for images of 32 x 32 pixels or so.
 
     References:
       Sandler et al., 2018, https://arxiv.org/abs/1801.04381, table 2.
@@ -29,6 +29,7 @@ class MobileNetV2(nn.Module):
     first: space.Block
     blocks: tuple[space.Block, ...]
     paths: tuple[space.Path, ...]
+    stem_stride: int = 2
 
     @nn.compact
     def __call__(
@@ -36,7 +37,7 @@ class MobileNetV2(nn.Module):
     ) -> tuple[Float[Array, "n _ _ _"], ...]:
         """The features at all boundaries: the input of the first block and the output of each."""
         x = Input(name="input")(images)
-        x = ConvBnAct(self.stem, kernel=3, stride=STEM_STRIDE, name="stem")(x, train)
+        x = ConvBnAct(self.stem, kernel=3, stride=self.stem_stride, name="stem")(x, train)
         path = (space.Op(kernel=3, expansion=1),) * self.first.depth
         x = BlockPath(self.first, path, name="block0")(x, train)
         features = [x]

@@ -29,4 +29,4 @@ def main() -> None:
     folders, (height, width, _) = [stage.folder for stage in stages], deployed.image_shape
     print(f"{len(problem.val)} images of {height} x {width}: {folders[0].parent}")
     print(export_stage.as_text(folders, problem.task))
-    export_stage.check(folders, problem.task.metric, config.export.max_miou_drop)
+    export_stage.check(folders, problem.task, config.export.max_drop)

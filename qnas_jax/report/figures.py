@@ -9,6 +9,7 @@ import numpy as np
 from qnas_jax.report import style
 
 # isort: split
+from matplotlib.colors import hsv_to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
@@ -44,14 +45,16 @@ def front(
     points: Sequence[Point],
     teacher: dict[str, Any],
     subnets: Sequence[dict],
+    metric: str,
     cost: str = "size_bytes",
 ) -> str:
-    """The predicted front (NSR over a cost), and the mIoU after training over the same cost.
+    """The predicted front (NSR over a cost), and the score after training over the same cost.
 
     Args:
       points: The front.
       teacher: The teacher's figures; it is drawn over the cost if it has it.
       subnets: The figures of the retrained subnets, numbered in this order.
+      metric: The name of the score.
       cost: The name of the cost.
     """
     title, unit = _axis(cost)
@@ -74,17 +77,17 @@ def front(
         known = [v for v in values if cost in v]
         for key, kind, fill in (("fp32", "float", "none"), ("quantized", "quantized", colour)):
             measured.plot(
-                [v[cost] / unit for v in known], [v[f"miou_{key}"] for v in known],
+                [v[cost] / unit for v in known], [v[key] for v in known],
                 "o", mfc=fill, mec=colour, label=f"{name}, {kind}" if known else None,
             )  # fmt: skip
     for number, subnet in enumerate(subnets, 1):
-        _label(measured, number, subnet[cost] / unit, subnet["miou_quantized"])
+        _label(measured, number, subnet[cost] / unit, subnet["quantized"])
     if cost in teacher:
         predicted.axvline(teacher[cost] / unit, color=TEACHER, ls="--", lw=1, label="teacher")
         measured.axvline(teacher[cost] / unit, color=TEACHER, ls="--", lw=1)
     label = None if cost in teacher else "teacher, quantized"
-    measured.axhline(teacher["miou_quantized"], color=TEACHER, ls="--", lw=1, label=label)
-    measured.set_ylabel("mIoU, validation (%)")
+    measured.axhline(teacher["quantized"], color=TEACHER, ls="--", lw=1, label=label)
+    measured.set_ylabel(f"{metric}, validation (%)")
     measured.set_title("Measured after training", loc="left", fontsize=11)
     for axes in (predicted, measured):
         axes.set_xlabel(title)
@@ -162,8 +165,8 @@ def supernet(curves: Mapping[int, Mapping[str, float]]) -> str:
 
 
 @style.plain
-def class_iou(by_network: Mapping[str, Sequence[int | float | None]]) -> str:
-    """IoU by class (columns) and network (rows), percent; None where a class never occurs."""
+def by_class(by_network: Mapping[str, Sequence[int | float | None]], classes: Sequence[str]) -> str:
+    """A score by class (columns) and network (rows), percent; None where a class never occurs."""
     names, values = list(by_network), np.array(list(by_network.values()), float)
     figure = Figure(figsize=(11, 1.3 + 0.32 * len(names)), layout="constrained")
     axes = figure.add_subplot()
@@ -173,17 +176,28 @@ def class_iou(by_network: Mapping[str, Sequence[int | float | None]]) -> str:
         colour = "white" if value > 60 else INK
         axes.text(column, row, text, ha="center", va="center", fontsize=8.5, color=colour)
     axes.set_yticks(range(len(names)), names, fontsize=9)
-    axes.set_xticks(range(values.shape[1]), labels.NAMES, rotation=40, ha="right", fontsize=9)
+    axes.set_xticks(range(values.shape[1]), classes, rotation=40, ha="right", fontsize=9)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     return _svg(figure)
 
 
 @style.plain
-def samples(images: np.ndarray, maps: Mapping[str, np.ndarray]) -> bytes:
-    """Images (columns) and class maps of them (rows, by name) as a PNG."""
+def samples(
+    images: np.ndarray, predicted: Mapping[str, np.ndarray], classes: Sequence[str]
+) -> bytes:
+    """Images (columns) and their classes (rows, by name) as a PNG.
+
+    Args:
+      images: uint8[n, height, width, 3].
+      predicted: Class of each pixel, int[n, height, width], or of each image, int[n], by name.
+      classes: Names of the classes.
+    """
+    if next(iter(predicted.values())).ndim == 1:
+        return _named(images, predicted, classes)
+    colours = labels.PALETTE if tuple(classes) == labels.NAMES else _colours(len(classes))
     count, (height, width) = len(images), images.shape[1:3]
-    rows = {"image": images, **{name: labels.PALETTE[m] for name, m in maps.items()}}
+    rows = {"image": images, **{name: colours[m] for name, m in predicted.items()}}
     figure = Figure(figsize=(11, 11 / count * height / width * len(rows)))
     figure.set_layout_engine("constrained", w_pad=0.02, h_pad=0.02)
     grid = figure.subplots(len(rows), count, squeeze=False)
@@ -196,6 +210,36 @@ def samples(images: np.ndarray, maps: Mapping[str, np.ndarray]) -> bytes:
         grid[row][0].set_ylabel(name, fontsize=9)
     out = io.BytesIO()
     figure.savefig(out, format="png", dpi=130)
+    return out.getvalue()
+
+
+def _colours(count: int) -> np.ndarray:
+    """A colour for each class, uint8[256, 3]; black for what is ignored."""
+    found = np.zeros((256, 3), np.uint8)
+    hues = np.arange(count) * 0.618034 % 1  # neighbours lie far apart
+    strong = np.where(np.arange(count) % 2, 0.95, 0.65)
+    found[:count] = 255 * hsv_to_rgb(np.stack([hues, np.full(count, 0.6), strong], -1))
+    return found
+
+
+def _named(
+    images: np.ndarray, predicted: Mapping[str, np.ndarray], classes: Sequence[str]
+) -> bytes:
+    """Images with the names of their classes below; a wrong one is red."""
+    figure = Figure(figsize=(11, 11 / len(images) + 0.25 * len(predicted)), layout="constrained")
+    true = next(iter(predicted.values()))
+    for i, axes in enumerate(figure.subplots(1, len(images), squeeze=False)[0]):
+        axes.imshow(images[i], interpolation="nearest")
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set_visible(False)
+        for row, (name, found) in enumerate(predicted.items(), 1):
+            colour = INK if found[i] == true[i] else TEACHER
+            text, below = f"{name}: {classes[found[i]]}", (0, -13 * row)
+            axes.annotate(
+                text, (0, 0), below, "axes fraction", "offset points", fontsize=9, color=colour
+            )
+    out = io.BytesIO()
+    figure.savefig(out, format="png", dpi=130, bbox_inches="tight")
     return out.getvalue()
 
 

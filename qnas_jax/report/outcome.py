@@ -4,6 +4,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from qnas_jax.metrics import Metric
 from qnas_jax.report.exports import File
 from qnas_jax.run.stage import read_json
 from qnas_jax.search import front
@@ -12,7 +13,7 @@ from qnas_jax.space import COSTS
 Network = dict[str, Any]  # a network's figures by name
 
 TEACHER = "teacher"  # its name in the report; subnets are "subnet 1", "subnet 2", ... by size
-_FIGURES = ("miou_fp32", "miou_quantized", *front.SIZES)
+_FIGURES = ("fp32", "quantized", *front.SIZES)
 
 
 class Outcome(NamedTuple):
@@ -20,6 +21,7 @@ class Outcome(NamedTuple):
 
     Attributes:
       config: The run's settings.
+      metric: The main figure of the networks; `fp32` and `quantized` are its values.
       blocks: NSR of single paths of the supernet's blocks, as in `supernet/nsr.json`.
       points: The front.
       networks: The figures of the teacher and of the retrained subnets, by their names in the
@@ -30,6 +32,7 @@ class Outcome(NamedTuple):
     """
 
     config: dict[str, Any]
+    metric: Metric
     blocks: list[dict[str, Any]]
     points: list[front.Point]
     networks: dict[str, Network]
@@ -50,6 +53,7 @@ class Outcome(NamedTuple):
 
 def gather(
     workdir: pathlib.Path,
+    metric: Metric,
     retrained: Sequence[pathlib.Path],
     teacher_costs: Mapping[str, float],
     files: Mapping[str, File],
@@ -63,14 +67,16 @@ def gather(
     costs = [name for name in COSTS if name in points[0].costs and name not in front.SIZES]
     by_subnet = {point.subnet: point for point in points}
     folders = {TEACHER: workdir / "teacher"}
-    networks = {TEACHER: {**_metrics(folders[TEACHER]), **teacher_costs}}
-    by_size = sorted(((_metrics(f), f) for f in retrained), key=lambda one: one[0]["size_bytes"])
+    networks = {TEACHER: {**_metrics(folders[TEACHER], metric), **teacher_costs}}
+    found = ((_metrics(folder, metric), folder) for folder in retrained)
+    by_size = sorted(found, key=lambda one: one[0]["size_bytes"])
     for number, (figures, folder) in enumerate(by_size, 1):
         point, name = by_subnet[figures["subnet"]], f"subnet {number}"
         known = {cost: point.costs[cost] for cost in costs}
         networks[name], folders[name] = {**figures, "nsr": point.nsr, **known}, folder
     return Outcome(
         config=read_json(workdir / "config.json"),
+        metric=metric,
         blocks=read_json(workdir / "supernet" / "nsr.json", "blocks")["blocks"],
         points=points,
         networks=networks,
@@ -84,8 +90,12 @@ def gather(
     )
 
 
-def _metrics(folder: pathlib.Path) -> Network:
-    return read_json(folder / "metrics.json", "subnet", *_FIGURES)
+def _metrics(folder: pathlib.Path, metric: Metric) -> Network:
+    """The figures of a network; those of the main figure have the names of the report."""
+    names = {"fp32": f"{metric.name}_fp32", "quantized": f"{metric.name}_quantized"}
+    names["by_class"] = f"{metric.by_class}_quantized"
+    held = read_json(folder / "metrics.json", "subnet", *names.values(), *front.SIZES)
+    return held | {name: held[key] for name, key in names.items()}
 
 
 def as_json(found: Outcome, seconds: Mapping[str, float]) -> dict[str, Any]:
@@ -108,6 +118,7 @@ def as_json(found: Outcome, seconds: Mapping[str, float]) -> dict[str, Any]:
         shown[name]["file"] = {**file._asdict(), "ratio": round(file.ratio, 4)}
     subnets = found.subnets
     return {
+        "metric": found.metric.name,
         "teacher": shown[TEACHER],
         "subnets": [shown[name] for name in subnets],
         "dominating": [s["subnet"] for s in subnets.values() if dominates(s, found.teacher)],
@@ -121,13 +132,13 @@ def as_text(results: dict[str, Any]) -> str:
     networks = [{"subnet": TEACHER, **results["teacher"]}, *results["subnets"]]
     costs = [name for name in COSTS if name in networks[-1] and name not in front.SIZES]
     titles = "".join(f"  {title(name, ' '):>11}" for name in costs)
-    lines = [f"    size kB  encoder kB{titles}   mIoU float  quantized  network"]
+    lines = [f"    size kB  encoder kB{titles}   {results['metric']} float  quantized  network"]
     for network in networks:
         better = "*" if network["subnet"] in results["dominating"] else " "
         sizes = f"{network['size_bytes'] / 1e3:9.1f}  {network['encoder_size_bytes'] / 1e3:10.1f}"
         sizes += "".join(f"  {cost(network, name):>11}" for name in costs)
-        mious = f"{network['miou_fp32']:11.2f}  {network['miou_quantized']:9.2f}"
-        lines.append(f"{better} {sizes}  {mious}  {network['subnet']}")
+        scores = f"{network['fp32']:{len(results['metric']) + 7}.2f}  {network['quantized']:9.2f}"
+        lines.append(f"{better} {sizes}  {scores}  {network['subnet']}")
     return "\n".join([*lines, "* dominates the quantized teacher"])
 
 
@@ -144,5 +155,5 @@ def title(name: str, between: str = ", ") -> str:
 def dominates(subnet: Network, teacher: Network) -> bool:
     """Whether a subnet is no larger and no less accurate, quantized, and better in one of them."""
     smaller = teacher["size_bytes"] - subnet["size_bytes"]
-    better = subnet["miou_quantized"] - teacher["miou_quantized"]
+    better = subnet["quantized"] - teacher["quantized"]
     return min(smaller, better) >= 0 and max(smaller, better) > 0

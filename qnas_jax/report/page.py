@@ -12,6 +12,7 @@ import numpy as np
 
 from qnas_jax import space
 from qnas_jax.data.batching import Batch
+from qnas_jax.metrics import Metric
 from qnas_jax.report import exports as files_table
 from qnas_jax.report import figures, outcome
 from qnas_jax.report.outcome import TEACHER, Network, Outcome
@@ -40,7 +41,7 @@ _PAGE = string.Template("""<!doctype html>
 $verdict
 <table>
 <tr><th>network</th><th>NSR</th><th>size, kB</th><th>of the teacher</th><th>encoder, kB</th>
-<th>of the teacher</th>$costs<th>mIoU float</th><th>mIoU quantized</th>
+<th>of the teacher</th>$costs<th>$metric float</th><th>$metric quantized</th>
 <th class="text">subnet</th></tr>
 $rows
 </table>
@@ -66,7 +67,7 @@ $paths
 channel's mean gives 1. The curves show single training steps, with their paths and images; the
 first column is the last step. The other columns are single paths on validation images: the largest
 kernels and expansions, the smallest, and up to ten random paths.</p>
-<h2>IoU by class, quantized (%)</h2>
+<h2>$class_metric by class, quantized (%)</h2>
 $classes
 <h2>Validation images, quantized networks</h2>
 <img alt="images, labels and predictions" src="data:image/png;base64,$samples">
@@ -92,6 +93,8 @@ class _Drawn(NamedTuple):
 
 def write(
     workdir: pathlib.Path,
+    metric: Metric,
+    names: Sequence[str],
     seconds: dict[str, float],
     retrained: Sequence[pathlib.Path],
     samples: Batch,
@@ -102,6 +105,8 @@ def write(
 
     Args:
       workdir: The run's folder; every stage of it is finished.
+      metric: The main figure of the networks.
+      names: Names of the classes.
       seconds: How long each stage took.
       retrained: The folder of each retrained subnet.
       samples: The images whose predictions are in the networks' folders.
@@ -111,9 +116,9 @@ def write(
     Returns:
       The content of `results.json`.
     """
-    found = outcome.gather(workdir, retrained, teacher_costs, files)
+    found = outcome.gather(workdir, metric, retrained, teacher_costs, files)
     results = outcome.as_json(found, seconds)
-    drawn = _draw(workdir, found, samples)
+    drawn = _draw(workdir, found, names, samples)
     page = _fill(workdir.name, found, results, drawn)
     for name, text in {**drawn.fronts, **drawn.others}.items():
         artefacts.write(workdir / "report" / f"{name}.svg", text)
@@ -123,14 +128,18 @@ def write(
     return results
 
 
-def _draw(workdir: pathlib.Path, found: Outcome, samples: Batch) -> _Drawn:
+def _draw(workdir: pathlib.Path, found: Outcome, classes: Sequence[str], samples: Batch) -> _Drawn:
     subnets = found.subnets
-    best = max(subnets, key=lambda name: subnets[name]["miou_quantized"])
-    maps = {"labels": samples.labels}
-    maps |= {name: _prediction(found.folders[name]) for name in (TEACHER, best)}
+    best = max(subnets, key=lambda name: subnets[name]["quantized"])
+    shown = {"labels": samples.labels}
+    shown |= {name: _prediction(found.folders[name]) for name in (TEACHER, best)}
     fronts = {
         "front" if cost == "size_bytes" else f"front_{cost}": figures.front(
-            front.pair(found.points, cost), found.teacher, [*subnets.values()], cost
+            front.pair(found.points, cost),
+            found.teacher,
+            [*subnets.values()],
+            found.metric.title,
+            cost,
         )
         for cost in ("size_bytes", *found.costs)
     }
@@ -140,10 +149,10 @@ def _draw(workdir: pathlib.Path, found: Outcome, samples: Batch) -> _Drawn:
             space.parse_subnet(found.teacher["subnet"]),
             [space.parse_subnet(subnet["subnet"]) for subnet in subnets.values()],
         ),
-        "classes": figures.class_iou({name: one["class_iou_quantized"] for name, one in networks}),
+        "classes": figures.by_class({name: one["by_class"] for name, one in networks}, classes),
         "supernet": figures.supernet(read_metrics(workdir, "supernet")),
     }
-    return _Drawn(fronts, others, figures.samples(samples.images, maps))
+    return _Drawn(fronts, others, figures.samples(samples.images, shown, classes))
 
 
 def _fill(name: str, found: Outcome, results: dict[str, Any], drawn: _Drawn) -> str:
@@ -154,10 +163,12 @@ def _fill(name: str, found: Outcome, results: dict[str, Any], drawn: _Drawn) -> 
         name=html.escape(name),
         summary=_summary(found),
         verdict=_verdict(results),
+        metric=found.metric.title,
+        class_metric=found.metric.class_title,
         costs="".join(f"<th>{outcome.title(cost)}</th>" for cost in found.costs),
         rows="\n".join(_row(title, one, found) for title, one in found.networks.items()),
         about_costs=_about_costs(found),
-        files=files_table.as_html(found.files),
+        files=files_table.as_html(found.files, found.metric.title),
         fronts="\n".join(drawn.fronts.values()),
         paths="\n".join(_block_row(*block) for block in enumerate(found.blocks, 1)),
         samples=base64.b64encode(drawn.samples).decode(),
@@ -201,7 +212,7 @@ def _row(name: str, network: Network, found: Outcome) -> str:
         share = 100 * network[size] / found.teacher[size]
         cells += [f"<td>{network[size] / 1e3:.1f}</td>", f"<td>{share:.1f} %</td>"]
     cells += [f"<td>{outcome.cost(network, cost)}</td>" for cost in found.costs]
-    cells += [f"<td>{network[key]:.2f}</td>" for key in ("miou_fp32", "miou_quantized")]
+    cells += [f"<td>{network[key]:.2f}</td>" for key in ("fp32", "quantized")]
     cells.append(f'<td class="text">{network["subnet"]}</td>')
     better = ' class="better"' if outcome.dominates(network, found.teacher) else ""
     return f"<tr{better}>{''.join(cells)}</tr>"

@@ -21,11 +21,12 @@ from qnas_jax.hardware import target as targets
 from qnas_jax.hardware.candidates import Place
 from qnas_jax.hardware.deployment import Deployment
 from qnas_jax.nn import mobilenet
+from qnas_jax.nn.classifier import Classifier
 from qnas_jax.nn.deeplab import DeepLabV3
 from qnas_jax.nn.trace import convs, trace
 from qnas_jax.run import artefacts, config, parallel, paths
 from qnas_jax.stages import sources
-from qnas_jax.tasks import segmentation
+from qnas_jax.tasks import classification, segmentation
 from qnas_jax.tasks.task import Task
 
 logger = logging.getLogger(__name__)
@@ -91,7 +92,7 @@ def prepare(given: Given) -> tuple[Given, Problem, Deployment]:
         for block, depth in zip(teacher_blocks, given.space.depths, strict=True)
     )
     shape = _image_shape(given)
-    stride = mobilenet.STEM_STRIDE * first.stride
+    stride = network.stem_stride * first.stride
     features = -(-shape[0] // stride), -(-shape[1] // stride)
     where = candidates.places(blocks, features)
     device = deployment.device(given.hardware.target, given.hardware.table, where)
@@ -102,8 +103,9 @@ def prepare(given: Given) -> tuple[Given, Problem, Deployment]:
         _log_missing(pathlib.Path(given.hardware.table), where, ops, given.space.bits)
     train = sources.opened(given.data, "train")
     given.check_images(len(train))
-    task = segmentation.task(len(train.names))
-    build = functools.partial(_network, network, task.classes, first)
+    make_task = {"pixel": segmentation.task, "image": classification.task}[train.labels_per]
+    task = make_task(train.names)
+    build = functools.partial(_network, network, task, first)
     teacher = build(teacher_blocks, mobilenet.teacher_paths(teacher_blocks))
     problem = Problem(
         task,
@@ -116,10 +118,14 @@ def prepare(given: Given) -> tuple[Given, Problem, Deployment]:
     return given, problem, Deployment(device, where, _fixed_convs(teacher, shape))
 
 
-def _network(network: config.Network, classes: int, first, blocks, paths) -> DeepLabV3:
+def _network(network: config.Network, task: Task, first, blocks, paths) -> nn.Module:
+    """The encoder with the head that the task needs."""
     stem = space.scaled_channels(space.MOBILENET_V2_STEM, network.width)
-    encoder = mobilenet.MobileNetV2(stem, first, blocks, paths)
-    return DeepLabV3(encoder, network.head_channels, network.rates, classes, network.dropout)
+    encoder = mobilenet.MobileNetV2(stem, first, blocks, paths, network.stem_stride)
+    head = network.head_channels
+    if task.per_pixel:
+        return DeepLabV3(encoder, head, network.rates, task.classes, network.dropout)
+    return Classifier(encoder, head, task.classes, network.dropout)
 
 
 def _image_shape(given: config.Config) -> tuple[int, int, int]:

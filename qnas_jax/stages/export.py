@@ -58,12 +58,14 @@ def export(
       trained: The network.
     """
     stage = _stage(workdir, how, deployed, trained)
-    if stage.done and not _missing(stage.folder, problem.task.metric):
+    if stage.done and not _missing(stage.folder, problem.task.metric.name):
         return stage
     stage.begin()
     variables, quant = train_stage.load(problem, how, trained)
     model, shape = trained.model, deployed.image_shape
-    network, floats = (fold.fold(model, variables, q, shape, resize=True) for q in (quant, None))
+    network, floats = (
+        fold.fold(model, variables, q, shape, resize=problem.task.per_pixel) for q in (quant, None)
+    )
     found, written = runtimes.installed(), {}
     for runtime in found:
         artefacts.write(stage.folder / (FLOAT + runtime.suffix), runtime.file(floats))
@@ -121,12 +123,12 @@ def _log(
 ) -> None:
     """Logs the files of a network, and warns of files that compute something else."""
     for (name, file), runtime in zip(written.items(), found, strict=True):
-        figures = file.file_bytes / 1e3, task.title, computed[task.metric][name]
+        figures = file.file_bytes / 1e3, task.metric.title, computed[task.metric.name][name]
         line = "%s: %s for %d x %d has %.1f kB, %s %.2f %%"
         logger.info(line, folder.name, name, *computed["picture"], *figures)
         agreement = computed["agreement"][MEASURED][name]
         if agreement < LEAST_AGREEMENT:
-            line = "%s: %s gives only %.2f %% of the pixels the simulated class: %s; %s"
+            line = "%s: %s gives only %.2f %% of the predictions as simulated: %s; %s"
             reason = _reason(computed["layers"], name, runtime)
             logger.warning(line, folder.name, name, agreement, reason, SEE)
         if runtime.option:
@@ -155,14 +157,14 @@ def _log_no_litert(folder: pathlib.Path) -> None:
     logger.info("no LiteRT files: pip install -e '.[litert]', delete %s, and repeat", folder)
 
 
-def check(folders: Iterable[pathlib.Path], metric: str, max_drop: float) -> None:
+def check(folders: Iterable[pathlib.Path], task: Task, max_drop: float) -> None:
     """Checks the score of every quantized file against that of JAX.
 
     This is not done when the files are written, so that finished stages are checked as well.
 
     Args:
       folders: Folders of the stages that wrote the files.
-      metric: Name of the task's main figure.
+      task: The task.
       max_drop: Points that each file may lose.
 
     Raises:
@@ -170,10 +172,10 @@ def check(folders: Iterable[pathlib.Path], metric: str, max_drop: float) -> None
     """
     for folder in folders:
         place = folder / "parity.json"
-        scores = read_json(place, metric)[metric]
+        scores = read_json(place, task.metric.name)[task.metric.name]
         exports = [name for name in scores if name.startswith(f"{QUANTIZED}.")]
         for reference, file in itertools.product((MEASURED, FAKE), exports):
-            parity.check(place, scores, file, reference, max_drop)
+            parity.check(place, task.metric.title, scores, file, reference, max_drop)
 
 
 def summary(
@@ -192,7 +194,7 @@ def summary(
         found[network] = exports.File(
             file_bytes=model["file_bytes"][name],
             stored_bytes=model["file_bytes"][name] - model["graph_bytes"][name],
-            miou=parity_[metric][name],
+            score=parity_[metric][name],
             agreement=parity_["agreement"][MEASURED][name],
             float_ms=timed["float"]["latency_ms"],
             quantized_ms=timed["quantized"]["latency_ms"],
@@ -207,19 +209,19 @@ def as_text(folders: Iterable[pathlib.Path], task: Task) -> str:
     `as simulated` is the part of the predictions that equal the simulation's. Both and the
     scores are in percent.
     """
-    scores = (f"{task.title} float", "quantized", "as simulated")
-    titles = ("float kB", "quantized kB", "over", *scores)
+    titles = ("float kB", "quantized kB", "over")
+    titles += (f"{task.metric.title} float", "quantized", "as simulated")
     lines = [_LINE.format(*titles, "file", "network")]
     for folder in folders:
-        parity_, model = _described(folder, task.metric)
-        miou, agreement = parity_[task.metric], parity_["agreement"][MEASURED]
-        simulated = (f"{miou[name]:.2f}" for name in ("jax_fp32", MEASURED))
+        parity_, model = _described(folder, task.metric.name)
+        scores, agreement = parity_[task.metric.name], parity_["agreement"][MEASURED]
+        simulated = (f"{scores[name]:.2f}" for name in ("jax_fp32", MEASURED))
         lines.append(_LINE.format("", "", "", *simulated, "", "(JAX)", folder.name))
         for name, held in model["file_bytes"].items():
             float_ = FLOAT + name.removeprefix(QUANTIZED)
             over = model["graph_bytes"][name] / (held - model["graph_bytes"][name])
             cells = [f"{size / 1e3:.1f}" for size in ((folder / float_).stat().st_size, held)]
-            cells += [f"{100 * over:.2f}", f"{miou[float_]:.2f}", f"{miou[name]:.2f}"]
+            cells += [f"{100 * over:.2f}", f"{scores[float_]:.2f}", f"{scores[name]:.2f}"]
             lines.append(_LINE.format(*cells, f"{agreement[name]:.4f}", name, folder.name))
     return "\n".join(lines)
 
@@ -256,7 +258,7 @@ def _compare(
     return {
         "picture": network.x.shape[:2],
         "images": len(data),
-        task.metric: scores,
+        task.metric.name: scores,
         "agreement": agreement,
         "device": runtimes.device(),
         "runtimes": {runtime.name: runtime.version for runtime in found},

@@ -58,7 +58,10 @@ def plan(
 
 def batches(images: Dataset, how: Training, batch: int) -> Callable[[int], Batch]:
     """Returns a function step -> this process's share of the step's augmented batch."""
-    augmentation, share = Augmentation(how.train.crop, how.train.scale), parallel.share(batch)
+    augmentation, share = (
+        Augmentation(how.train.crop, how.train.scale, how.train.flip),
+        parallel.share(batch),
+    )
     return lambda step: training_batch(images, how.seed, step, batch, augmentation, share)
 
 

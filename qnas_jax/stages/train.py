@@ -4,7 +4,7 @@ import functools
 import logging
 import pathlib
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -23,7 +23,7 @@ from qnas_jax.run import artefacts, config
 from qnas_jax.run.stage import Stage, is_begun, is_finished
 from qnas_jax.stages.experiment import Problem, Purpose, data_mark, key, teacher_subnet
 from qnas_jax.stages.fit import Training, batches, fit, plan
-from qnas_jax.tasks.task import evaluate
+from qnas_jax.tasks.task import Classify, Task, evaluate
 from qnas_jax.train import checkpoint, loop, optimizers, supervised
 from qnas_jax.train.supervised import TrainState
 
@@ -195,20 +195,30 @@ def _with_bits(model: nn.Module, quant: PyTree, subnet: space.Subnet, problem: P
 
 def _train_network(workdir, problem, how, trained, fresh, step_key, title) -> PyTree:
     """Trains a network; returns its variables."""
-    sgd, optimizer = how.train, _optimizer(how.train)
-    step = supervised.train_step(trained.model, problem.task.loss, optimizer, step_key, sgd.compute)
-    rate = optimizers.polynomial(sgd.lr, sgd.steps, sgd.power)
-    whole = loop.Watched("the network", "loss", rate, "train.lr", lambda state: state)
-    planned = plan(trained.stage, how, title, sgd.steps, [whole])
+    given, optimizer = how.train, _optimizer(how.train)
+    step = supervised.train_step(
+        trained.model, problem.task.loss, optimizer, step_key, given.compute
+    )
+    whole = loop.Watched("the network", "loss", _rate(given), "train.lr", lambda state: state)
+    planned = plan(trained.stage, how, title, given.steps, [whole])
     state, make_batch = (
         supervised.fresh_state(fresh, optimizer),
-        batches(problem.train, how, sgd.batch),
+        batches(problem.train, how, given.batch),
     )
     return fit(workdir, planned, loop.several(step), state, make_batch).variables()
 
 
 def _optimizer(how: config.Train) -> optax.GradientTransformation:
-    return optimizers.sgd(how.lr, how.steps, how.power, how.momentum, how.weight_decay)
+    if how.optimizer == "adamw":
+        return optimizers.adamw(how.lr, how.steps, how.warmup, how.weight_decay, how.clip)
+    return optimizers.sgd(how.lr, how.steps, how.power, how.momentum, how.weight_decay, how.clip)
+
+
+def _rate(how: config.Train) -> Callable[[Any], Any]:
+    """The schedule of `_optimizer`."""
+    if how.optimizer == "adamw":
+        return optimizers.cosine(how.lr, how.steps, how.warmup)
+    return optimizers.polynomial(how.lr, how.steps, how.power)
 
 
 def _finish(problem: Problem, how: Training, trained: Trained, variables, quant) -> None:
@@ -221,7 +231,7 @@ def _finish(problem: Problem, how: Training, trained: Trained, variables, quant)
     sources = {
         "fp32": functools.partial(supervised.predictor(model, task.predict), variables),
         # What the files compute; with fake quantization, biases would not be rounded.
-        "quantized": simulate.simulator(fold.fold(model, variables, quant, shape, resize=True)),
+        "quantized": _simulated(task, model, variables, quant, shape),
     }
     found, samples = evaluate(sources, problem.val, how.run.eval_batch, task)
     sizes = network_sizes(model, quant, shape)
@@ -233,11 +243,18 @@ def _finish(problem: Problem, how: Training, trained: Trained, variables, quant)
     logger.info(
         "%s: %s %.2f %% in float, %.2f %% quantized, %.1f kB",
         stage.folder.name,  # "teacher", or the subnet
-        task.title,
-        found[f"{task.metric}_fp32"],
-        found[f"{task.metric}_quantized"],
+        task.metric.title,
+        found[f"{task.metric.name}_fp32"],
+        found[f"{task.metric.name}_quantized"],
         sizes["size_bytes"] / 1e3,
     )
+
+
+def _simulated(task: Task, model: nn.Module, variables, quant, shape: Shape) -> Classify:
+    """A function images -> classes by rank, as the integers of a network's file give them."""
+    logits = simulate.logits(fold.fold(model, variables, quant, shape, resize=task.per_pixel))
+    predict = jax.jit(task.predict, static_argnums=1)
+    return lambda images: predict(logits(images), shape[:2])
 
 
 def network_sizes(model: nn.Module, quant: PyTree, image_shape: Shape) -> dict[str, int]:
@@ -269,7 +286,7 @@ def _calibrated(problem: Problem, how: Training, trained: Trained, variables, qu
         crops = (central_crops(problem.train, chunk, how.train.crop) for chunk in chunks)
         found = supervised.calibrated(trained.model, variables, quant, crops)
         shape = problem.val[0][0].shape
-        network = fold.fold(trained.model, variables, found, shape, resize=True)
+        network = fold.fold(trained.model, variables, found, shape, resize=problem.task.per_pixel)
         found = tie_free.with_agreed_sums(network, found)
         checkpoint.write_arrays(file, found)
     return checkpoint.read_arrays(file, quant)

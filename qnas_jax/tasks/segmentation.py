@@ -1,5 +1,6 @@
 """Semantic segmentation: a class for each pixel, scored by mIoU."""
 
+import functools
 from typing import Any
 
 import jax.numpy as jnp
@@ -12,9 +13,17 @@ from qnas_jax.nn.deeplab import resize_logits
 from qnas_jax.tasks.task import Task
 
 
-def task(classes: int) -> Task:
-    """Returns the segmentation of images into so many classes."""
-    return Task(classes, loss, predict, score, metric="miou", title="mIoU")
+def task(names: tuple[str, ...]) -> Task:
+    """Returns the segmentation of images into the classes of these names, at most 255."""
+    return Task(
+        names,
+        per_pixel=True,
+        loss=loss,
+        predict=predict,
+        tally=functools.partial(tally, len(names)),
+        score=score,
+        metric=metrics.MIOU,
+    )
 
 
 def loss(
@@ -29,6 +38,11 @@ def predict(
 ) -> UInt8[Array, "n h2 w2"]:
     """Returns class maps at the images' resolution (height, width)."""
     return jnp.argmax(resize_logits(logits, *image_size), axis=-1).astype(jnp.uint8)
+
+
+def tally(classes: int, labels: np.ndarray, found: np.ndarray) -> np.ndarray:
+    """Returns the confusion matrix of the best classes; see `metrics.confusion`."""
+    return metrics.confusion(labels, found[..., 0], classes)
 
 
 def score(confusion: np.ndarray) -> dict[str, Any]:

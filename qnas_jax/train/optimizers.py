@@ -17,6 +17,26 @@ def polynomial(lr: float, steps: int, power: float) -> Callable[[Any], Any]:
     return schedule
 
 
+def cosine(lr: float, steps: int, warmup: int) -> Callable[[Any], Any]:
+    """Returns a schedule step -> learning rate, linear up to `lr`, then a half cosine down to 0.
+
+    Args:
+      lr: Highest learning rate.
+      steps: Number of steps.
+      warmup: Steps before the highest learning rate, fewer than `steps`.
+
+    References:
+      Loshchilov and Hutter, 2017, https://arxiv.org/abs/1608.03983, eq. 5, without restarts.
+    """
+
+    def schedule(count):
+        rise = (count + 1) / (warmup + 1)
+        share = jnp.clip((count - warmup) / (steps - warmup), 0.0, 1.0)
+        return lr * jnp.minimum(rise, 0.5 * (1 + jnp.cos(jnp.pi * share)))
+
+    return schedule
+
+
 def sgd(
     lr: float,
     steps: int,
@@ -36,9 +56,34 @@ def sgd(
       clip: Largest global norm of the gradients; 0 disables clipping.
     """
 
-    def kernels(params):
-        return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
+    decay = optax.add_decayed_weights(weight_decay, mask=_kernels)
+    return _clipped(clip, decay, optax.sgd(polynomial(lr, steps, power), momentum))
 
-    decay = optax.add_decayed_weights(weight_decay, mask=kernels)
-    sgd = optax.chain(decay, optax.sgd(polynomial(lr, steps, power), momentum))
-    return optax.chain(optax.clip_by_global_norm(clip), sgd) if clip else sgd
+
+def adamw(
+    lr: float, steps: int, warmup: int, weight_decay: float, clip: float = 0.0
+) -> optax.GradientTransformation:
+    """Returns AdamW with a cosine schedule.
+
+    Args:
+      lr: Highest learning rate.
+      steps: Number of steps.
+      warmup: Steps before the highest learning rate.
+      weight_decay: Decay of kernels, times the learning rate; norms and biases do not decay.
+      clip: Largest global norm of the gradients; 0 disables clipping.
+
+    References:
+      Loshchilov and Hutter, 2019, https://arxiv.org/abs/1711.05101, algorithm 2.
+    """
+    schedule = cosine(lr, steps, warmup)
+    return _clipped(clip, optax.adamw(schedule, weight_decay=weight_decay, mask=_kernels))
+
+
+def _kernels(params: Any) -> Any:
+    """Which parameters decay."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
+
+
+def _clipped(clip: float, *steps: optax.GradientTransformation) -> optax.GradientTransformation:
+    chained = optax.chain(*steps)
+    return optax.chain(optax.clip_by_global_norm(clip), chained) if clip else chained

@@ -121,7 +121,7 @@ BAD = [
     ("search.budgets", (("size_bytes", 9), ("size_bytes", 8)), "each cost only once"),
     ("retrain.subnets", 0, "must be at least 1"),
     ("retrain.init", "zeros", "must be 'supernet' or 'scratch'"),
-    ("export.max_miou_drop", -0.1, "must be at least 0.0"),
+    ("export.max_drop", -0.1, "must be at least 0.0"),
     ("run.save_every", 0, "must be at least 1"),
     ("run.log_every", 0, "must be at least 1"),
     ("run.per_dispatch", 0, "must be at least 1"),

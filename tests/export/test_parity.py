@@ -59,7 +59,8 @@ def test_miou_and_agreement_of_class_maps():
         "other": lambda images: images[..., 1],
         "again": lambda images: images[..., 0],
     }
-    miou, agreement = parity.class_maps(sources, _Images(), batch=2, task=segmentation.task(4))
+    task = segmentation.task(tuple("abcd"))
+    miou, agreement = parity.class_maps(sources, _Images(), 2, task)
     assert miou["right"] == miou["again"] == 100
     labels = np.stack([label for _, label in map(_Images().__getitem__, range(5))])
     matrix = metrics.confusion(labels, _Images.images[..., 1], 4)
@@ -71,11 +72,11 @@ def test_miou_and_agreement_of_class_maps():
 def test_a_file_that_loses_too_much_miou_is_refused():
     miou = {"model.onnx": 60.0, "jax_quantized": 61.5}
     place, names = pathlib.Path("export/teacher/parity.json"), ("model.onnx", "jax_quantized")
-    parity.check(place, miou, *names, 1.5)
-    parity.check(place, {**miou, "model.onnx": 70.0}, *names, 0.0)
+    parity.check(place, "mIoU", miou, *names, 1.5)
+    parity.check(place, "mIoU", {**miou, "model.onnx": 70.0}, *names, 0.0)
     for most, bad in ((1.4, miou), (50.0, {**miou, "model.onnx": float("nan")})):
-        with pytest.raises(InputError, match=r"json: model\.onnx has .* export\.max_miou_drop="):
-            parity.check(place, bad, *names, most)
+        with pytest.raises(InputError, match=r"json: model\.onnx has .* export\.max_drop="):
+            parity.check(place, "mIoU", bad, *names, most)
 
 
 @pytest.mark.parametrize("name", ["int8", "mixed"])

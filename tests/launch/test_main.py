@@ -59,14 +59,14 @@ def finished(tmp_path_factory, cache):
 def test_a_run_leaves_what_the_readme_promises(finished):
     workdir, output = finished
     results = json.loads((workdir / "report" / "results.json").read_text())
-    figures = {"miou_fp32", "miou_quantized", "size_bytes", "encoder_size_bytes", "file"}
+    figures = {"fp32", "quantized", "size_bytes", "encoder_size_bytes", "file"}
     assert set(results["teacher"]) == figures
     assert len(results["subnets"]) == 2
     for subnet in results["subnets"]:
         assert set(subnet) == figures | {"subnet", "nsr"}
         folder = workdir / "retrain" / subnet["subnet"]
         measured = json.loads((folder / "metrics.json").read_text())
-        assert measured["miou_quantized"] == subnet["miou_quantized"]
+        assert measured["miou_quantized"] == subnet["quantized"]
     stages = {"teacher", "supernet", "lut", "search", "latency", "retrain", "export"}
     assert set(results["seconds"]) == stages
     drawn = ("front.svg", "architectures.svg", "supernet.svg", "classes.svg", "samples.png")
@@ -170,7 +170,7 @@ def test_a_file_that_loses_too_much_fails_the_run_behind_its_report(finished, ca
     (line,) = output.splitlines()
     assert line.startswith(f"error: {place}: model.onnx has mIoU")
     assert (workdir / "report" / "index.html").exists()
-    larger = "--config.export.max_miou_drop=3"
+    larger = "--config.export.max_drop=3"
     code, output = run(SMOKE, f"--workdir={workdir}", larger, cache=cache)
     assert code == 0, output
 

@@ -11,7 +11,9 @@ import pytest
 from matplotlib import cbook
 from PIL import Image
 
+from qnas_jax import metrics
 from qnas_jax.bwnas import config
+from qnas_jax.data import labels
 from qnas_jax.data.batching import Batch
 from qnas_jax.errors import InputError
 from qnas_jax.report import exports, figures, outcome, page
@@ -21,8 +23,8 @@ from qnas_jax.search import front
 
 TEACHER = {
     "subnet": "_".join(["k3e6-k3e6.w8a8"] * 6),
-    "miou_fp32": 61.5,
-    "miou_quantized": 60.0,
+    "fp32": 61.5,
+    "quantized": 60.0,
     "size_bytes": 200_000,
     "encoder_size_bytes": 120_000,
 }
@@ -34,10 +36,11 @@ SUBNETS = (
 )
 DOMINATING = SUBNETS[2][0]
 SIZES = ("size_bytes", "encoder_size_bytes")
-FIGURES = ("miou_fp32", "miou_quantized", *SIZES)
+FIGURES = ("fp32", "quantized", *SIZES)
 CURVE = {10: 2.0, 20: 1.25, 30: 0.5}  # the first block's NSR
 # Of each block: training, largest, smallest, random.
 NSR = [(0.5 + i / 10, 0.4, 0.6, (0.25, 0.75, 1.25)) for i in range(5)] + [(None, 0.1, 0.2, (0.3,))]
+MIOU = (metrics.MIOU, labels.NAMES)
 SECONDS = {"teacher": 200.4, "lut": 7500.0}
 HEIGHT, WIDTH, IMAGES = 8, 16, 3
 
@@ -46,7 +49,10 @@ def write_network(folder, number, found):
     """What a trained network leaves; its predictions are all of class `number`."""
     iou = [None, *range(number, number + 18)]  # the first class never occurs
     extra = {"class_iou_fp32": iou, "class_iou_quantized": iou, "macs": 10**6}
-    artefacts.write_json(folder / "metrics.json", {**found, **extra, "float_size_bytes": 10**6})
+    scores = {f"miou_{name}": found[name] for name in ("fp32", "quantized")}
+    held = {name: value for name, value in found.items() if name not in ("fp32", "quantized")}
+    held |= {**scores, **extra, "float_size_bytes": 10**6}
+    artefacts.write_json(folder / "metrics.json", held)
     maps = np.full((IMAGES, HEIGHT, WIDTH), number, np.uint8)
     np.savez(folder / "samples.npz", fp32=maps * 0, quantized=maps)
 
@@ -81,7 +87,7 @@ def run(tmp_path_factory):
     write_supernet(workdir)
     networks, points = [], []
     for number, (subnet, nsr, fp32, quantized, size) in enumerate(SUBNETS, 1):
-        found = {"subnet": subnet, "nsr": nsr, "miou_fp32": fp32, "miou_quantized": quantized}
+        found = {"subnet": subnet, "nsr": nsr, "fp32": fp32, "quantized": quantized}
         found |= {"size_bytes": size, "encoder_size_bytes": size - 80_000}
         networks.append(workdir / "retrain" / subnet)
         write_network(networks[-1], number, found)
@@ -96,7 +102,7 @@ def run(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         draw = figures.samples
         patch.setattr(figures, "samples", lambda *args: drawn.append(args) or draw(*args))
-        results = page.write(workdir, SECONDS, networks, samples)
+        results = page.write(workdir, *MIOU, SECONDS, networks, samples)
     return workdir, results, drawn[0]
 
 
@@ -108,7 +114,7 @@ def test_exported_files_are_told_in_the_report_and_its_figures(run):
     images = np.zeros((IMAGES, HEIGHT, WIDTH, 3), np.uint8)
     samples = Batch(images, images[..., 0])
     given = dict(zip(names, told, strict=True))
-    again = page.write(workdir, SECONDS, networks, samples, files=given)
+    again = page.write(workdir, *MIOU, SECONDS, networks, samples, files=given)
     assert again["teacher"]["file"] == {**told[0]._asdict(), "ratio": 2.0}
     assert [subnet["file"]["ratio"] for subnet in again["subnets"]] == [3.0, 4.0, 5.0]
     text = (workdir / "report" / "index.html").read_text()
@@ -117,7 +123,7 @@ def test_exported_files_are_told_in_the_report_and_its_figures(run):
         for cell in ("subnet 1", "1.1", "+5.1 %", "20.50", "99.987 %", "3", "1", "3.00")
     )
     assert f"<tr>{row}</tr>" in text
-    page.write(workdir, SECONDS, networks, samples)
+    page.write(workdir, *MIOU, SECONDS, networks, samples)
     assert "model.onnx" not in (workdir / "report" / "index.html").read_text()
 
 
@@ -150,13 +156,14 @@ def test_results_hold_the_figures_of_every_network_by_size(run):
     workdir, results, _ = run
     by_size = sorted(SUBNETS, key=lambda subnet: subnet[-1])
     assert results == {
+        "metric": "miou",
         "teacher": {name: TEACHER[name] for name in FIGURES},
         "subnets": [
             {
                 "subnet": subnet,
                 "nsr": nsr,
-                "miou_fp32": fp32,
-                "miou_quantized": quantized,
+                "fp32": fp32,
+                "quantized": quantized,
                 "size_bytes": size,
                 "encoder_size_bytes": size - 80_000,
             }
@@ -204,7 +211,7 @@ def priced(run, tmp_path_factory):
     networks = [workdir / "retrain" / subnet for subnet, *_ in SUBNETS]
     shape = (IMAGES, HEIGHT, WIDTH)
     samples = Batch(np.zeros((*shape, 3), np.uint8), np.zeros(shape, np.uint8))
-    return workdir, lambda **costs: page.write(workdir, SECONDS, networks, samples, costs)
+    return workdir, lambda **costs: page.write(workdir, *MIOU, SECONDS, networks, samples, costs)
 
 
 def test_a_target_adds_a_column_and_a_figure_for_each_of_its_costs(priced):
@@ -234,13 +241,10 @@ def test_fronts_are_drawn_over_each_cost(monkeypatch, known):
     drawn = []
     monkeypatch.setattr(figures, "_svg", lambda figure: drawn.append(figure) or "<svg")
     points = [front.Point(i, 1.0 + i, "k3e3.w8a8", {"latency_ms": 7.0 - i}) for i in range(3)]
-    subnets = [
-        {"nsr": p.nsr, **p.costs, "miou_fp32": 50.0, "miou_quantized": 49.0 + p.rank}
-        for p in points
-    ]
-    teacher = {"size_bytes": 9500, "miou_fp32": 40.0, "miou_quantized": 39.0}
+    subnets = [{"nsr": p.nsr, **p.costs, "fp32": 50.0, "quantized": 49.0 + p.rank} for p in points]
+    teacher = {"size_bytes": 9500, "fp32": 40.0, "quantized": 39.0}
     teacher |= {"latency_ms": 8.0} if known else {}
-    figures.front(points, teacher, subnets, "latency_ms")
+    figures.front(points, teacher, subnets, "mIoU", "latency_ms")
     predicted, measured = drawn[0].axes
     lines = {line.get_label(): line.get_xydata().tolist() for line in predicted.lines}
     assert lines["front"] == [[7.0, 1.0], [6.0, 2.0], [5.0, 3.0]]
@@ -265,8 +269,8 @@ def test_the_staircase_of_a_front_promises_nothing_that_no_subnet_has(monkeypatc
         front.Point(i, nsr, "k3e3.w8a8", {"size_bytes": kb * 1000})
         for i, (kb, nsr) in enumerate(STEPS)
     ]
-    teacher = {"size_bytes": 9500, "miou_fp32": 40.0, "miou_quantized": 39.0}
-    figures.front(points, teacher, [])
+    teacher = {"size_bytes": 9500, "fp32": 40.0, "quantized": 39.0}
+    figures.front(points, teacher, [], "mIoU")
     figures.fronts({"INT8": points})
     for figure in drawn:
         stairs = figure.axes[0].lines[0]
@@ -332,7 +336,7 @@ def test_a_supernet_whose_paths_were_not_measured_is_refused_with_what_to_do(run
     (old / "supernet" / "nsr.json").unlink()
     message = r"nsr\.json: is missing; delete made_from\.json next to it, then run launch/main\.py"
     with pytest.raises(InputError, match=message):
-        page.write(old, SECONDS, [], Batch(np.zeros(0), np.zeros(0)))
+        page.write(old, *MIOU, SECONDS, [], Batch(np.zeros(0), np.zeros(0)))
 
 
 def test_the_page_tells_what_was_run(text):
@@ -344,7 +348,7 @@ def test_the_page_tells_what_was_run(text):
 
 
 def test_predictions_are_those_of_the_teacher_and_of_the_most_accurate_subnet(run):
-    images, maps = run[2]
+    images, maps, _ = run[2]
     assert images.shape == (IMAGES, HEIGHT, WIDTH, 3)
     # The most accurate subnet was written first, and is the third by size.
     assert [(name, np.unique(values).tolist()) for name, values in maps.items()] == [
@@ -368,9 +372,9 @@ def test_results_as_text_are_a_line_for_each_network(run):
 
 
 def test_a_subnet_dominates_if_nothing_is_worse_and_something_better():
-    teacher = {"size_bytes": 100, "miou_quantized": 60.0}
+    teacher = {"size_bytes": 100, "quantized": 60.0}
     found = {
-        (size, miou): outcome.dominates({"size_bytes": size, "miou_quantized": miou}, teacher)
+        (size, miou): outcome.dominates({"size_bytes": size, "quantized": miou}, teacher)
         for size, miou in itertools.product((99, 100, 101), (59.9, 60.0, 60.1))
     }
     assert {pair for pair, better in found.items() if better} == {

@@ -8,6 +8,7 @@ import sys
 import matplotlib
 import numpy as np
 
+from qnas_jax.data import labels
 from qnas_jax.report import figures
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -16,7 +17,9 @@ ROOT = pathlib.Path(__file__).parents[2]
 def _drawn():
     image = np.arange(96, dtype=np.uint8).reshape(1, 4, 8, 3)
     curve = [(8, 0.5, 0.25, 0.5), (16, 0.75, 0.5, 0.75)]
-    return figures.enough_images(curve, 32), figures.samples(image, {"a": image[..., 0] % 19})
+    return figures.enough_images(curve, 32), figures.samples(
+        image, {"a": image[..., 0] % 19}, labels.NAMES
+    )
 
 
 def test_rc_settings_change_no_figure_and_stay_as_they_are():

@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
+from qnas_jax import metrics
 from qnas_jax.bwnas import config
+from qnas_jax.data import labels
 from qnas_jax.data.batching import Batch
 from qnas_jax.errors import InputError
 from qnas_jax.report import page
@@ -12,17 +14,19 @@ from qnas_jax.run.stage import Stage
 from qnas_jax.search import front
 from qnas_jax.stages import export as export_stage
 from qnas_jax.stages import latency as latency_stage
+from qnas_jax.tasks import segmentation
 
 SUBNET = "k3e3.w8a8"
 
 
 def write_report(workdir):
     samples = Batch(np.zeros((1, 8, 8, 3), np.uint8), np.zeros((1, 8, 8), np.uint8))
-    page.write(workdir, {}, [workdir / "retrain" / SUBNET], samples)
+    page.write(workdir, metrics.MIOU, labels.NAMES, {}, [workdir / "retrain" / SUBNET], samples)
 
 
 def check_files(workdir):
-    export_stage.check([workdir / "export" / SUBNET], "miou", 1.0)
+    task = segmentation.task(labels.NAMES)
+    export_stage.check([workdir / "export" / SUBNET], task, 1.0)
 
 
 def tell_of_files(workdir):

@@ -24,7 +24,7 @@ def _checked(folder, most, **changes):
     folder.mkdir(exist_ok=True)
     miou = {name: value for name, value in {**MIOU, **changes}.items() if value is not None}
     (folder / "parity.json").write_text(json.dumps({"miou": miou}))
-    export_stage.check([folder], "miou", most)
+    export_stage.check([folder], segmentation.task(tuple("abcd")), most)
 
 
 def test_each_quantized_file_is_held_against_both_simulations(tmp_path):
@@ -56,7 +56,7 @@ def test_the_report_holds_a_file_against_the_column_of_its_format(tmp_path):
     }
     (file,) = export_stage.summary({"teacher": tmp_path}, "miou", latencies).values()
     assert (file.file_bytes, file.stored_bytes) == (1030, 1000)
-    assert (file.miou, file.agreement, file.ratio) == (59.5, 99.99, 1.0)
+    assert (file.score, file.agreement, file.ratio) == (59.5, 99.99, 1.0)
 
 
 def test_files_that_are_gone_or_cut_short_are_written_once_more(tmp_path):
@@ -82,8 +82,12 @@ OPTION = "session.x64quantprecision=1"
     ("differ", "changes", "told"),
     [
         ((0, 0), {}, "no code differs in the images compared, so two classes are almost"),
-        ((0, 7), {}, "class: codes differ from second on; see docs/export.md"),
-        ((3, 7), {"saturates": True}, "class: sums of bytes saturate in onnxruntime on this CPU, "),
+        ((0, 7), {}, "simulated: codes differ from second on; see docs/export.md"),
+        (
+            (3, 7),
+            {"saturates": True},
+            "simulated: sums of bytes saturate in onnxruntime on this CPU, ",
+        ),
         ((3, 7), {"option": OPTION}, f"model.onnx: sums .* unless a session sets {OPTION}"),
     ],
 )
@@ -103,9 +107,12 @@ def test_a_file_that_agrees_little_says_why(differ, changes, told, tmp_path, cap
     for folder in ("teacher", "subnet"):
         file = describe.File(size.ONNX_QDQ, 1000, "")
         export_stage._log(
-            segmentation.task(4), tmp_path / folder, {name: file}, computed, (runtime,)
+            segmentation.task(tuple("abcd")), tmp_path / folder, {name: file}, computed, (runtime,)
         )
     lines = [one.getMessage() for one in caplog.records if one.levelname == "WARNING"]
-    assert sum("teacher: model.onnx gives only 97.00 % of the pixels" in one for one in lines) == 1
+    assert (
+        sum("teacher: model.onnx gives only 97.00 % of the predictions" in one for one in lines)
+        == 1
+    )
     found = [one for one in lines if re.search(told, one)]
     assert len(found) == (1 if "option" in changes else 2), lines

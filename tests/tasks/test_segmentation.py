@@ -55,7 +55,7 @@ def test_the_loss_is_at_the_resolution_of_the_labels():
     logits = jnp.asarray(rng.normal(0, 3, (2, 3, 4, 5)), jnp.float32)
     labels = jnp.asarray(rng.integers(0, 5, (2, 6, 9)), jnp.uint8)
     expected = segmentation.cross_entropy(resize_logits(logits, 6, 9), labels)
-    assert segmentation.task(5).loss(logits, labels) == expected
+    assert segmentation.task(tuple("abcde")).loss(logits, labels) == expected
 
 
 def test_class_maps_are_the_argmax_of_the_resized_logits():

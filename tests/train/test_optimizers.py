@@ -68,3 +68,35 @@ def test_gradients_are_clipped_by_their_global_norm(clip, share):
     updates, _ = optimizer.update(gradients, optimizer.init(params), params)
     found = jnp.concatenate(jax.tree.leaves(updates))
     np.testing.assert_allclose(found, -0.1 * share * np.array([3.0, -4.0]), rtol=1e-6)
+
+
+def _adamw(weights, gradients, lr, steps, warmup, weight_decay):
+    """Weights after each step, in float64; betas 0.9 and 0.999, epsilon 1e-8."""
+    mean, square, curve = np.zeros_like(weights), np.zeros_like(weights), []
+    for step, gradient in enumerate(gradients):
+        if step < warmup:
+            rate = lr * (step + 1) / (warmup + 1)
+        else:
+            rate = lr * (1 + np.cos(np.pi * (step - warmup) / (steps - warmup))) / 2
+        mean = 0.9 * mean + 0.1 * gradient
+        square = 0.999 * square + 0.001 * gradient**2
+        unbiased = mean / (1 - 0.9 ** (step + 1)), square / (1 - 0.999 ** (step + 1))
+        change = unbiased[0] / (np.sqrt(unbiased[1]) + 1e-8)
+        weights = weights - rate * (change + weight_decay * weights)
+        curve.append(weights)
+    return np.array(curve)
+
+
+@pytest.mark.parametrize("warmup", [0, 3])
+def test_adamw_equals_its_formulas_and_decays_kernels_alone(warmup):
+    rng = np.random.default_rng(0)
+    setting = {"lr": 0.1, "steps": 8, "warmup": warmup}
+    weights, gradients = rng.normal(0, 1, (3, 4)), rng.normal(0, 1, (8, 3, 4))
+    found = _optimized(
+        {"kernel": jnp.float32(weights), "bias": jnp.float32(weights)},
+        [{"kernel": jnp.float32(g), "bias": jnp.float32(g)} for g in gradients],
+        optimizers.adamw(**setting, weight_decay=0.05),
+    )
+    for name, decay in (("kernel", 0.05), ("bias", 0.0)):
+        expected = _adamw(weights, gradients, **setting, weight_decay=decay)
+        np.testing.assert_allclose(found[name], expected, rtol=1e-4, atol=1e-5)

@@ -136,11 +136,16 @@ def _write(writer: _Writer, node: Node) -> None:
 
 
 def _arg_max(writer: _Writer, node: graph.ArgMax) -> None:
-    """LiteRT's own gives int32."""
+    """LiteRT's own gives int32, which is made bytes where they suffice."""
     draft, shape = writer.draft, (1, *node.out.shape[:2])
     inputs = [writer.places[node.x], draft.whole_numbers(3)]
-    wide = draft.tensor(f"{node.out.name}/int32", shape, TensorType.INT32)
-    draft.operator("ARG_MAX", inputs, wide, schema.ArgMaxOptionsT(TensorType.INT32))
+    narrows = graph.class_type(writer.tensors[node.x].shape[-1]) == np.uint8
+    name = f"{node.out.name}/int32" if narrows else node.out.name
+    wide = draft.tensor(name, shape, TensorType.INT32)
+    found = draft.operator("ARG_MAX", inputs, wide, schema.ArgMaxOptionsT(TensorType.INT32))
+    if not narrows:
+        writer.places[node.out.name] = found
+        return
     narrow = draft.tensor(node.out.name, shape, TensorType.UINT8)
     options = schema.CastOptionsT(TensorType.INT32, TensorType.UINT8)
     writer.places[node.out.name] = draft.operator("CAST", [wide], narrow, options)

@@ -107,7 +107,8 @@ def model(network: Graph) -> onnx.ModelProto:
         _write(builder, node)
     inputs = [helper.make_tensor_value_info(source, x_type, ["n", *x.shape])]
     if isinstance(network.nodes[-1], graph.ArgMax):
-        result = helper.make_tensor_value_info(out.name, TensorProto.UINT8, ["n", *out.shape[:2]])
+        out_type = _class_type(builder.tensors[network.nodes[-1].x])
+        result = helper.make_tensor_value_info(out.name, out_type, ["n", *out.shape[:2]])
     else:
         name = builder.node("Transpose", [out.name], f"{out.name}_nhwc", perm=[0, 2, 3, 1])
         out_type = TensorProto.UINT8 if out.grid else TensorProto.FLOAT
@@ -151,7 +152,11 @@ def _write(builder: _Builder, node: Node) -> None:
         case graph.ArgMax():
             axis = 3 if node.x in builder.channels_last else 1
             best = builder.node("ArgMax", [node.x], axis=axis, keepdims=0)
-            builder.node("Cast", [best], out.name, to=TensorProto.UINT8)
+            builder.node("Cast", [best], out.name, to=_class_type(builder.tensors[node.x]))
+
+
+def _class_type(logits: graph.Tensor) -> int:
+    return helper.np_dtype_to_tensor_dtype(np.dtype(graph.class_type(logits.shape[-1])))
 
 
 def _conv(builder: _Builder, conv: graph.ConvNode) -> str:

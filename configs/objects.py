@@ -1,0 +1,34 @@
+"""Classification of rendered things: QA-BWNAS in INT8, small enough for a laptop."""
+
+from qnas_jax.bwnas import config
+
+
+def get_config() -> config.Config:
+    """Half of MobileNetV2's width at 48 x 48 pixels, 12 classes."""
+    return config.Config(
+        data=config.Data(source="objects", height=48, width=48, train_images=6000, val_images=2000),
+        network=config.Network(
+            width=0.5,
+            strides=(1, 2, 2, 2, 1, 1, 1),
+            dilations=(1,) * 7,
+            head_channels=320,
+            dropout=0.0,
+        ),
+        train=config.Train(
+            steps=3000,
+            batch=32,
+            optimizer="adamw",
+            lr=2e-3,
+            warmup=100,
+            weight_decay=1e-2,
+            clip=1.0,
+            crop=(48, 48),
+            scale=(0.9, 1.2),
+        ),
+        space=config.Space(depths=(2, 2, 3, 3, 2, 1)),
+        supernet=config.Supernet(steps=300, batch=32, lr=(0.1,) * 6, clip=1.0),
+        lut=config.Lut(calibration_images=64, images=128, images_per_pass=128),
+        quantize=config.Quantize(images=128, images_per_pass=64),
+        retrain=config.Retrain(subnets=3),
+        run=config.Run(save_every=500, log_every=50, eval_batch=50),
+    )
