@@ -7,9 +7,9 @@ ROOT/val/CLASS/...                   no class that `train` does not have
 import pathlib
 
 import numpy as np
-from PIL import Image
 
 from qnas_jax.data import files
+from qnas_jax.data.resize import covered
 from qnas_jax.errors import InputError
 from qnas_jax.run.listing import listed
 
@@ -44,7 +44,7 @@ class Folders:
           InputError: A folder is missing or empty, a class is unknown, or there are too few
             images.
         """
-        self._size = (width, height)
+        self._size = (height, width)
         self._folder = folder = pathlib.Path(root) / split
         self.names = tuple(_classes(pathlib.Path(root) / "train"))
         unknown = sorted(set(_classes(folder)) - set(self.names))
@@ -77,7 +77,7 @@ class Folders:
           InputError: The file is damaged, or no 8-bit RGB or grey; the message names it.
         """
         image = files.opened(self.images[index], _MODES).convert("RGB")
-        return np.asarray(covering(image, self._size)), self._labels[index]
+        return np.asarray(covered(image, *self._size)), self._labels[index]
 
     def content(self) -> str:
         """A short hash of what the files hold; see `files.fingerprint`."""
@@ -94,15 +94,6 @@ class Folders:
         files.look_at(lambda i: files.header(self.images[i], _MODES), len(self), headers)
         some = files.sample(len(self), _DECODED)
         files.look_at(lambda i: files.opened(self.images[some[i]], _MODES), len(some), whole)
-
-
-def covering(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """Returns the middle of an image, scaled so that it just covers (width, height)."""
-    rate = min(image.width / size[0], image.height / size[1])
-    wide, high = size[0] * rate, size[1] * rate
-    left, top = (image.width - wide) / 2, (image.height - high) / 2
-    box = (left, top, left + wide, top + high)
-    return image.resize(size, Image.Resampling.BILINEAR, box=box)
 
 
 def _classes(folder: pathlib.Path) -> list[str]:

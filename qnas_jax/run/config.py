@@ -14,7 +14,11 @@ from qnas_jax.space import Bits
 
 SOURCES = ("streets", "cityscapes", "objects", "digits", "folder", "tfds")  # of images
 RENDERED = ("streets", "objects")
-ROOTS = {"cityscapes": "leftImg8bit/ and gtFine/", "folder": "train/CLASS/ and val/CLASS/"}
+ROOTS = {
+    "cityscapes": "leftImg8bit/ and gtFine/",
+    "folder": "train/CLASS/ and val/CLASS/",
+    "tfds": "TFDS's data sets",
+}
 
 BLOCKS = 6  # blocks of MobileNetV2, after the stem and the first group
 
@@ -32,9 +36,7 @@ class Data:
     val_images: int = 0
     seed: int = 0  # of rendered images
     threads: int = 4  # threads that make training batches
-    cache_mb: int = (
-        512  # memory for read images, megabytes for each split; the others are read again
-    )
+    cache_mb: int = 512  # memory for read images of each split; the others are read again
 
     def check(self) -> None:
         """Raises InputError for the first value that cannot be used."""
