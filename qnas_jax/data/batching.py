@@ -38,12 +38,15 @@ class Dataset(Pairs, Protocol):
     """What a run asks of a split of any source, besides its images.
 
     Attributes:
-      names: Names of the classes, in the order of the labels.
       labels_per: "pixel" or "image", what has a label.
     """
 
-    names: tuple[str, ...]
     labels_per: str
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of the labels."""
+        ...
 
     def content(self) -> str:
         """A short hash of what the files hold; "" if the settings say it all."""

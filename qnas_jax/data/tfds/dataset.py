@@ -66,13 +66,17 @@ class Tfds:
         self._count = count or held
         self._records = records.opened(builder, self._shards)
 
-    @functools.cached_property
+    @property
     def names(self) -> tuple[str, ...]:
         """Names of the classes, in the order of the labels.
 
         Where a data set has none for labels of pixels, they are numbers, up to the highest one in
         the labels of its training split, all of which are read for that.
         """
+        return self._names
+
+    @functools.cached_property
+    def _names(self) -> tuple[str, ...]:
         if self._info.name == _CITYSCAPES:
             return labels.NAMES
         if self._used.names:
