@@ -1,7 +1,7 @@
 """The published setup: QA-BWNAS on Cityscapes in INT8.
 
 Paper: Lu et al., 2023, https://arxiv.org/abs/2401.12350. The network is DeepLabV3 with
-MobileNetV2 at output stride 8, like MMSegmentation's M-V2-D8.
+MobileNetV2 at output stride 8, MMSegmentation's M-V2-D8: only the first layer of a group is dilated.
 
     python launch/main.py --config configs/cityscapes.py --config.data.root=/data/cityscapes
 
@@ -34,6 +34,7 @@ def get_config() -> config.Config:
             width=1.0,
             strides=(1, 2, 2, 1, 1, 1, 1),
             dilations=(1, 1, 1, 2, 2, 4, 4),
+            dilate="first",
             head_channels=512,
             rates=(12, 24, 36),
             dropout=0.1,

@@ -46,6 +46,7 @@ class Network:
     width: float = 1.0  # multiplier of MobileNetV2's channels
     strides: tuple[int, ...] = (1, 2, 2, 1, 1, 1, 1)  # of its seven groups
     dilations: tuple[int, ...] = (1, 1, 1, 2, 2, 4, 4)
+    dilate: str = "all"  # layers of a group that are dilated: "all" or the "first" alone
     head_channels: int = 512
     rates: tuple[int, ...] = (12, 24, 36)  # dilations in the head
     dropout: float = 0.1  # before the classifier
@@ -57,6 +58,7 @@ class Network:
             checks.length(f"network.{name}", getattr(self, name), BLOCKS + 1)
         checks.all_of("network.strides", self.strides, lambda s: s in (1, 2), "strides are 1 or 2")
         checks.all_of("network.dilations", self.dilations, lambda d: d >= 1, "at least 1")
+        checks.one_of("network.dilate", self.dilate, ("all", "first"))
         checks.at_least("network.head_channels", self.head_channels, 8)
         checks.all_of("network.rates", self.rates, lambda r: r >= 1, "at least 1")
         checks.distinct("network.rates", self.rates)

@@ -86,7 +86,9 @@ def prepare(given: Given) -> tuple[Given, Problem, Deployment]:
     parallel.check_devices()
     given = paths.with_homes(given, PATHS)
     network = given.network
-    groups = space.mobilenet_v2_blocks(network.width, network.strides, network.dilations)
+    groups = space.mobilenet_v2_blocks(
+        network.width, network.strides, network.dilations, network.dilate
+    )
     first, teacher_blocks = groups[0], groups[1:]
     blocks = tuple(
         dataclasses.replace(block, depth=depth)
