@@ -52,7 +52,7 @@ OUTSIDE = {
 HEADERS = {"xla/ffi/api/ffi.h", "immintrin.h"}
 
 # Imported inside of functions, because they take seconds or must wait for their moment.
-LATE = {"train": {"orbax"}, "run": {"tensorboardX"}, "metrics": {"scipy"}}
+LATE = {"train": {"orbax"}, "nn": {"safetensors"}, "run": {"tensorboardX"}, "metrics": {"scipy"}}
 
 
 def modules(package=PACKAGE):

@@ -117,7 +117,8 @@ def convs_of(block, paths, height, width):
     for layer, op in enumerate(paths):
         channels, stride = block.layer_shape(layer)
         shape = (height, width, channels)
-        convs += space.mbconv_convs(op, "", shape, block.channels, stride, block.layer_dilation(layer))
+        how = (block.channels, stride, block.layer_dilation(layer))
+        convs += space.mbconv_convs(op, "", shape, *how)
         height, width = -(-height // stride), -(-width // stride)
     return convs
 

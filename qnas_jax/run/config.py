@@ -47,6 +47,7 @@ class Network:
     strides: tuple[int, ...] = (1, 2, 2, 1, 1, 1, 1)  # of its seven groups
     dilations: tuple[int, ...] = (1, 1, 1, 2, 2, 4, 4)
     dilate: str = "all"  # layers of a group that are dilated: "all" or the "first" alone
+    padding: tuple[float, ...] = (128.0, 128.0, 128.0)  # the pixel (RGB) around an image
     head_channels: int = 512
     rates: tuple[int, ...] = (12, 24, 36)  # dilations in the head
     dropout: float = 0.1  # before the classifier
@@ -59,6 +60,8 @@ class Network:
         checks.all_of("network.strides", self.strides, lambda s: s in (1, 2), "strides are 1 or 2")
         checks.all_of("network.dilations", self.dilations, lambda d: d >= 1, "at least 1")
         checks.one_of("network.dilate", self.dilate, ("all", "first"))
+        checks.length("network.padding", self.padding, 3)
+        checks.all_of("network.padding", self.padding, lambda p: 0 <= p <= 255, "0 to 255")
         checks.at_least("network.head_channels", self.head_channels, 8)
         checks.all_of("network.rates", self.rates, lambda r: r >= 1, "at least 1")
         checks.distinct("network.rates", self.rates)

@@ -122,7 +122,8 @@ def prepare(given: Given) -> tuple[Given, Problem, Deployment]:
 
 def _network(network: config.Network, classes: int, first, blocks, paths) -> DeepLabV3:
     stem = space.scaled_channels(space.MOBILENET_V2_STEM, network.width)
-    encoder = mobilenet.MobileNetV2(stem, first, blocks, paths)
+    padding = tuple(value / 128 - 1 for value in network.padding)
+    encoder = mobilenet.MobileNetV2(stem, first, blocks, paths, padding)
     return DeepLabV3(encoder, network.head_channels, network.rates, classes, network.dropout)
 
 
