@@ -97,7 +97,9 @@ class Train:
 class Teacher:
     """Where the teacher comes from."""
 
-    checkpoint: str = ""  # a teacher/checkpoint folder of another run; "": train one
+    # A teacher/checkpoint folder of another run, or a .safetensors, .pth or .pt file of PyTorch
+    # (docs/teachers.md); "": train one.
+    checkpoint: str = ""
 
 
 @dataclasses.dataclass(slots=True)
