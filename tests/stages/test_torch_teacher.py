@@ -29,14 +29,16 @@ def written(file, config, tmp_path, seed=0):
     import safetensors.numpy
 
     laid_out = chip.prepared(config, tmp_path / "other")
-    fresh = jax.device_get(train_stage._fresh_teacher(laid_out.problem, laid_out.how))
+    fresh = jax.eval_shape(lambda: train_stage._fresh_teacher(laid_out.problem, laid_out.how))
     rng, tensors = np.random.default_rng(seed), {}
     for unit in MMSEG.units(laid_out.problem.teacher):
         for (collection, place), name in torch_weights._sources(unit).items():
             leaf = fresh[collection]
             for part in place.split("/"):
                 leaf = leaf[part]
-            shape = leaf.transpose(3, 2, 0, 1).shape if leaf.ndim == 4 else leaf.shape
+            shape = leaf.shape
+            if len(shape) == 4:
+                shape = tuple(shape[i] for i in (3, 2, 0, 1))
             tensors[name] = rng.uniform(0.1, 1, shape).astype(np.float32)
     file.write_bytes(safetensors.numpy.save(tensors))
     return tensors
