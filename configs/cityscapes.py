@@ -1,7 +1,8 @@
 """The published setup: QA-BWNAS on Cityscapes in INT8.
 
 Paper: Lu et al., 2023, https://arxiv.org/abs/2401.12350. The network is DeepLabV3 with
-MobileNetV2 at output stride 8, like MMSegmentation's M-V2-D8.
+MobileNetV2 at output stride 8, as MMSegmentation's M-V2-D8: only the first layer of a group is
+dilated, and around an image lies the mean colour.
 
     python launch/main.py --config configs/cityscapes.py --config.data.root=/data/cityscapes
 
@@ -34,6 +35,8 @@ def get_config() -> config.Config:
             width=1.0,
             strides=(1, 2, 2, 1, 1, 1, 1),
             dilations=(1, 1, 1, 2, 2, 4, 4),
+            dilate="first",
+            padding=(123.675, 116.28, 103.53),
             head_channels=512,
             rates=(12, 24, 36),
             dropout=0.1,

@@ -71,6 +71,10 @@ class Block:
     """The layers between two boundaries of the teacher.
 
     Only the first layer has the stride and changes the number of channels.
+
+    Attributes:
+      dilation: Of the depthwise convolutions of the layers that `dilate` names.
+      dilate: "all" layers, or the "first" alone.
     """
 
     in_channels: int
@@ -78,10 +82,15 @@ class Block:
     stride: int
     dilation: int
     depth: int
+    dilate: str = "all"
 
     def layer_shape(self, layer: int) -> tuple[int, int]:
         """Input channels and stride of a layer."""
         return (self.in_channels, self.stride) if layer == 0 else (self.channels, 1)
+
+    def layer_dilation(self, layer: int) -> int:
+        """Dilation of a layer's depthwise convolution."""
+        return self.dilation if layer == 0 or self.dilate == "all" else 1
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -157,7 +166,7 @@ MOBILENET_V2 = ((16, 1), (24, 2), (32, 3), (64, 4), (96, 3), (160, 3), (320, 1))
 
 
 def mobilenet_v2_blocks(
-    width: float, strides: tuple[int, ...], dilations: tuple[int, ...]
+    width: float, strides: tuple[int, ...], dilations: tuple[int, ...], dilate: str = "all"
 ) -> tuple[Block, ...]:
     """MobileNetV2's seven groups of inverted residuals; the first has expansion 1.
 
@@ -165,6 +174,7 @@ def mobilenet_v2_blocks(
       width: Width multiplier.
       strides: Stride of each group, seven numbers.
       dilations: Dilation of each group's depthwise convolutions, seven numbers.
+      dilate: Which layers of a group are dilated, see `Block`; in MMSegmentation the "first".
 
     References:
       Sandler et al., 2018, https://arxiv.org/abs/1801.04381, table 2.
@@ -172,7 +182,7 @@ def mobilenet_v2_blocks(
     channels = [scaled_channels(MOBILENET_V2_STEM, width)]
     channels += [scaled_channels(c, width) for c, _ in MOBILENET_V2]
     return tuple(
-        Block(channels[i], channels[i + 1], strides[i], dilations[i], layers)
+        Block(channels[i], channels[i + 1], strides[i], dilations[i], layers, dilate)
         for i, (_, layers) in enumerate(MOBILENET_V2)
     )
 
@@ -206,7 +216,8 @@ def block_convs(block: Block, ops: tuple[Op, ...], shape: tuple[int, int]) -> li
     for layer in range(block.depth):
         channels, stride = block.layer_shape(layer)
         size = (height, width, channels)
-        found = (mbconv_convs(op, "", size, block.channels, stride, block.dilation) for op in ops)
+        how = (block.channels, stride, block.layer_dilation(layer))
+        found = (mbconv_convs(op, "", size, *how) for op in ops)
         layers.append([conv for convs in found for conv in convs])
         height, width = -(-height // stride), -(-width // stride)
     return layers

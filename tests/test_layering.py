@@ -57,6 +57,7 @@ LATE = {
     "run": {"tensorboardX"},
     "metrics": {"scipy"},
     "data": {"tensorflow_datasets", "array_record", "sklearn"},
+    "nn": {"safetensors"},
 }
 
 

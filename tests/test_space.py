@@ -98,13 +98,27 @@ def test_only_the_first_layer_of_a_block_has_the_stride_and_changes_the_channels
     assert [block.layer_shape(i) for i in range(3)] == [(16, 2), (24, 1), (24, 1)]
 
 
+def test_either_all_layers_of_a_block_are_dilated_or_only_the_first():
+    for dilate, expected in (("all", [4, 4, 4]), ("first", [4, 1, 1])):
+        block = space.Block(16, 24, 1, 4, 3, dilate)
+        assert [block.layer_dilation(i) for i in range(3)] == expected
+        layers = space.block_convs(block, (space.Op(3, 2), space.Op(5, 1)), (8, 8))
+        for layer, dilation in zip(layers, expected, strict=True):
+            assert {conv.dilation for conv in layer if conv.groups > 1} == {dilation}
+    # MMSegmentation 1.2.2, `MobileNetV2.make_layer`: dilation=dilation if i == 0 else 1
+    groups = space.mobilenet_v2_blocks(1.0, *OUTPUT_STRIDE_8, "first")
+    found = [[group.layer_dilation(i) for i in range(group.depth)] for group in groups]
+    assert found == [[1], [1, 1], [1, 1, 1], [2, 1, 1, 1], [2, 1, 1], [4, 1, 1], [4]]
+
+
 def convs_of(block, paths, height, width):
     """The convolutions of a block whose layers take the given ops."""
     convs = []
     for layer, op in enumerate(paths):
         channels, stride = block.layer_shape(layer)
         shape = (height, width, channels)
-        convs += space.mbconv_convs(op, "", shape, block.channels, stride, block.dilation)
+        how = (block.channels, stride, block.layer_dilation(layer))
+        convs += space.mbconv_convs(op, "", shape, *how)
         height, width = -(-height // stride), -(-width // stride)
     return convs
 

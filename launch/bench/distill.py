@@ -254,9 +254,8 @@ class _Case:
             for layer, op in ((n, o) for s in paths[place] for p in s for n, o in enumerate(p)):
                 channels, stride = block.layer_shape(layer)
                 shape = (*self.shapes[place + (layer > 0)], channels)
-                convs = space.mbconv_convs(
-                    OPS[op], "", shape, block.channels, stride, block.dilation
-                )
+                how = (block.channels, stride, block.layer_dilation(layer))
+                convs = space.mbconv_convs(OPS[op], "", shape, *how)
                 macs += sum(conv.macs for conv in convs)
                 values += sum(conv.out_channels * conv.out_pixels for conv in convs)
                 ops += 1

@@ -38,8 +38,8 @@ class Torch:
     def _op(self, layer, op) -> Any:
         nn, block = self._torch.nn, self._block
         inputs, stride = block.layer_shape(layer)
-        hidden, pad = inputs * op.expansion, block.dilation * (op.kernel - 1) // 2
-        shape = (op.kernel, stride, pad, block.dilation, hidden)
+        hidden, dilation = inputs * op.expansion, block.layer_dilation(layer)
+        shape = (op.kernel, stride, dilation * (op.kernel - 1) // 2, dilation, hidden)
         parts = nn.Sequential(
             nn.Conv2d(inputs, hidden, 1, bias=False),
             self._norm(hidden),

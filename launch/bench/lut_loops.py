@@ -156,7 +156,7 @@ class Torch:
             factor, offset = (self._torch.from_numpy(np.array(v)) for v in (factor, offset))
             w = self._weights[layer, op, part] * factor[:, None, None, None]
             if part == "depthwise":
-                dilation = self._block.dilation
+                dilation = self._block.layer_dilation(layer)
                 stride = self._block.layer_shape(layer)[1]
                 pad = dilation * (w.shape[-1] - 1) // 2
                 y = functional.conv2d(y, w, offset, stride, pad, dilation, groups=y.shape[1])

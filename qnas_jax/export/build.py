@@ -98,6 +98,7 @@ def _node(unit: Unit, read: Sequence[Tensor], out: Tensor, numbers: Numbers) -> 
             how: dict[str, Any] = numbers(unit, read[0].grid, out.grid)._asdict()
             groups = unit.in_shape[-1] if module.depthwise else 1
             how |= {"stride": module.stride, "dilation": module.dilation, "groups": groups}
+            how["padding"] = module.padding if any(module.padding) else ()
             return graph.ConvNode(out=out, x=names[0], bounds=module.bounds, **how)
         case Add():
             return graph.Add(out, names)

@@ -71,6 +71,8 @@ def _layer(
     names = ("name", "kernel", "stride", "dilation", "groups", "in_channels", "out_channels")
     found: dict[str, Any] = {name: getattr(record, name) for name in names}
     found["bounds"] = [b if np.isfinite(b) else None for b in conv.bounds]
+    if conv.padding:
+        found["padding"] = list(conv.padding)
     found["macs"] = record.macs
     if conv.w_bits is None:
         floats = size.float_bytes([record])

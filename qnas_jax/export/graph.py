@@ -77,6 +77,7 @@ class ConvNode:
       w_bits: Bitwidth of the weights; None in float.
       w_scale: float32[outputs], of the codes; None in float.
       bias_codes: int32[outputs], of scale ``scale of x * w_scale``; None in float.
+      padding: What lies around `x`, by channel, real units; zero where it is empty.
     """
 
     out: Tensor
@@ -90,6 +91,7 @@ class ConvNode:
     w_bits: int | None = None
     w_scale: np.ndarray | None = None
     bias_codes: np.ndarray | None = None
+    padding: tuple[float, ...] = ()
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -103,8 +105,13 @@ class ConvNode:
 
     @property
     def pad(self) -> int:
-        """Zeros (the zero point) on every side."""
+        """Pixels of the padding on every side."""
         return self.dilation * (self.kernel - 1) // 2
+
+    def padding_codes(self, read: QParams) -> np.ndarray:
+        """Codes of the padding: one by channel, or a single one, the zero point."""
+        real = np.array(self.padding or (0.0,), np.float32)
+        return read.codes(real)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

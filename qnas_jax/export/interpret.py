@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from qnas_jax.export import graph
 from qnas_jax.export.graph import Graph, Node, QParams
@@ -79,14 +79,22 @@ def step(
 
 
 def _conv(node: graph.ConvNode, x: np.ndarray, read, rule: integer.Rule) -> np.ndarray:
-    how = (node.stride, node.dilation, node.groups)
     written = node.out.grid
     if written is None or node.w_scale is None or node.bias_codes is None:
-        total = integer.accumulate(x, node.weights, *how) + node.bias
+        how = (node.stride, node.dilation, node.groups)
+        around = np.array(node.padding) if node.padding else None
+        total = integer.accumulate(x, node.weights, *how, around) + node.bias
         return np.clip(total, *node.bounds).astype(np.float32)
-    sums = integer.conv(x, read.zero_point, node.weights, node.bias_codes, *how)
     bounds = written.code_bounds(node.bounds)
-    return integer.requantize(sums, multiplier(node, read), written.zero_point, bounds, rule)
+    found, factor = sums(node, x, read), multiplier(node, read)
+    return integer.requantize(found, factor, written.zero_point, bounds, rule)
+
+
+def sums(conv: graph.ConvNode, x: np.ndarray, read: QParams) -> Int[np.ndarray, "n h w c"]:
+    """Returns the accumulators of a quantized convolution."""
+    assert conv.bias_codes is not None
+    how = (conv.stride, conv.dilation, conv.groups, conv.padding_codes(read))
+    return integer.conv(x, read.zero_point, conv.weights, conv.bias_codes, *how)
 
 
 def multiplier(conv: graph.ConvNode, read: QParams) -> Float[np.ndarray, "c"]:

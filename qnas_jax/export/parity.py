@@ -132,9 +132,8 @@ def _unrounded(node: Node, inputs: list[np.ndarray], grids: list) -> np.ndarray:
     out = node.out.grid
     assert out is not None
     if isinstance(node, graph.ConvNode):
-        assert node.w_scale is not None and node.bias_codes is not None
-        how = (node.stride, node.dilation, node.groups)
-        x = integer.conv(inputs[0], grids[0].zero_point, node.weights, node.bias_codes, *how)
+        assert node.w_scale is not None
+        x = interpret.sums(node, inputs[0], grids[0])
         return x * (grids[0].scale * node.w_scale.astype(np.float64) / out.scale)
     terms = [
         grid.scale * (codes.astype(np.float64) - grid.zero_point)

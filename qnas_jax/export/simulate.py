@@ -100,7 +100,13 @@ def _constants(node: Node, inputs: list[Tensor]) -> PyTree:
             low, high = out.code_bounds(node.bounds)
             rounding = _rounding(interpret.multiplier(node, read), out, low, high)
             weights = np.array_split(node.weights, _parts(node, read), axis=2)
-            return np.float32(read.zero_point), weights, node.bias_codes, rounding
+            if not node.padding:
+                return np.float32(read.zero_point), weights, node.bias_codes, rounding
+            # Less the padding, there are zeros around the codes.
+            around = node.padding_codes(read).astype(np.int32)
+            shift = around - read.zero_point
+            bias = node.bias_codes + np.einsum("klio,i->o", node.weights.astype(np.int32), shift)
+            return np.float32(around[None, None, None]), weights, bias, rounding
         case graph.Mean():
             assert read and out
             height, width, _ = inputs[0].shape
@@ -124,17 +130,20 @@ def _parts(conv: graph.ConvNode, read: QParams) -> int:
       OverflowError: The full accumulator may not fit into int32.
     """
     assert conv.bias_codes is not None
-    whole = _largest(conv.weights, read) + np.abs(conv.bias_codes.astype(np.int64))
+    zero = read.zero_point
+    whole = _largest(conv.weights, zero, read.q_max - zero)
+    whole = whole + np.abs(conv.bias_codes.astype(np.int64))
     if whole.max() > integer.INT32.max:
         raise OverflowError(f"{conv.out.name}: a sum of {whole.max()} does not fit into 32 bits")
     splits = ((n, np.array_split(conv.weights, n, axis=2)) for n in itertools.count(1))
-    fits = (n for n, parts in splits if all(_largest(w, read).max() <= EXACT for w in parts))
+    around = conv.padding_codes(read)
+    ends = int(around.max()), read.q_max - int(around.min())
+    fits = (n for n, parts in splits if all(_largest(w, *ends).max() <= EXACT for w in parts))
     return next(fits)  # one channel per part always fits
 
 
-def _largest(weights: np.ndarray, read: QParams) -> np.ndarray:
-    """Largest possible magnitude of any partial sum, per output channel."""
-    low, high = read.zero_point, read.q_max - read.zero_point
+def _largest(weights: np.ndarray, low: int, high: int) -> np.ndarray:
+    """Largest possible magnitude of any partial sum of values in [-low, high], by channel."""
     up, down = (np.maximum(sign * weights.astype(np.int64), 0).sum((0, 1, 2)) for sign in (1, -1))
     return np.maximum(up * high + down * low, up * low + down * high)
 

@@ -59,7 +59,7 @@ def places(blocks: Sequence[Block], shape: tuple[int, int]) -> tuple[Place, ...]
     for number, block in enumerate(blocks):
         for layer in range(block.depth):
             channels, stride = block.layer_shape(layer)
-            shapes = (height, width, channels, block.channels, stride, block.dilation)
+            shapes = (height, width, channels, block.channels, stride, block.layer_dilation(layer))
             found.append(Place(number, layer, *shapes))
             height, width = -(-height // stride), -(-width // stride)
     return tuple(found)

@@ -109,7 +109,8 @@ def layer_bytes(
     """Bytes of a subnet's choice for one layer of a block; logical ones by default."""
     in_channels, stride = block.layer_shape(layer)
     shape = (1, 1, in_channels)  # the size does not depend on the pixels
-    convs = space.mbconv_convs(choice.op, "", shape, block.channels, stride, block.dilation)
+    dilation = block.layer_dilation(layer)
+    convs = space.mbconv_convs(choice.op, "", shape, block.channels, stride, dilation)
     return network_bytes(convs, choice.w_bits, column)
 
 

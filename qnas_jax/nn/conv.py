@@ -23,7 +23,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from qnas_jax.kernels import convolution
-from qnas_jax.nn.fake_quant import FakeQuant, default_bits, is_quantized
+from qnas_jax.nn.fake_quant import PIXEL_RANGE, FakeQuant, default_bits, is_quantized
 from qnas_jax.quant import affine
 
 # An activation is the interval that it clips to.
@@ -78,6 +78,8 @@ class ConvBnAct(nn.Module):
       norm: Batch norm, or a bias where false.
       grid: Whether the output has a grid of its own. False for a layer that only a `Concat`
         reads: joined tensors share one grid.
+      padding: What lies around the image, for each input channel; zero where it is empty. Only
+        for a dense layer that reads pixels. Where quantized, it is rounded to their grid.
     """
 
     features: int
@@ -88,6 +90,7 @@ class ConvBnAct(nn.Module):
     bounds: tuple[float, float] = RELU6
     norm: bool = True
     grid: bool = True
+    padding: tuple[float, ...] = ()
 
     @nn.compact
     def __call__(
@@ -108,7 +111,7 @@ class ConvBnAct(nn.Module):
         elif self.kernel == 1 and self.stride == 1:
             u = convolution.pointwise(x, w[0, 0])
         else:
-            u = convolution.conv(x, w, self.stride, self.dilation)
+            u = self._padded_conv(x, w)
         if self.norm:
             y = Norm(self.bounds, name="norm")(u, train)
         else:
@@ -116,3 +119,14 @@ class ConvBnAct(nn.Module):
             bias = lax.broadcast_to_rank(bias.astype(u.dtype), u.ndim)
             y = jnp.clip(u + bias, *self.bounds)
         return FakeQuant(name="out")(y) if self.grid else y
+
+    def _padded_conv(self, x, w):
+        """A dense convolution. What lies around is subtracted first, and so becomes zero."""
+        if not any(self.padding):
+            return convolution.conv(x, w, self.stride, self.dilation)
+        around = jnp.array(self.padding, jnp.float32)
+        if is_quantized(self, "w_bits"):
+            around = affine.fake_quant(around, jnp.array(PIXEL_RANGE), default_bits())
+        around = around.astype(x.dtype)
+        u = convolution.conv(x - around[None, None, None], w, self.stride, self.dilation)
+        return u + jnp.einsum("klio,i->o", w, around)[None, None, None]

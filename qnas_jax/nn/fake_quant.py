@@ -11,6 +11,8 @@ from jaxtyping import Array, Float
 from qnas_jax.quant import affine, calibrate
 
 DEFAULT_BITS = 8
+# Pixels in [-1, 1) in steps of 1/128: the bytes of an image, exactly.
+PIXEL_RANGE = (-1.0, 127 / 128)
 
 
 def default_bits() -> Array:

@@ -91,4 +91,4 @@ def layer_module(
 ) -> MBConv:
     """The inverted residual with that op at a layer of a block."""
     stride = block.layer_shape(layer)[1]
-    return MBConv(op, block.channels, stride, block.dilation, place, name=name)
+    return MBConv(op, block.channels, stride, block.layer_dilation(layer), place, name=name)

@@ -20,6 +20,7 @@ class MobileNetV2(nn.Module):
       blocks: The blocks that are distilled and searched.
       paths: The ops of each block's layers.
       stem_stride: Stride of the first convolution; 1 for images of 32 x 32 pixels or so.
+      padding: What lies around an image, see `ConvBnAct`.
 
     References:
       Sandler et al., 2018, https://arxiv.org/abs/1801.04381, table 2.
@@ -30,6 +31,7 @@ class MobileNetV2(nn.Module):
     blocks: tuple[space.Block, ...]
     paths: tuple[space.Path, ...]
     stem_stride: int = 2
+    padding: tuple[float, ...] = ()
 
     @nn.compact
     def __call__(
@@ -37,7 +39,8 @@ class MobileNetV2(nn.Module):
     ) -> tuple[Float[Array, "n _ _ _"], ...]:
         """The features at all boundaries: the input of the first block and the output of each."""
         x = Input(name="input")(images)
-        x = ConvBnAct(self.stem, kernel=3, stride=self.stem_stride, name="stem")(x, train)
+        how = {"kernel": 3, "stride": self.stem_stride, "padding": self.padding}
+        x = ConvBnAct(self.stem, **how, name="stem")(x, train)
         path = (space.Op(kernel=3, expansion=1),) * self.first.depth
         x = BlockPath(self.first, path, name="block0")(x, train)
         features = [x]

@@ -12,10 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from qnas_jax.nn.conv import ConvBnAct
-from qnas_jax.nn.fake_quant import OnGrid
-
-# Pixels in [-1, 1) in steps of 1/128: the bytes of an image, exactly.
-PIXEL_RANGE = (-1.0, 127 / 128)
+from qnas_jax.nn.fake_quant import PIXEL_RANGE, OnGrid
 
 
 class Input(OnGrid):

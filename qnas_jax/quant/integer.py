@@ -82,8 +82,22 @@ def accumulate(
     stride: int,
     dilation: int,
     groups: int,
+    padding: Int[np.ndarray, "#i"] | Float[np.ndarray, "#i"] | None = None,
 ) -> Float[np.ndarray, "n h2 w2 o"]:
-    """Returns a zero-padded convolution in float64, which is exact for integers below 2**53."""
+    """Returns a padded convolution in float64, which is exact for integers below 2**53.
+
+    Args:
+      x: What is convolved.
+      w: The kernel.
+      stride: In both directions, as is the dilation.
+      dilation: Distance of the taps.
+      groups: 1, or the number of channels (depthwise).
+      padding: What lies around `x`, by channel; None for zero.
+    """
+    if padding is not None and padding.any():
+        # Less the padding, there are zeros around `x`.
+        inner = accumulate(x - padding, w, stride, dilation, groups)
+        return inner + np.einsum("klio,i->o", w.astype(np.float64), padding.astype(np.float64))
     k, _, inputs, outputs = w.shape
     pad, reach = dilation * (k - 1) // 2, dilation * (k - 1)
     x = np.pad(x.astype(np.float64), ((0, 0), (pad, pad), (pad, pad), (0, 0)))
@@ -113,14 +127,26 @@ def conv(
     stride: int,
     dilation: int,
     groups: int,
+    padding: UInt8[np.ndarray, "_"] | None = None,
 ) -> Int[np.ndarray, "n h2 w2 o"]:
-    """Returns the int32 accumulators of a convolution with bias; the padding is the zero point.
+    """Returns the int32 accumulators of a convolution with bias.
+
+    Args:
+      codes: What is convolved.
+      zero_point: Its code of zero.
+      weights: Codes of the kernel.
+      bias: In steps of the accumulators.
+      stride: In both directions, as is the dilation.
+      dilation: Distance of the taps.
+      groups: 1, or the number of channels (depthwise).
+      padding: Codes that lie around, by channel; None for the zero point.
 
     Raises:
       OverflowError: An accumulator does not fit into int32.
     """
     x = codes.astype(np.int32) - zero_point
-    total = accumulate(x, weights, stride, dilation, groups) + bias
+    around = None if padding is None else padding.astype(np.int32) - zero_point
+    total = accumulate(x, weights, stride, dilation, groups, around) + bias
     if np.abs(total).max(initial=0) > INT32.max:
         raise OverflowError(f"a sum of {np.abs(total).max():.0f} does not fit into 32 bits")
     return total.astype(np.int32)

@@ -63,18 +63,23 @@ class Network:
     width: float = 1.0  # multiplier of MobileNetV2's channels
     strides: tuple[int, ...] = (1, 2, 2, 1, 1, 1, 1)  # of its seven groups
     dilations: tuple[int, ...] = (1, 1, 1, 2, 2, 4, 4)
+    dilate: str = "all"  # layers of a group that are dilated: "all" or the "first" alone
+    padding: tuple[float, ...] = (128.0, 128.0, 128.0)  # the pixel (RGB) around an image
     head_channels: int = 512  # classification: of the last convolution; 1280 as published
     rates: tuple[int, ...] = (12, 24, 36)  # segmentation: dilations in the head
     dropout: float = 0.1  # before the classifier
 
     def check(self) -> None:
         """Raises InputError for the first value that cannot be used."""
-        checks.within("network.stem_stride", self.stem_stride, 1, 2)
+        checks.all_of("network.stem_stride", (self.stem_stride,), lambda s: s in (1, 2), "1 or 2")
         checks.within("network.width", self.width, 0.1, 4.0)
         for name in ("strides", "dilations"):
             checks.length(f"network.{name}", getattr(self, name), BLOCKS + 1)
         checks.all_of("network.strides", self.strides, lambda s: s in (1, 2), "strides are 1 or 2")
         checks.all_of("network.dilations", self.dilations, lambda d: d >= 1, "at least 1")
+        checks.one_of("network.dilate", self.dilate, ("all", "first"))
+        checks.length("network.padding", self.padding, 3)
+        checks.all_of("network.padding", self.padding, lambda p: 0 <= p <= 255, "0 to 255")
         checks.at_least("network.head_channels", self.head_channels, 8)
         checks.all_of("network.rates", self.rates, lambda r: r >= 1, "at least 1")
         checks.distinct("network.rates", self.rates)
@@ -104,7 +109,7 @@ class Train:
         checks.training("train", self)
         checks.above_zero("train.lr", self.lr)
         checks.one_of("train.optimizer", self.optimizer, ("sgd", "adamw"))
-        checks.within("train.warmup", self.warmup, 0, self.steps - 1)
+        checks.within("train.warmup", float(self.warmup), 0.0, self.steps - 1.0)
         checks.at_least("train.clip", self.clip, 0)
         checks.length("train.crop", self.crop, 2)
         checks.all_of("train.crop", self.crop, lambda c: c >= 32, "at least 32 pixels")
@@ -117,7 +122,9 @@ class Train:
 class Teacher:
     """Where the teacher comes from."""
 
-    checkpoint: str = ""  # a teacher/checkpoint folder of another run; "": train one
+    # A teacher/checkpoint folder of another run, or a .safetensors, .pth or .pt file of PyTorch
+    # (docs/teachers.md); "": train one.
+    checkpoint: str = ""
 
 
 @dataclasses.dataclass(slots=True)

@@ -85,7 +85,9 @@ def prepare(given: Given) -> tuple[Given, Problem, Deployment]:
     parallel.check_devices()
     given = paths.with_homes(given, PATHS)
     network = given.network
-    groups = space.mobilenet_v2_blocks(network.width, network.strides, network.dilations)
+    groups = space.mobilenet_v2_blocks(
+        network.width, network.strides, network.dilations, network.dilate
+    )
     first, teacher_blocks = groups[0], groups[1:]
     blocks = tuple(
         dataclasses.replace(block, depth=depth)
@@ -121,7 +123,8 @@ def prepare(given: Given) -> tuple[Given, Problem, Deployment]:
 def _network(network: config.Network, task: Task, first, blocks, paths) -> nn.Module:
     """The encoder with the head that the task needs."""
     stem = space.scaled_channels(space.MOBILENET_V2_STEM, network.width)
-    encoder = mobilenet.MobileNetV2(stem, first, blocks, paths, network.stem_stride)
+    padding = tuple(value / 128 - 1 for value in network.padding)
+    encoder = mobilenet.MobileNetV2(stem, first, blocks, paths, network.stem_stride, padding)
     head = network.head_channels
     if task.per_pixel:
         return DeepLabV3(encoder, head, network.rates, task.classes, network.dropout)

@@ -30,6 +30,9 @@ BAD = [
     ("network.strides", (1, 2, 2, 3, 1, 1, 1), "strides are 1 or 2"),
     ("network.dilations", (1, 1, 1, 2, 2, 4), "must be 7 numbers"),
     ("network.dilations", (1, 1, 1, 2, 2, 4, 0), "at least 1"),
+    ("network.dilate", "last", "must be 'all' or 'first'"),
+    ("network.padding", (128.0, 128.0), "must be 3 numbers"),
+    ("network.padding", (128.0, 256.0, 0.0), "0 to 255"),
     ("network.head_channels", 7, "must be at least 8"),
     ("network.rates", (), "at least 1"),
     ("network.rates", (12, 0), "at least 1"),
@@ -235,7 +238,7 @@ def test_the_cityscapes_config_holds_the_published_values():
     assert network.width == 1.0
     assert 2 * math.prod(network.strides) == 8, "output stride; the stem has stride 2"
     assert network.strides[1:] == (2, 2, 1, 1, 1, 1)
-    assert network.dilations == (1, 1, 1, 2, 2, 4, 4)
+    assert network.dilations == (1, 1, 1, 2, 2, 4, 4) and network.dilate == "first"
     supernet = published.supernet
     assert supernet.lr == (0.002, 0.005, 0.005, 0.005, 0.005, 0.002)
     assert (supernet.steps, supernet.batch, supernet.momentum) == (13_334, 8, 0.9)
@@ -246,7 +249,10 @@ def test_the_cityscapes_config_holds_the_published_values():
 
 @pytest.mark.parametrize("section", ["network", "train", "space", "supernet", "lut", "quantize"])
 def test_the_defaults_are_the_published_setup(section):
-    assert getattr(config.Config(), section) == getattr(load("cityscapes.py"), section)
+    default = getattr(config.Config(), section)
+    if section == "network":  # a field that an older run lacks counts as its default
+        default = dataclasses.replace(default, dilate="first", padding=(123.675, 116.28, 103.53))
+    assert default == getattr(load("cityscapes.py"), section)
 
 
 def test_settings_are_known_by_their_whole_name():

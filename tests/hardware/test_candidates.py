@@ -23,6 +23,11 @@ def test_places_are_the_layers_in_order_with_the_shape_of_their_input():
     assert shapes == {place[2:4] for place in PLACES[:2]}
 
 
+def test_the_dilation_of_a_place_is_that_of_its_layer():
+    block = space.Block(8, 16, stride=1, dilation=2, depth=3, dilate="first")
+    assert [place.dilation for place in candidates.places((block,), (9, 9))] == [2, 1, 1]
+
+
 def test_a_layer_of_a_search_space_has_a_candidate_for_each_op():
     layers = candidates.layers(PLACES, OPS)
     assert [[one.op for one in layer] for layer in layers] == [list(OPS)] * len(PLACES)

@@ -13,6 +13,7 @@ LAYERS = {
     "depthwise": ConvBnAct(3, kernel=5, dilation=2, depthwise=True),
     "pointwise": ConvBnAct(5, bounds=LINEAR),
     "strided": ConvBnAct(2, stride=2, bounds=RELU),
+    "padded": ConvBnAct(4, kernel=3, stride=2, padding=(-0.25, 0.0, 0.5)),
 }
 RANGE = (-0.4, 1.1)  # of the quantized output; narrower than what the layers give
 every_layer = pytest.mark.parametrize("layer", LAYERS.values(), ids=LAYERS)
@@ -57,7 +58,8 @@ def _convolve(layer, x, w):
     x, w = np.asarray(x, np.float64), np.asarray(w, np.float64)
     pad, (_, height, width, _) = layer.dilation * (layer.kernel // 2), x.shape
     rows, columns = -(-height // layer.stride), -(-width // layer.stride)
-    x = np.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    around = np.array(layer.padding or (0, 0, 0))
+    x = np.pad(x - around, ((0, 0), (pad, pad), (pad, pad), (0, 0))) + around
     u = np.zeros((len(x), rows, columns, layer.features))
     for i, j in np.ndindex(layer.kernel, layer.kernel):
         top, left = i * layer.dilation, j * layer.dilation
@@ -106,6 +108,16 @@ def test_without_a_policy_the_layer_is_float(layer):
     u = _convolve(layer, x, variables["params"]["kernel"])
     _assert_close(found, _normalize(layer, variables, u, *_stored(variables)))
     assert not state
+
+
+def test_where_quantized_the_padding_is_the_nearest_byte():
+    exact, nearest = ((p / 128 - 1, 0.0, 0.25) for p in (123.675, 124))
+    layers = [ConvBnAct(4, kernel=3, padding=padding) for padding in (exact, nearest)]
+    variables, x = _variables(layers[0]), _input()
+    quantized = [np.asarray(_apply(layer, variables, x)[0]) for layer in layers]
+    np.testing.assert_array_equal(*quantized)
+    floats = [np.asarray(_apply(layer, _float(variables), x)[0]) for layer in layers]
+    assert np.any(floats[0] != floats[1])
 
 
 @every_layer

@@ -64,7 +64,8 @@ def test_records_of_blocks_are_those_that_the_space_reckons_with(network):
             channels, stride = block.layer_shape(layer)
             name = f"encoder/block{number}/layer{layer}"
             expected = space.mbconv_convs(
-                op, name, (height, width, channels), block.channels, stride, block.dilation
+                *(op, name, (height, width, channels), block.channels, stride),
+                block.layer_dilation(layer),
             )
             assert [found[conv.name] for conv in expected] == expected
             height, width = -(-height // stride), -(-width // stride)
@@ -102,6 +103,14 @@ def test_a_block_by_itself_has_the_records_of_its_ops(expansion):
     block, op = space.Block(8, 16, 2, 2, 1), space.Op(5, expansion)
     expected = space.mbconv_convs(op, "layer0", (7, 9, 8), 16, 2, 2)
     assert trace(BlockPath(block, (op,)), (7, 9, 8)).convs == expected
+
+
+def test_only_the_first_layer_of_a_block_may_be_dilated():
+    block, ops = space.Block(8, 8, 1, 4, 3, "first"), (space.Op(3, 2),) * 3
+    found = trace(BlockPath(block, ops), (9, 9, 8)).convs
+    assert [conv.dilation for conv in found if conv.groups > 1] == [4, 1, 1]
+    layers = space.block_convs(block, ops[:1], (9, 9))
+    assert [c.macs for c in found] == [c.macs for layer in layers for c in layer]
 
 
 def test_every_unit_says_what_it_reads(network):

@@ -8,7 +8,7 @@ from qnas_jax.quant import integer
 RNG = np.random.default_rng(0)
 
 
-def _loops(codes, zero_point, weights, bias, stride, dilation, groups):
+def _loops(codes, zero_point, weights, bias, stride, dilation, groups, padding=None):
     """A convolution by its definition, in Python integers."""
     n, height, width, _ = codes.shape
     k, _, inputs, outputs = weights.shape
@@ -23,6 +23,8 @@ def _loops(codes, zero_point, weights, bias, stride, dilation, groups):
             if 0 <= y < height and 0 <= x < width:
                 code = int(codes[image, y, x, group * inputs + channel])
                 total += (code - zero_point) * int(weights[i, j, channel, out])
+            elif padding is not None:
+                total += (int(padding[channel]) - zero_point) * int(weights[i, j, channel, out])
         result[image, row, column, out] = total
     return result
 
@@ -47,6 +49,17 @@ def test_convolutions_are_exact(k, stride, dilation, groups, outputs):
     assert found.dtype == np.int32
     expected = _loops(codes, 131, weights, bias, stride, dilation, groups)
     np.testing.assert_array_equal(found, expected.astype(np.int64))
+
+
+@pytest.mark.parametrize(("k", "stride", "dilation"), [(3, 2, 1), (3, 1, 2), (5, 2, 1)])
+def test_what_lies_around_may_be_given_by_channel(k, stride, dilation):
+    codes = RNG.integers(0, 256, (2, 5, 6, 4)).astype(np.uint8)
+    weights = RNG.integers(-127, 128, (k, k, 4, 5)).astype(np.int8)
+    bias, padding = RNG.integers(-99, 99, 5).astype(np.int32), np.array([124, 0, 255, 9], np.uint8)
+    how = (codes, 131, weights, bias, stride, dilation, 1)
+    found = integer.conv(*how, padding)
+    np.testing.assert_array_equal(found, _loops(*how, padding).astype(np.int64))
+    assert np.any(found != integer.conv(*how))
 
 
 def test_an_int32_overflow_is_refused():

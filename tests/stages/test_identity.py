@@ -69,6 +69,18 @@ def test_a_run_of_an_older_version_is_refused_with_the_reason(on_disk, tmp_path)
     assert "None: an older version, which took the path" in message
 
 
+def test_a_run_from_before_the_settings_of_the_network_is_continued(smoke, tmp_path):
+    stage = begun_teacher_of(smoke, tmp_path)
+    file = stage.folder / "made_from.json"
+    mark = read_json(file)
+    for name in ("dilate", "padding"):
+        del mark["made_from"]["network"][name]
+    artefacts.write_json(file, {**mark, "hash": "older"})
+    assert teacher_of(smoke, tmp_path).hash == "older"
+    smoke.network.dilate = "first"
+    assert "(network.dilate: all, now first)" in refusal(lambda: teacher_of(smoke, tmp_path))
+
+
 def test_rendered_images_are_what_their_settings_say(smoke, tmp_path):
     before = teacher_of(smoke, tmp_path).hash
     smoke.data.root, smoke.data.threads = "anything", 7

@@ -137,7 +137,7 @@ def _layer(block, number, ops, find_range, per_channel):
         in_channels,
         block.channels,
         stride,
-        block.dilation,
+        block.layer_dilation(number),
         residual,
         find_range,
         per_channel,

@@ -54,9 +54,8 @@ def step(node: Node, inputs: list[np.ndarray], grids: list, kernels: Kernels) ->
 def _conv(conv: graph.ConvNode, x: np.ndarray, read: QParams, kernels: Kernels) -> np.ndarray:
     """A convolution with fixed-point multipliers, which are computed in float64."""
     out = conv.out.grid
-    assert out is not None and conv.w_scale is not None and conv.bias_codes is not None
-    how = (conv.stride, conv.dilation, conv.groups)
-    sums = integer.conv(x, read.zero_point, conv.weights, conv.bias_codes, *how)
+    assert out is not None and conv.w_scale is not None
+    sums = interpret.sums(conv, x, read)
     multiplier = read.scale * conv.w_scale.astype(np.float64) / out.scale
     bounds = out.code_bounds(conv.bounds)
     channels = len(multiplier)

@@ -185,6 +185,8 @@ def _padded(writer: _Writer, conv: graph.ConvNode) -> tuple[int, int]:
     """
     x, read = writer.places[conv.x], writer.tensors[conv.x]
     height, width, channels = read.shape
+    if conv.padding:
+        return _framed(writer, conv), Padding.VALID
     if not conv.pad:
         return x, Padding.VALID
     if (height - 1) % conv.stride == 0 and (width - 1) % conv.stride == 0:
@@ -194,6 +196,32 @@ def _padded(writer: _Writer, conv: graph.ConvNode) -> tuple[int, int]:
     out = writer.out(read._replace(name=f"{conv.out.name}/pad", shape=larger))
     sides = writer.draft.constant(around.tobytes(), around.shape, TensorType.INT32)
     return writer.draft.operator("PAD", [x, sides], out, schema.PadOptionsT()), Padding.VALID
+
+
+def _framed(writer: _Writer, conv: graph.ConvNode) -> int:
+    """What the convolution reads with its padding around.
+
+    LiteRT pads with one number for all channels, so rows and columns are joined to the image.
+    """
+    x, read, pad = writer.places[conv.x], writer.tensors[conv.x], conv.pad
+    height, width, channels = read.shape
+    around, kind, grid = np.array(conv.padding, np.float32), TensorType.FLOAT32, read.grid
+    quantization = None
+    if grid is not None:
+        lowered = conv.padding_codes(grid).astype(np.int16) + HIGHEST - grid.q_max
+        around, kind = lowered.astype(np.int8), TensorType.INT8
+        quantization = flatbuffer.per_tensor(grid.scale, zero_point(grid))
+    for axis, shape, whole in (
+        (1, (1, pad, width, channels), (height + 2 * pad, width)),
+        (2, (1, height + 2 * pad, pad, channels), (height + 2 * pad, width + 2 * pad)),
+    ):
+        data = np.ascontiguousarray(np.broadcast_to(around, shape)).tobytes()
+        edge = writer.draft.constant(data, shape, kind, quantization)
+        name = f"{conv.out.name}/pad{axis}"
+        out = writer.out(read._replace(name=name, shape=(*whole, channels)))
+        options = schema.ConcatenationOptionsT(axis=axis)
+        x = writer.draft.operator("CONCATENATION", [edge, x, edge], out, options)
+    return x
 
 
 def _weights(writer: _Writer, conv: graph.ConvNode, order: tuple[int, ...], axis: int) -> list[int]:

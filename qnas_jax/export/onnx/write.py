@@ -180,9 +180,31 @@ def _conv(builder: _Builder, conv: graph.ConvNode) -> str:
         how["strides"] = [conv.stride] * 2
     if conv.dilation > 1 and conv.kernel > 1:
         how["dilations"] = [conv.dilation] * 2
+    if conv.padding:
+        return builder.node("Conv", [_padded(builder, conv), *terms], **how)
     if conv.pad:
         how["pads"] = [conv.pad] * 4
     return builder.node("Conv", [builder.real(conv.x), *terms], **how)
+
+
+def _padded(builder: _Builder, conv: graph.ConvNode) -> str:
+    """What the convolution reads with its padding around, in real units.
+
+    ONNX pads with one number, so each channel is padded by itself.
+    """
+    read, count = builder.tensors[conv.x].grid, len(conv.padding)
+    around = np.array(conv.padding, np.float32) if read is None else conv.padding_codes(read)
+    channels = [f"{conv.out.name}/channel{i}" for i in range(count)]
+    builder.nodes.append(helper.make_node("Split", [conv.x], channels, axis=1, num_outputs=count))
+    pads = builder.constant(np.array([0, 0, conv.pad, conv.pad] * 2))
+    inner = [
+        builder.node("Pad", [channel, pads, builder.constant(value)])
+        for channel, value in zip(channels, around, strict=True)
+    ]
+    joined = builder.node("Concat", inner, axis=1)
+    if read is None:
+        return joined
+    return builder.node("DequantizeLinear", [joined, *builder.grid(read)])
 
 
 def _packed(codes: np.ndarray) -> onnx.TensorProto:

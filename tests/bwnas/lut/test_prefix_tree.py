@@ -17,6 +17,7 @@ from qnas_jax.quant import calibrate
 OPS = (space.Op(3, 2), space.Op(5, 3), space.Op(7, 2))
 NARROW = space.Block(in_channels=8, channels=16, stride=2, dilation=1, depth=2)
 DILATED = space.Block(in_channels=16, channels=16, stride=1, dilation=2, depth=3)
+FIRST_DILATED = space.Block(16, 16, stride=1, dilation=4, depth=2, dilate="first")
 
 
 KERNELS = [pytest.param("C++", marks=cpu.needs_vnni), "XLA"]
@@ -58,7 +59,9 @@ def _against_module(block, ops, bits, rows, size):
         assert away.max() < most and np.median(away) < usual
 
 
-@pytest.mark.parametrize("block", [NARROW, DILATED], ids=["strided", "dilated"])
+@pytest.mark.parametrize(
+    "block", [NARROW, DILATED, FIRST_DILATED], ids=["strided", "dilated", "first"]
+)
 @pytest.mark.parametrize("bits", [(8, 8), (4, 6)], ids=["w8a8", "w4a6"])
 def test_a_row_is_its_path_evaluated_alone_through_the_module(block, bits):
     rows = np.random.default_rng(0).choice(len(OPS) ** block.depth, 3, replace=False)
