@@ -71,7 +71,8 @@ class Network:
 
     def check(self) -> None:
         """Raises InputError for the first value that cannot be used."""
-        checks.all_of("network.stem_stride", (self.stem_stride,), lambda s: s in (1, 2), "1 or 2")
+        if self.stem_stride not in (1, 2):
+            raise InputError(f"network.stem_stride={self.stem_stride}: must be 1 or 2")
         checks.within("network.width", self.width, 0.1, 4.0)
         for name in ("strides", "dilations"):
             checks.length(f"network.{name}", getattr(self, name), BLOCKS + 1)
@@ -109,7 +110,9 @@ class Train:
         checks.training("train", self)
         checks.above_zero("train.lr", self.lr)
         checks.one_of("train.optimizer", self.optimizer, ("sgd", "adamw"))
-        checks.within("train.warmup", float(self.warmup), 0.0, self.steps - 1.0)
+        if not 0 <= self.warmup < self.steps:
+            rule = f"must lie in [0, train.steps={self.steps})"
+            raise InputError(f"train.warmup={self.warmup}: {rule}")
         checks.at_least("train.clip", self.clip, 0)
         checks.length("train.crop", self.crop, 2)
         checks.all_of("train.crop", self.crop, lambda c: c >= 32, "at least 32 pixels")
