@@ -19,8 +19,8 @@ class MobileNetV2(nn.Module):
       first: The group with expansion 1, which is in no searched block.
       blocks: The blocks that are distilled and searched.
       paths: The ops of each block's layers.
-      stem_stride: Stride of the first convolution; 1 for images of 32 x 32 pixels or so.
       padding: What lies around an image, see `ConvBnAct`.
+      stem_stride: Stride of the first convolution; 1 for images of 32 x 32 pixels or so.
 
     References:
       Sandler et al., 2018, https://arxiv.org/abs/1801.04381, table 2.
@@ -30,8 +30,8 @@ class MobileNetV2(nn.Module):
     first: space.Block
     blocks: tuple[space.Block, ...]
     paths: tuple[space.Path, ...]
-    stem_stride: int = 2
     padding: tuple[float, ...] = ()
+    stem_stride: int = 2
 
     @nn.compact
     def __call__(

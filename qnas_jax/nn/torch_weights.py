@@ -9,7 +9,6 @@ MobileNetV2 of MMSegmentation (M-V2-D8). They agree with this project in all but
 - MMSegmentation dilates only the first layer of a group.
 """
 
-import pathlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -20,7 +19,6 @@ import numpy as np
 from jaxtyping import Float, PyTree
 
 from qnas_jax.errors import InputError
-from qnas_jax.nn import torch_files
 from qnas_jax.nn.classifier import Classifier
 from qnas_jax.nn.deeplab import DeepLabV3
 from qnas_jax.nn.mobilenet import MobileNetV2
@@ -29,7 +27,6 @@ from qnas_jax.nn.mobilenet import MobileNetV2
 MEAN = (123.675, 116.28, 103.53)
 STD = (58.395, 57.12, 57.375)
 
-SUFFIXES = torch_files.SUFFIXES
 STEM = "encoder/stem"
 MOST_NAMES = 10  # of missing or unknown tensors in an error message
 
@@ -122,32 +119,23 @@ LAYOUTS = (
 )
 
 
-def is_file(path: pathlib.Path) -> bool:
-    """Whether a path names a file of PyTorch, by its suffix."""
-    return path.suffix.lower() in SUFFIXES
-
-
-def load(path: pathlib.Path, model: nn.Module, like: PyTree) -> PyTree:
-    """Returns a network's `params` and `batch_stats` from a file of PyTorch.
+def variables(found: Tensors, model: nn.Module, like: PyTree) -> PyTree:
+    """Returns a network's `params` and `batch_stats` from the tensors of a published one.
 
     Args:
-      path: The file, see `torch_files.read`.
+      found: The tensors by name.
       model: The network: a `Classifier` or a `DeepLabV3`.
       like: Its `params` and `batch_stats`, or their shapes.
 
     Raises:
-      InputError: The file cannot be used, holds another network, or one of another shape.
+      InputError: They are of another network, or have other shapes.
     """
-    found = torch_files.read(path)
     tensors = {name.removeprefix("module."): value for name, value in found.items()}
-    try:
-        layout = _layout(tensors, model)
-        _check_network(model)
-        units = tuple(layout.units(model))
-        _check_names(tensors, units, layout)
-        return _variables(tensors, units, like)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
+    layout = _layout(tensors, model)
+    _check_network(model)
+    units = tuple(layout.units(model))
+    _check_names(tensors, units, layout)
+    return _variables(tensors, units, like)
 
 
 def _layout(tensors: Tensors, model: nn.Module) -> Layout:

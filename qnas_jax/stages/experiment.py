@@ -124,7 +124,7 @@ def _network(network: config.Network, task: Task, first, blocks, paths) -> nn.Mo
     """The encoder with the head that the task needs."""
     stem = space.scaled_channels(space.MOBILENET_V2_STEM, network.width)
     padding = tuple(value / 128 - 1 for value in network.padding)
-    encoder = mobilenet.MobileNetV2(stem, first, blocks, paths, network.stem_stride, padding)
+    encoder = mobilenet.MobileNetV2(stem, first, blocks, paths, padding, network.stem_stride)
     head = network.head_channels
     if task.per_pixel:
         return DeepLabV3(encoder, head, network.rates, task.classes, network.dropout)

@@ -17,7 +17,7 @@ from qnas_jax.data.batching import central_crops
 from qnas_jax.errors import InputError
 from qnas_jax.export import fold, simulate, tie_free
 from qnas_jax.hardware import size
-from qnas_jax.nn import init, policy, torch_weights
+from qnas_jax.nn import init, policy, weights
 from qnas_jax.nn.trace import Shape, convs, trace
 from qnas_jax.run import artefacts, config
 from qnas_jax.run.stage import Stage, is_begun, is_finished
@@ -99,21 +99,21 @@ def _given_teacher(workdir, problem, how, source: config.Teacher) -> TrainState 
             f"teacher.checkpoint={given}: its run did not finish the teacher; "
             "resume it with its own command"
         )
-    from_torch = torch_weights.is_file(given) and not given.is_dir()
+    of_file = weights.is_file(given) and not given.is_dir()
     if not given.exists() and is_finished(own):
         raise InputError(
-            f"teacher.checkpoint={given}: no such {'file' if from_torch else 'folder'}; "
+            f"teacher.checkpoint={given}: no such {'file' if of_file else 'folder'}; "
             f"this run has a copy of it: set it to {own / 'checkpoint'}"
         )
-    if given.is_file() and not from_torch:
+    if given.is_file() and not of_file:
         raise InputError(
             f"teacher.checkpoint={given}: must be a folder of checkpoints, or a file of weights "
-            f"that ends in {' or '.join(torch_weights.SUFFIXES)}"
+            f"that ends in {' or '.join(weights.SUFFIXES)}"
         )
     optimizer = _optimizer(how.train)
     shapes = jax.eval_shape(lambda: supervised.fresh_state(_fresh_teacher(problem, how), optimizer))
-    if from_torch:
-        loaded = torch_weights.load(given, problem.teacher, shapes.variables())
+    if of_file:
+        loaded = weights.load(given, problem.teacher, shapes.variables())
         return supervised.fresh_state(loaded, optimizer)
     zeros = jax.tree.map(lambda leaf: jax.device_put(np.zeros(leaf.shape, leaf.dtype)), shapes)
     return checkpoint.load(given, zeros)

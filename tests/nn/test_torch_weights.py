@@ -8,7 +8,7 @@ import safetensors.numpy
 
 from in_files import refusal
 from qnas_jax import space
-from qnas_jax.nn import mobilenet, torch_weights
+from qnas_jax.nn import mobilenet, torch_weights, weights
 from qnas_jax.nn.classifier import Classifier
 from qnas_jax.nn.deeplab import DeepLabV3
 
@@ -112,7 +112,7 @@ def saved(tensors, tmp_path, name="x.safetensors"):
 
 def refused(tensors, model, tmp_path):
     file = saved(tensors, tmp_path)
-    message = refusal(lambda: torch_weights.load(file, model, shapes(model)))
+    message = refusal(lambda: weights.load(file, model, shapes(model)))
     assert message.startswith(f"{file}: ")
     return message.removeprefix(f"{file}: ")
 
@@ -135,7 +135,7 @@ def test_every_tensor_has_its_place(name, tmp_path):
     extra["module.any.num_batches_tracked"] = np.array(3)
     wrapped = {f"module.{key}": value for key, value in tensors.items()} | extra
     like = shapes(model)
-    found = torch_weights.load(saved(wrapped, tmp_path), model, like)
+    found = weights.load(saved(wrapped, tmp_path), model, like)
     assert jax.tree.map(jnp.shape, found) == jax.tree.map(
         lambda leaf: leaf.shape, {k: like[k] for k in ("params", "batch_stats")}
     )
@@ -156,7 +156,7 @@ def test_the_stem_reads_bytes_as_torch_reads_normalized_images(size, tmp_path):
     """Normalized, padded with zero, convolved and normed by hand in float64."""
     layout, model = LAYOUTS["MMSegmentation"], network(DeepLabV3)
     tensors = state(layout, model)
-    found = torch_weights.load(saved(tensors, tmp_path), model, shapes(model))
+    found = weights.load(saved(tensors, tmp_path), model, shapes(model))
     images = np.random.default_rng(1).integers(0, 256, (2, *size, 3))
     x = (images - np.array(torch_weights.MEAN)) / np.array(torch_weights.STD)
     x = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
@@ -222,4 +222,4 @@ def test_a_network_that_computes_something_else_is_refused(tmp_path):
 
 @pytest.mark.parametrize("name", ["x.pth", "x.PT", "x.safetensors", "x.SafeTensors", "x", "x.bin"])
 def test_files_are_known_by_their_suffix(name, tmp_path):
-    assert torch_weights.is_file(tmp_path / name) == (name not in ("x", "x.bin"))
+    assert weights.is_file(tmp_path / name) == (name not in ("x", "x.bin"))

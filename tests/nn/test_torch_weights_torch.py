@@ -7,7 +7,7 @@ import pytest
 
 from qnas_jax import space
 from qnas_jax.export import fold, interpret, runtimes, simulate, tie_free
-from qnas_jax.nn import init, mobilenet, torch_files, torch_weights
+from qnas_jax.nn import init, mobilenet, torch_files, torch_weights, weights
 from qnas_jax.nn.classifier import Classifier
 from qnas_jax.nn.deeplab import DeepLabV3
 from qnas_jax.train import supervised
@@ -49,7 +49,7 @@ def pair(networks, name, width, channels=64, size=(64, 96)):
 def imported(ours, file):
     image = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
     like = jax.eval_shape(ours.init, jax.random.key(0), image)
-    return torch_weights.load(file, ours, like)
+    return weights.load(file, ours, like)
 
 
 def saved(networks, model, file, **how):
