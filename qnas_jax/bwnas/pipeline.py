@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from jaxtyping import PyTree
 
 from qnas_jax import space
-from qnas_jax.bwnas import inspection, populate_table, search_front, train_supernet
+from qnas_jax.bwnas import adapters, inspection, populate_table, search_front, train_supernet
 from qnas_jax.bwnas.config import Config
 from qnas_jax.data.batching import stacked
 from qnas_jax.export import runtimes
@@ -51,6 +51,7 @@ def run(given: Config, workdir: pathlib.Path) -> dict[str, Any]:
     """
     config, problem, deployed, teacher, variables = begin(given, workdir)
     how = fit.training(config)
+    variables = adapters.of_run(workdir / "supernet", problem, how, variables)
     distilled, params = train_supernet.train_supernet(
         workdir, problem, how, config.space, config.supernet, teacher.stage, variables
     )
@@ -113,13 +114,14 @@ def _retrain(
 ) -> list[Trained]:
     """Retrains subnets of the front, from the supernet's weights or from random ones."""
     how, init, found = fit.training(config), config.retrain.init, []
+    teacher = adapters.folded(problem.teacher, variables, problem.val[0][0].shape)
     for i, point in enumerate(picked, 1):
         stage = train_stage.subnet_stage(workdir, distilled, point.subnet, init)
         subnet = space.parse_subnet(point.subnet)
         trained = Trained(stage, problem.student(subnet), subnet)
 
         def start(fresh, subnet=subnet):
-            return _inherited(fresh, variables, params, subnet) if init == "supernet" else fresh
+            return _inherited(fresh, teacher, params, subnet) if init == "supernet" else fresh
 
         train_stage.retrain(workdir, problem, how, trained, start, f"retrain {i}/{len(picked)}")
         found.append(trained)

@@ -9,7 +9,7 @@ in its folder: a LUT and a front for each policy, `fronts.svg` and `fronts.csv`.
 import copy
 import pathlib
 
-from qnas_jax.bwnas import inspection, populate_table, search_front, train_supernet
+from qnas_jax.bwnas import adapters, inspection, populate_table, search_front, train_supernet
 from qnas_jax.bwnas.config import Config, Search
 from qnas_jax.errors import InputError
 from qnas_jax.hardware.deployment import Deployment
@@ -50,6 +50,7 @@ def _compare(config: Config, workdir: pathlib.Path) -> None:
     teacher, variables = train_stage.train_teacher(
         workdir, problem, how, config.network, config.teacher
     )
+    variables = adapters.of_run(workdir / "supernet", problem, how, variables)
     distilled, params = train_supernet.train_supernet(
         workdir, problem, how, config.space, config.supernet, teacher.stage, variables
     )

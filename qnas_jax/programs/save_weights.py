@@ -6,13 +6,11 @@ Takes the teacher of the run, and trains it if it is missing. The file has its w
 precision; the score of what it holds is printed.
 """
 
-import pathlib
-
 import jax
 from absl import flags
 
 from qnas_jax.nn import weights
-from qnas_jax.run import artefacts, cli, disk, platform
+from qnas_jax.run import artefacts, cli, disk, paths, platform
 from qnas_jax.stages import fit
 from qnas_jax.stages import train as train_stage
 from qnas_jax.stages.experiment import prepare
@@ -26,7 +24,7 @@ _FILE = flags.DEFINE_string("file", None, "The .safetensors file to write.", req
 def main() -> None:
     """Writes the file; prints its size and its score in float."""
     config, workdir = cli.run_flags()
-    file = pathlib.Path(_FILE.value)
+    file = paths.named("--file", _FILE.value)
     platform.use_compilation_cache()
     config, problem, _ = prepare(config)
     how = fit.training(config)

@@ -61,6 +61,7 @@ class Network:
 
     stem_stride: int = 2  # of the first convolution; 1 for images of 32 x 32 pixels or so
     width: float = 1.0  # multiplier of MobileNetV2's channels
+    teacher_width: float = 0.0  # of the teacher, wider than its subnets; 0: the same
     strides: tuple[int, ...] = (1, 2, 2, 1, 1, 1, 1)  # of its seven groups
     dilations: tuple[int, ...] = (1, 1, 1, 2, 2, 4, 4)
     dilate: str = "all"  # layers of a group that are dilated: "all" or the "first" alone
@@ -74,6 +75,9 @@ class Network:
         if self.stem_stride not in (1, 2):
             raise InputError(f"network.stem_stride={self.stem_stride}: must be 1 or 2")
         checks.within("network.width", self.width, 0.1, 4.0)
+        if self.teacher_width and not self.width <= self.teacher_width <= 4.0:
+            rule = f"must lie in [network.width={self.width}, 4.0], or be 0"
+            raise InputError(f"network.teacher_width={self.teacher_width}: {rule}")
         for name in ("strides", "dilations"):
             checks.length(f"network.{name}", getattr(self, name), BLOCKS + 1)
         checks.all_of("network.strides", self.strides, lambda s: s in (1, 2), "strides are 1 or 2")

@@ -57,7 +57,8 @@ class Problem(NamedTuple):
       val: The validation split.
       teacher: The teacher network.
       student: Gives the network of a subnet.
-      space: The search space. Its blocks differ from the teacher's only in depth.
+      space: The search space. Its blocks differ from the teacher's in depth, and in channels if
+        the teacher is wider.
     """
 
     task: Task
@@ -85,13 +86,13 @@ def prepare(given: Given) -> tuple[Given, Problem, Deployment]:
     parallel.check_devices()
     given = paths.with_homes(given, PATHS)
     network = given.network
-    groups = space.mobilenet_v2_blocks(
-        network.width, network.strides, network.dilations, network.dilate
-    )
-    first, teacher_blocks = groups[0], groups[1:]
+    teacher_first, teacher_blocks = _groups(network, network.teacher_width or network.width)
+    first, narrow_blocks = _groups(network, network.width)
+    # The stem is the teacher's, so that a subnet can inherit it.
+    first = dataclasses.replace(first, in_channels=teacher_first.in_channels)
     blocks = tuple(
         dataclasses.replace(block, depth=depth)
-        for block, depth in zip(teacher_blocks, given.space.depths, strict=True)
+        for block, depth in zip(narrow_blocks, given.space.depths, strict=True)
     )
     shape = _image_shape(given)
     stride = network.stem_stride * first.stride
@@ -107,24 +108,33 @@ def prepare(given: Given) -> tuple[Given, Problem, Deployment]:
     given.check_images(len(train))
     make_task = {"pixel": segmentation.task, "image": classification.task}[train.labels_per]
     task = make_task(train.names)
-    build = functools.partial(_network, network, task, first)
-    teacher = build(teacher_blocks, mobilenet.teacher_paths(teacher_blocks))
+    build = functools.partial(_network, network, task)
     problem = Problem(
         task,
         train,
         sources.opened(given.data, "val"),
-        teacher,
-        lambda subnet: build(blocks, tuple(tuple(c.op for c in block) for block in subnet)),
+        build(teacher_first, teacher_blocks, mobilenet.teacher_paths(teacher_blocks)),
+        lambda subnet: build(first, blocks, tuple(tuple(c.op for c in b) for b in subnet)),
         space.Space(blocks, ops),
     )
-    return given, problem, Deployment(device, where, _fixed_convs(teacher, shape))
+    smallest = build(first, blocks, tuple((ops[0],) * block.depth for block in blocks))
+    return given, problem, Deployment(device, where, _fixed_convs(smallest, shape))
+
+
+def _groups(network: config.Network, width: float) -> tuple[space.Block, tuple[space.Block, ...]]:
+    """The first group of MobileNetV2, which is in no block, and the others, which are blocks."""
+    first, *others = space.mobilenet_v2_blocks(
+        width, network.strides, network.dilations, network.dilate
+    )
+    return first, tuple(others)
 
 
 def _network(network: config.Network, task: Task, first, blocks, paths) -> nn.Module:
     """The encoder with the head that the task needs."""
-    stem = space.scaled_channels(space.MOBILENET_V2_STEM, network.width)
     padding = tuple(value / 128 - 1 for value in network.padding)
-    encoder = mobilenet.MobileNetV2(stem, first, blocks, paths, padding, network.stem_stride)
+    encoder = mobilenet.MobileNetV2(
+        first.in_channels, first, blocks, paths, padding, network.stem_stride
+    )
     head = network.head_channels
     if task.per_pixel:
         return DeepLabV3(encoder, head, network.rates, task.classes, network.dropout)
@@ -137,9 +147,9 @@ def _image_shape(given: config.Config) -> tuple[int, int, int]:
     return (height, width, 3) if height else (given.data.height, given.data.width, 3)
 
 
-def _fixed_convs(teacher: nn.Module, image_shape) -> dict[str, list[space.Conv]]:
+def _fixed_convs(network: nn.Module, image_shape) -> dict[str, list[space.Conv]]:
     """The convolutions that are in no searched block, by part; see `Deployment`."""
-    traced = trace(teacher, image_shape)
+    traced = trace(network, image_shape)
     return {"stem": convs(traced.stem), "head": convs(traced.head)}
 
 
@@ -195,6 +205,7 @@ def teacher_costs(deployed: Deployment, teacher: nn.Module) -> dict[str, float]:
     """Returns the known costs of the teacher at 8 bits on the target."""
     first, subnet = deployed.places[0], teacher_subnet(teacher)
     where = candidates.places(teacher.encoder.blocks, (first.in_height, first.in_width))
+    deployed = deployed._replace(parts=_fixed_convs(teacher, deployed.image_shape))
     ops, bits = tuple({choice.op for block in subnet for choice in block}), ((8, 8),)
     blocks = matrix.subnet_costs(
         deployed._replace(places=where).matrix(ops, bits), ops, bits, subnet

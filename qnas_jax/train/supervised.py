@@ -34,11 +34,23 @@ def pixels(images: UInt8[Array, "n h w 3"]) -> Float[Array, "n h w 3"]:
     return images.astype(jnp.float32) / 128 - 1
 
 
+ADAPTERS = "adapters"  # a collection of projections, one for each boundary; see `features`
+
+
 def features(model: nn.Module) -> Callable[[PyTree, Any], tuple[Array, ...]]:
-    """Returns a function (variables, images) -> feature maps at all block boundaries, in float."""
+    """Returns a function (variables, images) -> feature maps at all block boundaries, in float.
+
+    If the variables have adapters, "boundary0", "boundary1", ... [channels, fewer channels], the
+    maps are projected by them.
+    """
 
     def run(variables, images) -> Any:
-        return model.apply(variables, pixels(images), method="features")
+        variables = dict(variables)
+        adapters = variables.pop(ADAPTERS, None)
+        maps: Any = model.apply(variables, pixels(images), method="features")
+        if adapters is None:
+            return maps
+        return tuple(x @ adapters[f"boundary{i}"] for i, x in enumerate(maps))
 
     return run
 
