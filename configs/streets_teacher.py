@@ -24,12 +24,12 @@ def network() -> config.Network:
 
 
 def get_config() -> config.Config:
-    """10,000 steps of AdamW on 4,000 scenes of 96 x 192 pixels."""
+    """6,000 steps of AdamW on 4,000 scenes of 96 x 192 pixels."""
     return config.Config(
         data=config.Data(height=96, width=192, train_images=4000, val_images=200),
         network=network(),
         train=config.Train(
-            steps=10_000,
+            steps=6_000,
             batch=8,
             optimizer="adamw",
             lr=2e-3,
