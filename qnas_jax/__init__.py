@@ -12,10 +12,10 @@ As a library; arrays and functions, no config and no folder:
     search      exact Pareto fronts of sums: pareto_front
     bwnas       block-wise search: init_supernet, distill_step, score, search
     export      networks as files: to_graph, to_onnx, to_tflite; simulator runs them in JAX
-    data        images and labels: Streets, Cityscapes
+    data        images and labels: Streets, Objects, Digits, Cityscapes, Folders
     metrics     every figure, defined once: nsr, mean_iou, kendall_tau
 
-A room is imported when it is first used, so `import qnas_jax` takes milliseconds.
+A package is imported when it is first used, so `import qnas_jax` takes milliseconds.
 
 As a program, `launch/main.py` runs a whole search: `stages` has its steps and `bwnas/pipeline`
 their order, `run` what any run needs (config, files, log), `train` the training loop, `kernels`

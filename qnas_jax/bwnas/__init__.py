@@ -42,3 +42,7 @@ def __getattr__(name: str) -> Any:
     if name in __all__:  # late, as tools that read tables need no JAX
         return getattr(importlib.import_module(f"{__name__}.library"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -4,17 +4,20 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import flax.linen as nn
+import numpy as np
 
 from qnas_jax import space
 from qnas_jax.bwnas import search_front
 from qnas_jax.bwnas.config import Config
 from qnas_jax.bwnas.lut import table
 from qnas_jax.bwnas.train_supernet import images_per_pass
+from qnas_jax.data.batching import Dataset
 from qnas_jax.errors import InputError
 from qnas_jax.hardware import target as targets
 from qnas_jax.hardware.deployment import Deployment
 from qnas_jax.nn.conv import ConvBnAct
 from qnas_jax.nn.trace import Unit, trace
+from qnas_jax.run.config import Data
 from qnas_jax.stages.experiment import Problem
 
 
@@ -48,6 +51,29 @@ def inspect(config: Config, problem: Problem, deployed: Deployment) -> None:
     check_norms(config, problem)
     for split in (problem.train, problem.val):
         split.check()
+        check_item(config.data, split)
+
+
+def check_item(data: Data, split: Dataset) -> None:
+    """Checks what the first item of a data set is.
+
+    Raises:
+      InputError: Its image or its label has another type or size than the settings say.
+    """
+    (image, label), kind = split[0], type(split).__name__
+    size = data.height, data.width
+    of_labels = (size, np.uint8) if split.labels_per == "pixel" else ((), np.int32)
+    for name, array, (shape, dtype) in (
+        ("image", image, ((*size, 3), np.uint8)),
+        ("label", label, of_labels),
+    ):
+        if np.shape(array) != shape or getattr(array, "dtype", None) != dtype:
+            found = f"{getattr(array, 'dtype', type(array).__name__)}{[*np.shape(array)]}"
+            raise InputError(
+                f"data.source={data.source}: {kind} gives a first {name} {found}, must be "
+                f"{np.dtype(dtype)}{[*shape]} for data.height={data.height}, "
+                f"data.width={data.width}"
+            )
 
 
 def check_target(config: Config, searched: space.Space, deployed: Deployment) -> None:

@@ -91,12 +91,14 @@ def begin(given: Config, workdir: pathlib.Path) -> Begun:
     given.check()
     config, problem, deployed = prepare(given)
     inspection.inspect(config, problem, deployed)
+    how = fit.training(config)
+    # Read twice if one is given: a wrong one is refused before anything takes long.
+    train_stage.teacher_stage(workdir, problem, how, config.network, config.teacher)
     if not is_finished(workdir / "teacher"):
         runtime = runtimes.named("onnxruntime")
         dry_run.dry_run(problem, config.space.bits, deployed.image_shape, runtime)
     if not (workdir / "config.json").exists():
         artefacts.write_json(workdir / "config.json", config)
-    how = fit.training(config)
     teacher, variables = train_stage.train_teacher(
         workdir, problem, how, config.network, config.teacher
     )

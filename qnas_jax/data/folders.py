@@ -47,6 +47,8 @@ class Folders:
         self._size = (height, width)
         self._folder = folder = pathlib.Path(root) / split
         self.names = tuple(_classes(pathlib.Path(root) / "train"))
+        if len(self.names) < 2:
+            raise InputError(f"{folder.parent / 'train'}: holds one class, must hold at least two")
         unknown = sorted(set(_classes(folder)) - set(self.names))
         if unknown:
             raise InputError(f"{folder / unknown[0]}: {folder.parent / 'train'} has no such class")

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, PyTree
 
+from qnas_jax.errors import InputError
 from qnas_jax.export import build
 from qnas_jax.export.build import PIXELS, Weights
 from qnas_jax.export.graph import Graph, QParams
@@ -47,6 +48,7 @@ def fold(
         (segmentation); else every pixel of the logits does (classification: there is one).
 
     Raises:
+      InputError: The policy was not calibrated.
       ValueError: The network has something that a graph cannot hold; see `trace` and `build`.
     """
     traced, variables = trace(module, image_shape), jax.device_get(variables)
@@ -85,6 +87,10 @@ def _coded(units: Sequence[Unit], params: PyTree, quant: PyTree) -> _Coded:
     for unit in on_grids:
         if isinstance(unit.module, Input):
             _check_pixels(output_at(quant, unit.name))
+
+    others = [unit.name for unit in on_grids if not isinstance(unit.module, Input)]
+    if others and not any(np.ptp(output_at(quant, name)["range"]) for name in others):
+        raise InputError("no unit has a range; calibrate the network before it is exported")
 
     @jax.jit
     def encode(params, quant):

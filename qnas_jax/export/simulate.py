@@ -20,6 +20,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Integer, PyTree, UInt8
 
+from qnas_jax.errors import InputError
 from qnas_jax.export import graph, interpret
 from qnas_jax.export.graph import Graph, Node, QParams, Tensor
 from qnas_jax.kernels import convolution
@@ -73,6 +74,8 @@ def tensors(network: Graph) -> Callable[[Images], dict[str, Array]]:
 
 def _compiled(network: Graph, wanted: tuple[str, ...]) -> Callable[[Images], dict[str, Array]]:
     """A function images -> the wanted tensors."""
+    if not all(conv.out.grid for conv in network.convs):
+        raise InputError("a graph in float cannot be simulated in integers; give `quant` to it")
     found = network.tensors()
     constants = {
         node.out.name: _constants(node, [found[name] for name in node.inputs])

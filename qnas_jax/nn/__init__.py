@@ -28,7 +28,7 @@ from qnas_jax.nn.supernet import with_blocks
 
 # The function; the module of the same name is reached by `from qnas_jax.nn.trace import ...`.
 from qnas_jax.nn.trace import Trace, Unit, trace
-from qnas_jax.nn.units import Add, Broadcast, Concat, Input, Mean
+from qnas_jax.nn.units import Add, Broadcast, Concat, Input, Mean, pixels
 
 __all__ = [
     "LINEAR",
@@ -49,6 +49,7 @@ __all__ = [
     "Trace",
     "Unit",
     "initialize",
+    "pixels",
     "resize_logits",
     "subnet_policy",
     "teacher_paths",

@@ -12,7 +12,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int, PyTree
 
 from qnas_jax import space
+from qnas_jax.errors import InputError
 from qnas_jax.nn.trace import Trace
+
+LEAST_BITS, MOST_BITS = 2, 8
 
 Bits = int | Int[Array, ""]
 Policy = Mapping[str, tuple[Bits, Bits]]  # of weights and activations, by the unit's name
@@ -41,6 +44,7 @@ def with_policy(quant: PyTree, policy: Policy) -> PyTree:
         traced or vmapped. A unit uses what it has: an `Add` has no weights.
 
     Raises:
+      InputError: A bitwidth is out of range.
       ValueError: The policy names something that has no bitwidths.
     """
     new = jax.tree.map(lambda leaf: leaf, quant)
@@ -52,6 +56,10 @@ def with_policy(quant: PyTree, policy: Policy) -> PyTree:
             names = "trace(module, image_shape).units"
             raise ValueError(f"{name!r}: has no bitwidths; the units of a network are {names}")
         for held, leaf, bits in holders:
+            if isinstance(bits, int) and not LEAST_BITS <= bits <= MOST_BITS:
+                raise InputError(
+                    f"{name!r}: {leaf}={bits}: bitwidths lie in [{LEAST_BITS}, {MOST_BITS}]"
+                )
             held[leaf] = jnp.full_like(held[leaf], bits)
     return new
 

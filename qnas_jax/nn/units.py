@@ -9,14 +9,19 @@ from collections.abc import Sequence
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, UInt8
 
 from qnas_jax.nn.conv import ConvBnAct
 from qnas_jax.nn.fake_quant import PIXEL_RANGE, OnGrid
 
 
+def pixels(images: UInt8[Array, "n h w 3"]) -> Float[Array, "n h w 3"]:
+    """Converts bytes to floats in [-1, 1), in steps of 1/128, as networks expect them."""
+    return images.astype(jnp.float32) / 128 - 1
+
+
 class Input(OnGrid):
-    """The pixels of an image, on the grid whose codes are an image's bytes."""
+    """The pixels of an image as `pixels` gives them, on the grid whose codes are its bytes."""
 
     fixed: tuple[float, float] | None = PIXEL_RANGE
 

@@ -12,6 +12,7 @@ from qnas_jax.errors import InputError
 from qnas_jax.nn import torch_files, torch_weights
 
 SUFFIXES = torch_files.SUFFIXES
+OWN_SUFFIX = ".safetensors"
 KINDS = ("params", "batch_stats")  # collections that are saved; a tensor is "params/stem/kernel"
 
 

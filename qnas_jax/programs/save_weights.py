@@ -9,6 +9,8 @@ precision; the score of what it holds is printed.
 import jax
 from absl import flags
 
+from qnas_jax.bwnas import inspection
+from qnas_jax.errors import InputError
 from qnas_jax.nn import weights
 from qnas_jax.run import artefacts, cli, disk, paths, platform
 from qnas_jax.stages import fit
@@ -25,8 +27,11 @@ def main() -> None:
     """Writes the file; prints its size and its score in float."""
     config, workdir = cli.run_flags()
     file = paths.named("--file", _FILE.value)
+    if file.suffix != weights.OWN_SUFFIX:
+        raise InputError(f"--file={file}: must end in {weights.OWN_SUFFIX}")
     platform.use_compilation_cache()
-    config, problem, _ = prepare(config)
+    config, problem, deployed = prepare(config)
+    inspection.inspect(config, problem, deployed)
     how = fit.training(config)
     with disk.only_one(workdir):
         teacher, variables = train_stage.train_teacher(

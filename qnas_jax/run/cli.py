@@ -93,7 +93,7 @@ def _config_of(value: Any, path: str, kinds: tuple[type, ...]) -> Any:
     error = getattr(value, "_error", None)
     reason = _in_file(error, path) or error or f"get_config() gives a {type(value).__name__}"
     if not pathlib.Path(path).is_file():
-        reason = "no such file"
+        reason = "is a folder" if pathlib.Path(path).is_dir() else "no such file"
     raise InputError(f"--config={path}: cannot be used ({reason})")
 
 
@@ -158,6 +158,9 @@ def _parse(argv: list[str]) -> list[str]:
     except Exception as error:
         if reason := _in_file(error, _config_path(argv)):
             _leave(f"--config: the file cannot be used ({reason})", INPUT_ERROR)
+        if "has no attribute 'get_config'" in str(error):
+            reason = "cannot be used (it has no get_config())"
+            _leave(f"--config={_config_path(argv)}: {reason}", INPUT_ERROR)
         kinds = (flags.Error, AttributeError, KeyError, SyntaxError, TypeError, ValueError)
         if not isinstance(error, kinds):
             reason = f"{type(error).__name__}: {error}"

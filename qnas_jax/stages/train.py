@@ -112,11 +112,14 @@ def _given_teacher(workdir, problem, how, source: config.Teacher) -> TrainState 
         )
     optimizer = _optimizer(how.train)
     shapes = jax.eval_shape(lambda: supervised.fresh_state(_fresh_teacher(problem, how), optimizer))
-    if of_file:
-        loaded = weights.load(given, problem.teacher, shapes.variables())
-        return supervised.fresh_state(loaded, optimizer)
-    zeros = jax.tree.map(lambda leaf: jax.device_put(np.zeros(leaf.shape, leaf.dtype)), shapes)
-    return checkpoint.load(given, zeros)
+    try:
+        if of_file:
+            loaded = weights.load(given, problem.teacher, shapes.variables())
+            return supervised.fresh_state(loaded, optimizer)
+        zeros = jax.tree.map(lambda leaf: jax.device_put(np.zeros(leaf.shape, leaf.dtype)), shapes)
+        return checkpoint.load(given, zeros)
+    except InputError as error:
+        raise InputError(f"teacher.checkpoint: {error}") from None
 
 
 def _fresh_teacher(problem: Problem, how: Training) -> PyTree:

@@ -136,7 +136,9 @@ def load(folder: pathlib.Path, like: Tree) -> Tree:
         raise InputError(f"{folder}: no such folder")
     with opened(folder) as manager:
         if manager.latest_step() is None:
-            raise InputError(f"{folder}: contains no checkpoint")
+            raise InputError(
+                f"{folder}: contains no checkpoint; of a run, name RUN/teacher/checkpoint"
+            )
         return restore(manager, like)[1]
 
 

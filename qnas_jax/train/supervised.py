@@ -8,7 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Key, PyTree, UInt8
+from jaxtyping import Array, Key, PyTree
+
+from qnas_jax.nn.units import pixels
 
 
 class TrainState(NamedTuple):
@@ -27,11 +29,6 @@ def fresh_state(variables: PyTree, optimizer: optax.GradientTransformation) -> T
     """Returns the state at step 0."""
     params = variables["params"]
     return TrainState(params, variables["batch_stats"], optimizer.init(params))
-
-
-def pixels(images: UInt8[Array, "n h w 3"]) -> Float[Array, "n h w 3"]:
-    """Converts bytes to floats in [-1, 1), in steps of 1/128, as networks expect them."""
-    return images.astype(jnp.float32) / 128 - 1
 
 
 ADAPTERS = "adapters"  # a collection of projections, one for each boundary; see `features`

@@ -145,3 +145,26 @@ def test_images_are_looked_at_before_the_first_stage(on_disk, tmp_path, no_train
         expected = f"{root}/gtFine/{split}: {images}; "
     assert refusal(lambda: begun(on_disk, tmp_path)).startswith(expected)
     assert not (tmp_path / "run").exists(), "and nothing is left behind"
+
+
+@pytest.mark.parametrize(
+    ("image", "label", "wrong"),
+    [
+        (np.zeros((28, 30, 3), np.uint8), np.zeros((32, 64), np.uint8), "image uint8[28, 30, 3]"),
+        (np.zeros((32, 64, 3), np.float32), np.zeros((32, 64), np.uint8), "image float32[32, 64,"),
+        (
+            np.zeros((32, 64, 3), np.uint8),
+            np.zeros((32, 64), np.int64),
+            "label int64[32, 64], must",
+        ),
+        (np.zeros((32, 64, 3), np.uint8), 3, "label int[], must be uint8[32, 64]"),
+    ],
+)
+def test_what_an_own_data_set_gives_is_checked(smoke, image, label, wrong):
+    class Own(list):
+        names, labels_per = ("a", "b"), "pixel"
+
+    good = Own([(np.zeros((32, 64, 3), np.uint8), np.zeros((32, 64), np.uint8))])
+    inspection.check_item(smoke.data, good)
+    found = refusal(lambda: inspection.check_item(smoke.data, Own([(image, label)])))
+    assert f"Own gives a first {wrong}" in found and "data.height=32, data.width=64" in found

@@ -7,6 +7,7 @@ from PIL import Image
 from in_files import refusal
 from qnas_jax.data.batching import Dataset
 from qnas_jax.data.folders import Folders
+from qnas_jax.errors import InputError
 
 CLASSES = ("ant", "bee", "cat")
 COUNTS = {"train": (5, 2, 3), "val": (2, 2, 0)}
@@ -155,3 +156,11 @@ def test_the_content_is_the_same_wherever_it_lies(root, tmp_path_factory):
     content[-14] ^= 1
     first(root).write_bytes(content)
     assert opened(root).content() != before
+
+
+def test_a_single_class_is_refused(tmp_path):
+    for split in ("train", "val"):
+        (tmp_path / split / "cat").mkdir(parents=True)
+        Image.new("RGB", (9, 9)).save(tmp_path / split / "cat" / "a.png")
+    with pytest.raises(InputError, match="train: holds one class, must hold at least two"):
+        Folders(str(tmp_path), "train", 8, 8)

@@ -5,7 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from qnas_jax.export import fold, graph, interpret, parity
+from qnas_jax.errors import InputError
+from qnas_jax.export import fold, graph, interpret, parity, simulate
+from qnas_jax.nn import init
 from qnas_jax.quant import affine
 from qnas_jax.tasks import segmentation
 from qnas_jax.train import supervised
@@ -109,3 +111,14 @@ def test_an_input_that_is_not_bytes_is_refused(int8):
 def test_records_are_frozen(int8):
     with pytest.raises(dataclasses.FrozenInstanceError):
         int8.network.nodes[0].stride = 2
+
+
+def test_a_network_that_was_not_calibrated_is_refused(int8):
+    fresh = init.initialize(int8.model, jax.random.key(0), (1, *SHAPE))
+    with pytest.raises(InputError, match="no unit has a range; calibrate"):
+        fold.fold(int8.model, int8.variables, fresh["quant"], SHAPE, resize=True)
+
+
+def test_a_float_graph_is_not_simulated(int8):
+    with pytest.raises(InputError, match="a graph in float cannot be simulated"):
+        simulate.simulator(int8.floats)

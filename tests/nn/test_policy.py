@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from qnas_jax import space
+from qnas_jax.errors import InputError
 from qnas_jax.nn import mobilenet, policy
 from qnas_jax.nn.deeplab import DeepLabV3
 from qnas_jax.nn.trace import trace
@@ -104,3 +105,10 @@ def test_a_name_without_bitwidths_is_refused(network, name):
     message = f"^'{name}': has no bitwidths; the units of a network are trace"
     with pytest.raises(ValueError, match=message):
         policy.with_policy(_quant(variables["quant"]), {name: (4, 4)})
+
+
+@pytest.mark.parametrize(("bits", "wrong"), [((9, 8), "w_bits=9"), ((8, 1), "a_bits=1")])
+def test_bitwidths_out_of_range_are_refused(network, bits, wrong):
+    _, variables = network
+    with pytest.raises(InputError, match=rf"'encoder/stem': {wrong}: bitwidths lie in \[2, 8\]"):
+        policy.with_policy(_quant(variables["quant"]), {"encoder/stem": bits})

@@ -334,7 +334,7 @@ def test_a_supernet_whose_paths_were_not_measured_is_refused_with_what_to_do(run
     shutil.copytree(run[0], old)
     Stage(old / "supernet", {}).finish()
     (old / "supernet" / "nsr.json").unlink()
-    message = r"nsr\.json: is missing; delete made_from\.json next to it, then run launch/main\.py"
+    message = r"nsr\.json: is missing; delete made_from\.json next to it, then repeat the command"
     with pytest.raises(InputError, match=message):
         page.write(old, *MIOU, SECONDS, [], Batch(np.zeros(0), np.zeros(0)))
 

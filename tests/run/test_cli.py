@@ -90,3 +90,12 @@ def test_an_error_in_a_config_file_names_its_line(code, tmp_path):
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: --config") and line.endswith(")")
     assert f"cannot be used ({path}:{BROKEN[code]}" in line
+
+
+def test_a_config_without_get_config_and_a_folder_are_named(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text("x = 1")
+    for given, reason in ((path, "it has no get_config()"), (tmp_path, "is a folder")):
+        done = _ran("cli.run_flags()", f'"$@" --config={given}', defined="cli.define_run_flags()")
+        assert done.returncode == 2
+        assert done.stderr == f"error: --config={given}: cannot be used ({reason})\n"

@@ -80,7 +80,7 @@ def test_a_damaged_file_of_a_finished_stage_takes_one_line(workdir, file):
         told = str(error.value)
         assert told.startswith(f"{path}: {'cannot be read (' if path.exists() else 'is missing; '}")
         what = "delete it and made_from.json" if path.exists() else "delete made_from.json"
-        assert told.endswith(f"; {what} next to it, then run launch/main.py again")
+        assert told.endswith(f"; {what} next to it, then repeat the command of the run")
         assert "\n" not in told
 
 

@@ -70,18 +70,19 @@ def test_the_data_set_that_the_documentation_shows_is_one(tmp_path):
     written = {}
     exec(code, written)
     npz = written["Npz"]
-    assert refusal(lambda: npz(str(tmp_path), "val")).startswith(
+    assert refusal(lambda: npz(str(tmp_path), "val", 40, 40)).startswith(
         f"{tmp_path}/val.npz: no such file"
     )
     images = np.random.default_rng(0).integers(0, 256, (6, 40, 40, 3)).astype(np.uint8)
     np.savez(tmp_path / "train.npz", images=images, labels=np.array([0, 1, 0, 1, 1, 1]))
-    data = npz(str(tmp_path), "train")
+    data = npz(str(tmp_path), "train", 40, 40)
     data.check()
     assert isinstance(data, Dataset)
-    assert len(npz(str(tmp_path), "train", 4)) == 4
+    assert len(npz(str(tmp_path), "train", 40, 40, 4)) == 4
+    assert "data.height=48" in refusal(lambda: npz(str(tmp_path), "train", 48, 40))
     batch = training_batch(Cached(data, 1), 0, 0, 6, Augmentation((32, 32), (1.0, 1.0)))
     assert sorted(batch.labels.tolist()) == [0, 0, 1, 1, 1, 1]
     before = data.content()
     np.savez(tmp_path / "train.npz", images=images, labels=np.array([0, 1, 0, 1, 1, 2]))
-    assert npz(str(tmp_path), "train").content() != before
-    assert refusal(npz(str(tmp_path), "train").check).endswith("labels must lie in 0..1")
+    assert npz(str(tmp_path), "train", 40, 40).content() != before
+    assert refusal(npz(str(tmp_path), "train", 40, 40).check).endswith("labels must lie in 0..1")
