@@ -57,7 +57,11 @@ def fold(
         return build.of_images(traced, None, numbers, resize)
     coded = _coded(traced.units, variables["params"], quant)
     numbers = functools.partial(_code_weights, variables, coded.kernels)
-    return build.of_images(traced, coded.grids, numbers, resize)
+    network = build.of_images(traced, coded.grids, numbers, resize)
+    ranges = [output_at(quant, conv.out.name).get("range") for conv in network.convs]
+    if ranges and not any(np.ptp(range_) for range_ in ranges if range_ is not None):
+        raise InputError("no layer has a range; calibrate the network before its export")
+    return network
 
 
 class _Kernel(NamedTuple):
@@ -87,10 +91,6 @@ def _coded(units: Sequence[Unit], params: PyTree, quant: PyTree) -> _Coded:
     for unit in on_grids:
         if isinstance(unit.module, Input):
             _check_pixels(output_at(quant, unit.name))
-
-    others = [unit.name for unit in on_grids if not isinstance(unit.module, Input)]
-    if others and not any(np.ptp(output_at(quant, name)["range"]) for name in others):
-        raise InputError("no unit has a range; calibrate the network before it is exported")
 
     @jax.jit
     def encode(params, quant):

@@ -9,6 +9,9 @@ from qnas_jax.bwnas import config, pipeline
 from qnas_jax.data.streets import things
 
 
+pytestmark = pytest.mark.slow  # two minutes: it compiles every stage
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """The folder and the results of a small run that learns nothing."""

@@ -164,6 +164,12 @@ def test_what_an_own_data_set_gives_is_checked(smoke, image, label, wrong):
     class Own(list):
         names, labels_per = ("a", "b"), "pixel"
 
+        def content(self):
+            return ""
+
+        def check(self):
+            pass
+
     good = Own([(np.zeros((32, 64, 3), np.uint8), np.zeros((32, 64), np.uint8))])
     inspection.check_item(smoke.data, good)
     found = refusal(lambda: inspection.check_item(smoke.data, Own([(image, label)])))

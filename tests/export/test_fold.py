@@ -115,7 +115,7 @@ def test_records_are_frozen(int8):
 
 def test_a_network_that_was_not_calibrated_is_refused(int8):
     fresh = init.initialize(int8.model, jax.random.key(0), (1, *SHAPE))
-    with pytest.raises(InputError, match="no unit has a range; calibrate"):
+    with pytest.raises(InputError, match="no layer has a range; calibrate"):
         fold.fold(int8.model, int8.variables, fresh["quant"], SHAPE, resize=True)
 
 

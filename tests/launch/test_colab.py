@@ -60,6 +60,7 @@ def assert_ran(cells, folder):
     assert (folder / "subnet.onnx").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_it_runs_with_few_steps(tmp_path, monkeypatch):
     monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # compiles in half of the time
     monkeypatch.setenv("PYTHONPATH", str(ROOT))

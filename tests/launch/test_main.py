@@ -114,6 +114,7 @@ def test_what_was_measured_is_what_the_files_compute(finished):
         assert sizes == {name: (folder / name).stat().st_size for name in files}
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_exported_for_images_of_another_size(finished, cache, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(finished[0], workdir)

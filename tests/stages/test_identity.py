@@ -137,7 +137,8 @@ def test_a_teacher_that_is_gone_is_found_in_the_run_that_took_it(smoke, tmp_path
 
 def test_a_teacher_of_another_shape_is_refused_by_name(smoke, tmp_path, saved):
     smoke.teacher.checkpoint, smoke.network.head_channels = str(saved[0]), 24
-    assert refusal(lambda: teacher_of(smoke, tmp_path)).startswith(f"{saved[0]}: has (")
+    expected = f"teacher.checkpoint: {saved[0]}: has ("
+    assert refusal(lambda: teacher_of(smoke, tmp_path)).startswith(expected)
 
 
 def test_what_systems_leave_in_a_checkpoint_is_skipped(smoke, tmp_path, saved):

@@ -80,7 +80,9 @@ def test_a_run_takes_the_weights_and_knows_them_by_what_they_hold(smoke, tmp_pat
 
 def test_what_cannot_be_used_is_refused_before_anything_begins(smoke, tmp_path, file):
     smoke.teacher.checkpoint = str(tmp_path / "none.pth")
-    assert refusal(lambda: teacher_of(smoke, tmp_path)) == f"{tmp_path}/none.pth: no such file"
+    assert refusal(lambda: teacher_of(smoke, tmp_path)) == (
+        f"teacher.checkpoint: {tmp_path}/none.pth: no such file"
+    )
     smoke.teacher.checkpoint = str(shutil.copy(file, tmp_path / "x.bin"))
     message = refusal(lambda: teacher_of(smoke, tmp_path))
     assert message.endswith("that ends in .safetensors or .pth or .pt")
