@@ -8,7 +8,6 @@ import pytest
 from qnas_jax.bwnas import config, pipeline
 from qnas_jax.data.streets import things
 
-
 pytestmark = pytest.mark.slow  # two minutes: it compiles every stage
 
 
