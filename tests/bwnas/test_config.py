@@ -52,6 +52,7 @@ BAD = [
     ("train.crop", (32,), "must be 2 numbers"),
     ("train.crop", (64, 31), "at least 32 pixels"),
     ("network.stem_stride", 3, "must be 1 or 2"),
+    ("network.teacher_width", 0.2, "must lie in [network.width=0.25, 4.0], or be 0"),
     ("train.optimizer", "adam", "must be 'sgd' or 'adamw'"),
     ("train.warmup", 6, "must lie in [0, train.steps=6)"),
     ("train.clip", -1.0, "must be at least 0"),

@@ -54,6 +54,7 @@ def file(smoke, tmp_path):
     return tmp_path / "teacher.safetensors"
 
 
+@pytest.mark.slow
 def test_a_run_takes_the_weights_and_knows_them_by_what_they_hold(smoke, tmp_path, file):
     smoke.teacher.checkpoint = str(file)
     laid_out = chip.prepared(smoke, tmp_path / "run")
@@ -88,7 +89,8 @@ def test_what_cannot_be_used_is_refused_before_anything_begins(smoke, tmp_path, 
     assert message.endswith("that ends in .safetensors or .pth or .pt")
     smoke.teacher.checkpoint, smoke.network.head_channels = str(file), 24
     message = refusal(lambda: teacher_of(smoke, tmp_path))
-    assert message.startswith(f"{file}: decode_head") and "network.head_channels" in message
+    assert message.startswith(f"teacher.checkpoint: {file}: decode_head")
+    assert "network.head_channels" in message
     smoke.network.head_channels, smoke.network.dilate = 16, "all"
     assert "set --config.network.dilate=first" in refusal(lambda: teacher_of(smoke, tmp_path))
     assert not (tmp_path / "run" / "teacher").exists()
