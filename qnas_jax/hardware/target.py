@@ -1,7 +1,7 @@
 """What a device runs, and what a piece of a network costs on it.
 
 A `Target` is a description: the ops and bitwidths that the device runs, and a function for each
-cost that is known. A new device is one more entry of `TARGETS`:
+cost that is known. A new device is one more entry of `_MODELS`:
 
     Target("my_device", kernels=(3, 5), bits=((8, 8),), costs=of_model(MY, {"latency_ms": model}))
 

@@ -1,4 +1,4 @@
-"""A whole run on images of one class each: the same stages as for segmentation."""
+"""A whole run on images of one class each, with a teacher twice as wide as its subnets."""
 
 import json
 
@@ -17,7 +17,9 @@ def run(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("objects")
     given = config.Config(
         data=config.Data(source="objects", height=32, width=32, train_images=12, val_images=12),
-        network=config.Network(width=0.25, dilations=(1,) * 7, head_channels=16, dropout=0.1),
+        network=config.Network(
+            width=0.25, teacher_width=0.5, dilations=(1,) * 7, head_channels=16, dropout=0.1
+        ),
         train=config.Train(steps=2, batch=4, optimizer="adamw", lr=1e-3, crop=(32, 32), flip=False),
         space=config.Space(kernels=(3,), expansions=(2, 3), depths=(1, 1, 1, 1, 1, 1)),
         supernet=config.Supernet(steps=2, batch=4, lr=(0.05,) * 6),
@@ -41,6 +43,14 @@ def test_results_name_top1_and_have_the_figures_of_every_network(run):
     assert held["top1_quantized"] == results["teacher"]["quantized"]
     assert held["top5_quantized"] >= held["top1_quantized"]
     assert len(held["class_accuracy_fp32"]) == len(things.NAMES) == 12
+
+
+def test_subnets_have_the_projected_features_of_the_wide_teacher(run):
+    workdir, results = run
+    with np.load(workdir / "supernet" / "adapters.npz") as found:
+        shapes = {name: found[name].shape for name in found.files}
+    assert len(shapes) == 7 and all(wide > narrow for wide, narrow in shapes.values())
+    assert results["subnets"][0]["size_bytes"] < results["teacher"]["size_bytes"] / 2
 
 
 def test_files_give_the_classes_of_the_simulation(run):
