@@ -49,7 +49,8 @@ def test_subnets_have_the_projected_features_of_the_wide_teacher(run):
     workdir, results = run
     with np.load(workdir / "supernet" / "adapters.npz") as found:
         shapes = {name: found[name].shape for name in found.files}
-    assert len(shapes) == 7 and all(wide > narrow for wide, narrow in shapes.values())
+    assert len(shapes) == 7 and all(wide >= narrow for wide, narrow in shapes.values())
+    assert shapes["boundary1"] == (16, 8)
     assert results["subnets"][0]["size_bytes"] < results["teacher"]["size_bytes"] / 2
 
 
