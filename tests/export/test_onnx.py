@@ -226,7 +226,10 @@ def test_every_code_is_met_on_cpus_without_vnni(cpu, int8, tmp_path):
     onnx.save(model, tmp_path / "model.onnx")
     np.save(tmp_path / "images.npy", int8.images)
     command = ["qemu-x86_64", "-cpu", cpu, sys.executable, "-c", ON_ANOTHER_CPU, str(tmp_path)]
-    subprocess.run(command, check=True, capture_output=True)
+    done = subprocess.run(command, capture_output=True, text=True)
+    if "jaxlib was built using" in done.stderr:
+        pytest.skip("the installed jaxlib does not run on this CPU")
+    assert done.returncode == 0, done.stderr
     expected = interpret.run(int8.network, int8.images)
     found = np.load(tmp_path / "found.npz")
     for name in names:
