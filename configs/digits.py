@@ -2,8 +2,8 @@
 
     pip install -e '.[digits]' && python launch/main.py --config configs/digits.py
 
-Digits are easy: every network is near 99 %, so they check the path from real data to a file, and
-say little about bitwidths. `configs/objects.py` is the harder task.
+Digits are easy, so they check the path from real data to a file, and say little about bitwidths.
+`configs/objects.py` is the harder task. This config has not run to its end yet.
 """
 
 from qnas_jax.bwnas import config

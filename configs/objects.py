@@ -1,4 +1,10 @@
-"""Classification of rendered things: QA-BWNAS in INT8, small enough for a laptop."""
+"""Classification of rendered things: QA-BWNAS in INT8, small enough for a laptop.
+
+    python launch/main.py --config configs/objects.py
+
+This config has not run to its end yet. A network of this width had 80 % top-1 after 2,600 steps of
+the same recipe; at 8, 6 and 4 bits it kept 80, 80 and 52 %.
+"""
 
 from qnas_jax.bwnas import config
 
