@@ -52,6 +52,7 @@ class Op(NamedTuple):
 
 
 Bits = tuple[int, int]  # of weights, of activations
+LEAST_BITS, MOST_BITS = 2, 8  # of weights and of activations
 
 
 class Choice(NamedTuple):

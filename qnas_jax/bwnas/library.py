@@ -16,7 +16,7 @@ from qnas_jax.errors import InputError
 from qnas_jax.nn import supernet
 from qnas_jax.nn.supernet import path_params
 from qnas_jax.quant.calibrate import FindRange, min_max
-from qnas_jax.space import Bits, Space
+from qnas_jax.space import LEAST_BITS, MOST_BITS, Bits, Space
 
 __all__ = [
     "SAMPLING",
@@ -30,7 +30,6 @@ __all__ = [
     "search",
 ]
 
-LEAST_BITS, MOST_BITS = 2, 8
 Step = Callable[[PyTree, State, Array, Int[Array, ""]], tuple[State, dict[str, Array]]]
 
 

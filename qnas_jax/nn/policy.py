@@ -14,8 +14,7 @@ from jaxtyping import Array, Int, PyTree
 from qnas_jax import space
 from qnas_jax.errors import InputError
 from qnas_jax.nn.trace import Trace
-
-LEAST_BITS, MOST_BITS = 2, 8
+from qnas_jax.space import LEAST_BITS, MOST_BITS
 
 Bits = int | Int[Array, ""]
 Policy = Mapping[str, tuple[Bits, Bits]]  # of weights and activations, by the unit's name

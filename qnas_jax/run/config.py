@@ -10,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from qnas_jax.errors import InputError
 from qnas_jax.run import checks
-from qnas_jax.space import Bits
+from qnas_jax.space import LEAST_BITS, MOST_BITS, Bits
 
 SOURCES = ("streets", "cityscapes", "objects", "digits", "folder", "tfds")  # of images
 RENDERED = ("streets", "objects")
@@ -157,7 +157,8 @@ class Space:
         checks.all_of("space.depths", self.depths, lambda d: 1 <= d <= 6, "depths lie in [1, 6]")
         for name in ("w_bits", "a_bits"):
             bits = getattr(self, name)
-            checks.all_of(f"space.{name}", bits, lambda b: 2 <= b <= 8, "bitwidths lie in [2, 8]")
+            rule = f"bitwidths lie in [{LEAST_BITS}, {MOST_BITS}]"
+            checks.all_of(f"space.{name}", bits, lambda b: LEAST_BITS <= b <= MOST_BITS, rule)
         if len(self.w_bits) != len(self.a_bits):
             both = f"space.w_bits={self.w_bits}, space.a_bits={self.a_bits}"
             raise InputError(f"{both}: must be as many; the first of both are one choice")

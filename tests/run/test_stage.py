@@ -41,8 +41,8 @@ def test_a_damaged_file_is_named_in_one_line_with_what_to_delete(tmp_path, damag
     with pytest.raises(InputError) as error:
         read_json(path)
     what = "it and made_from.json next to it" if finished else "it"
-    told = f"cannot be read ({reason}); delete {what}, then repeat the command of the run"
-    assert str(error.value) == f"{path}: {told}"
+    message = f"cannot be read ({reason}); delete {what}, then repeat the command of the run"
+    assert str(error.value) == f"{path}: {message}"
     path.unlink()
     if finished:
         (tmp_path / "made_from.json").unlink()
@@ -251,8 +251,8 @@ def test_some_settings_of_a_stage_are_held_against_others(tmp_path):
     ):
         with pytest.raises(InputError) as error:
             check_made_from(tmp_path, settings)
-        told = f"was made from other settings ({difference}); give the --config of its run"
-        assert str(error.value) == f"{tmp_path} {told}"
+        message = f"was made from other settings ({difference}); give the --config of its run"
+        assert str(error.value) == f"{tmp_path} {message}"
     assert files(tmp_path) == before
 
 

@@ -77,11 +77,13 @@ def test_a_damaged_file_of_a_finished_stage_takes_one_line(workdir, file):
         path.unlink() if content is None else path.write_bytes(content)
         with pytest.raises(InputError) as error:
             READERS[file](workdir)
-        told = str(error.value)
-        assert told.startswith(f"{path}: {'cannot be read (' if path.exists() else 'is missing; '}")
+        message = str(error.value)
+        assert message.startswith(
+            f"{path}: {'cannot be read (' if path.exists() else 'is missing; '}"
+        )
         what = "delete it and made_from.json" if path.exists() else "delete made_from.json"
-        assert told.endswith(f"; {what} next to it, then repeat the command of the run")
-        assert "\n" not in told
+        assert message.endswith(f"; {what} next to it, then repeat the command of the run")
+        assert "\n" not in message
 
 
 def test_whole_files_make_a_report(workdir):

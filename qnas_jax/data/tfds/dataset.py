@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from qnas_jax.data import labels
+from qnas_jax.data import files, labels
 from qnas_jax.data.batching import prefetch
 from qnas_jax.data.resize import covered
 from qnas_jax.data.tfds import features, find, records
@@ -18,8 +18,6 @@ from qnas_jax.run import artefacts
 
 _CITYSCAPES = "cityscapes"  # the one data set whose labels are label ids
 _RGB = ("RGB", "L", "P", "RGBA", "LA", "CMYK", "YCbCr", "1")  # modes that become RGB as they are
-_SAMPLE = 16  # examples of a split that are decoded, and files that are looked at, spread evenly
-_END_BYTES = 1024  # of a file's beginning and of its end
 _THREADS = 4  # that decode examples
 
 
@@ -112,16 +110,11 @@ class Tfds:
         return np.asarray(image), self._train_ids(index, np.asarray(label))
 
     def content(self) -> str:
-        """A short hash of what the files hold, wherever they lie.
-
-        Of the names and sizes of all, and of the first and last bytes of some: quick, and what it
-        does not find is a change of bytes that leaves all sizes as they are.
-        """
-        files = self._shards.files
-        sizes = [[file.name, file.stat().st_size] for file in files]
-        ends = [_ends(files[place]).hex() for place in _spread(len(files))]
+        """A short hash of what the shards hold, wherever they lie; see `files.fingerprint`."""
+        shards = self._shards.files
+        held = files.fingerprint([file.name for file in shards], [(file,) for file in shards])
         identity = [self._version, self._shards.name, len(self), list(self._used)]
-        return artefacts.digest([identity, self._shards.counts, sizes, ends])
+        return artefacts.digest([identity, self._shards.counts, held])
 
     def check(self) -> None:
         """Looks at all files, and decodes some examples, before work that takes hours.
@@ -130,7 +123,7 @@ class Tfds:
           InputError: One of them cannot be used, or no pixel of the split has a class.
         """
         records.check(self._records, self._shards)
-        sample = _spread(len(self))
+        sample = files.sample(len(self))
         found = prefetch(lambda i: self._counts(sample[i]), 0, len(sample), _THREADS)
         if not any(list(found)) and not any(prefetch(self._counts, 0, len(self), _THREADS)):
             raise InputError(
@@ -201,15 +194,3 @@ def _builder(folder: pathlib.Path) -> Any:
     except Exception as error:  # of JSON, protobuf, or a feature whose code is not there
         reason = " ".join(str(error).split())
         raise InputError(f"{folder}: its metadata cannot be read ({reason})") from None
-
-
-def _spread(count: int) -> list[int]:
-    return np.unique(np.linspace(0, count - 1, min(count, _SAMPLE)).round().astype(int)).tolist()
-
-
-def _ends(file: pathlib.Path) -> bytes:
-    """The first and the last bytes of a file."""
-    with file.open("rb") as data:
-        first = data.read(_END_BYTES)
-        data.seek(max(file.stat().st_size - _END_BYTES, 0))
-        return first + data.read()
