@@ -92,7 +92,7 @@ def render(
     kind = index % len(NAMES)
     name, z = NAMES[kind], rng.uniform(7, 22)
     # Only from the side do a bus and a train look different.
-    turned = rng.uniform(0.3, 0.6) if name in ("bus", "train") else rng.uniform(0.0, 0.5)
+    turned = rng.uniform(0.5, 0.9) if name in ("bus", "train") else rng.uniform(0.0, 0.5)
     x = z * turned * (1 if rng.random() < 0.5 else -1)
     camera = Camera(1.0, 0.5, x, rng.uniform(0.9, 2.4), 0.0)
     tape = _Tape(camera)
@@ -106,7 +106,7 @@ def render(
         clutter.surroundings(canvas, rng, z)
         if not later:
             _others(canvas, rng, z)
-        if _is_shown(canvas, rng, tape, name, z, bool(not later and rng.random() < 0.25)):
+        if _is_shown(canvas, rng, tape, name, z, bool(not later and rng.random() < 0.15)):
             break
     image, train_ids = canvas.shade(clutter.light(rng), rng)
     return image, kind, train_ids
