@@ -13,6 +13,6 @@ def get_config() -> config.Config:
         supernet=config.Supernet(steps=4, batch=4, lr=(0.05,) * 6),
         lut=config.Lut(calibration_images=4, images=8, images_per_pass=4),
         quantize=config.Quantize(images=4),
-        retrain=config.Retrain(subnets=2),
+        retrain=config.Retrain(subnets=2, teacher=True),
         run=config.Run(save_every=2, log_every=1, eval_batch=3),
     )

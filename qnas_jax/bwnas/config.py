@@ -129,6 +129,9 @@ class Config:
     def check(self) -> None:
         """Raises InputError for the first value that cannot be used."""
         check_sections(self)
+        if 0 < self.retrain.steps <= self.train.warmup:
+            rule = f"must be above train.warmup={self.train.warmup}, or 0"
+            raise InputError(f"retrain.steps={self.retrain.steps}: {rule}")
         if self.data.train_images:
             self.check_images(self.data.train_images)
 

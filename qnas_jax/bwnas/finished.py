@@ -47,7 +47,7 @@ def trained(workdir: pathlib.Path, config: Config, problem: Problem) -> list[Tra
     found = [Trained(teacher, problem.teacher, teacher_subnet(problem.teacher))]
     for subnet in sorted(picked, key=lambda s: size.subnet_bytes(problem.space.blocks, s)):
         text = space.format_subnet(subnet)
-        stage = train_stage.subnet_stage(workdir, distilled, text, config.retrain.init)
+        stage = train_stage.subnet_stage(workdir, distilled, text, config.retrain)
         found.append(Trained(stage, problem.student(subnet), subnet))
     for network in found:
         if not network.stage.done:

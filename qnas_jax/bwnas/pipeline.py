@@ -62,6 +62,7 @@ def run(given: Config, workdir: pathlib.Path) -> dict[str, Any]:
     searched, points = search_front.search_front(workdir, config.search, deployed, populated, rows)
     picked = search_front.chosen(points, config.search, config.retrain.subnets)
     retrained = _retrain(workdir, config, problem, distilled, variables, params, picked)
+    again = _retrain_teacher(workdir, config, problem, teacher, variables)
     subnets = [point.subnet for point in picked]
     networks = {latency_stage.TEACHER: teacher, **dict(zip(subnets, retrained, strict=True))}
     exported = {
@@ -70,7 +71,7 @@ def run(given: Config, workdir: pathlib.Path) -> dict[str, Any]:
     }
     timed = latency_stage.time_networks(workdir, problem, config.network, deployed, subnets)
     stages = [teacher.stage, distilled, populated, searched, timed]
-    results = write_report(workdir, config, problem, deployed, stages, retrained, exported)
+    results = write_report(workdir, config, problem, deployed, stages, retrained, again, exported)
     folders = [stage.folder for stage in exported.values()]
     export_stage.check(folders, problem.task, config.export.max_drop)
     return results
@@ -115,19 +116,33 @@ def _retrain(
     picked: Sequence[Point],
 ) -> list[Trained]:
     """Retrains subnets of the front, from the supernet's weights or from random ones."""
-    how, init, found = fit.training(config), config.retrain.init, []
+    how, found = fit.retraining(config), []
     teacher = adapters.folded(problem.teacher, variables, problem.val[0][0].shape)
     for i, point in enumerate(picked, 1):
-        stage = train_stage.subnet_stage(workdir, distilled, point.subnet, init)
+        stage = train_stage.subnet_stage(workdir, distilled, point.subnet, config.retrain)
         subnet = space.parse_subnet(point.subnet)
         trained = Trained(stage, problem.student(subnet), subnet)
 
         def start(fresh, subnet=subnet):
-            return _inherited(fresh, teacher, params, subnet) if init == "supernet" else fresh
+            if config.retrain.init == "scratch":
+                return fresh
+            return _inherited(fresh, teacher, params, subnet)
 
         train_stage.retrain(workdir, problem, how, trained, start, f"retrain {i}/{len(picked)}")
         found.append(trained)
     return found
+
+
+def _retrain_teacher(
+    workdir: pathlib.Path, config: Config, problem: Problem, teacher: Trained, variables: PyTree
+) -> Trained | None:
+    """Trains the teacher on for as many steps as a subnet, if the config wants that."""
+    if not config.retrain.teacher:
+        return None
+    stage = train_stage.retrained_teacher_stage(workdir, teacher.stage, config.retrain)
+    how, again = fit.retraining(config), teacher._replace(stage=stage)
+    train_stage.retrain(workdir, problem, how, again, lambda _: variables, "retrain teacher")
+    return again
 
 
 def _inherited(
@@ -148,6 +163,7 @@ def write_report(
     deployed: Deployment,
     stages: Sequence[Stage],
     retrained: Sequence[Trained],
+    retrained_teacher: Trained | None,
     exported: Mapping[str, Stage],
 ) -> dict[str, Any]:
     """Writes `report/` from the files of all stages; returns its `results.json`.
@@ -159,16 +175,20 @@ def write_report(
       deployed: Target and size of deployed images.
       stages: The stages that the run has once.
       retrained: The retrained subnets.
+      retrained_teacher: The teacher that was trained on, if there is one.
       exported: The stages that wrote files, by the names that `latency.json` has for the networks.
     """
     artefacts.write_json(workdir / "config.json", config)  # all stages have accepted it
     seconds = {stage.folder.name: round(stage.seconds, 1) for stage in stages}
-    seconds["retrain"] = round(sum(trained.stage.seconds for trained in retrained), 1)
+    again = [retrained_teacher] if retrained_teacher else []
+    seconds["retrain"] = round(sum(one.stage.seconds for one in (*retrained, *again)), 1)
     seconds["export"] = round(sum(stage.seconds for stage in exported.values()), 1)
     samples = stacked(problem.val, range(min(SAMPLES, len(problem.val))))
     exports = {name: stage.folder for name, stage in exported.items()}
     files = export_stage.summary(exports, problem.task.metric.name, latency_stage.of_run(workdir))
     folders = [trained.stage.folder for trained in retrained]
     costs = teacher_costs(deployed, problem.teacher)
-    task = problem.task
-    return page.write(workdir, task.metric, task.names, seconds, folders, samples, costs, files)
+    return page.write(
+        workdir, problem.task.metric, problem.task.names, seconds, folders, samples, costs, files,
+        retrained_teacher.stage.folder if retrained_teacher else None,
+    )  # fmt: skip

@@ -64,7 +64,8 @@ def _own(tensors: torch_weights.Tensors, model: nn.Module, like: PyTree) -> PyTr
         first = f"{names[0]} is {held.get(names[0])}, the network has {wanted.get(names[0])}"
         raise InputError(
             f"is of another network: {len(names)} tensors differ ({first}); "
-            "the settings of the network must be those of the file"
+            "the settings of the network must be those of the file; without a file, a teacher is "
+            "trained"
         )
     return jax.tree_util.tree_map_with_path(
         lambda path, _: jnp.asarray(tensors[_name(path)], jnp.float32), like

@@ -1,6 +1,7 @@
 """The figures of the report, as SVG text or PNG bytes."""
 
 import io
+import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -43,7 +44,7 @@ def _svg(figure: Figure) -> str:
 @style.plain
 def front(
     points: Sequence[Point],
-    teacher: dict[str, Any],
+    teachers: Mapping[str, dict[str, Any]],
     subnets: Sequence[dict],
     metric: str,
     cost: str = "size_bytes",
@@ -52,7 +53,7 @@ def front(
 
     Args:
       points: The front.
-      teacher: The teacher's figures; it is drawn over the cost if it has it.
+      teachers: The figures of the teachers by name; they are drawn over the cost if they have it.
       subnets: The figures of the retrained subnets, numbered in this order.
       metric: The name of the score.
       cost: The name of the cost.
@@ -73,15 +74,21 @@ def front(
     predicted.set_title("Predicted", loc="left", fontsize=11)
 
     measured = _axes(figure, 1, 2, 2)
-    for values, colour, name in (([teacher], TEACHER, "teacher"), (subnets, SUBNET, "subnets")):
+    series = [
+        (name, [one], TEACHER, mark)
+        for (name, one), mark in zip(teachers.items(), "os", strict=False)
+    ]
+    for name, values, colour, mark in (*series, ("subnets", subnets, SUBNET, "o")):
         known = [v for v in values if cost in v]
         for key, kind, fill in (("fp32", "float", "none"), ("quantized", "quantized", colour)):
             measured.plot(
                 [v[cost] / unit for v in known], [v[key] for v in known],
-                "o", mfc=fill, mec=colour, label=f"{name}, {kind}" if known else None,
+                mark, mfc=fill, mec=colour, label=f"{name}, {kind}" if known else None,
             )  # fmt: skip
     for number, subnet in enumerate(subnets, 1):
         _label(measured, number, subnet[cost] / unit, subnet["quantized"])
+    # The better one is to beat.
+    teacher = max(teachers.values(), key=operator.itemgetter("quantized"))
     if cost in teacher:
         predicted.axvline(teacher[cost] / unit, color=TEACHER, ls="--", lw=1, label="teacher")
         measured.axvline(teacher[cost] / unit, color=TEACHER, ls="--", lw=1)

@@ -13,6 +13,7 @@ from qnas_jax.space import COSTS
 Network = dict[str, Any]  # a network's figures by name
 
 TEACHER = "teacher"  # its name in the report; subnets are "subnet 1", "subnet 2", ... by size
+RETRAINED = "retrained teacher"  # which was trained on for as many steps as a subnet
 _FIGURES = ("fp32", "quantized", *front.SIZES)
 
 
@@ -24,10 +25,11 @@ class Outcome(NamedTuple):
       metric: The main figure of the networks; `fp32` and `quantized` are its values.
       blocks: NSR of single paths of the supernet's blocks, as in `supernet/nsr.json`.
       points: The front.
-      networks: The figures of the teacher and of the retrained subnets, by their names in the
-        report. A cost of the teacher is missing where the target does not know it.
+      networks: The figures of the teacher, of the retrained teacher if there is one, and of the
+        retrained subnets, by their names in the report. A cost of the teacher is missing where
+        the target does not know it.
       folders: Where each was trained and measured, by the same names.
-      files: The exported file of each, by the same names; empty if there is none.
+      files: The exported files, by the same names; none of the retrained teacher.
       costs: The costs that the run's target knows, by name; without the size.
     """
 
@@ -46,9 +48,23 @@ class Outcome(NamedTuple):
         return self.networks[TEACHER]
 
     @property
+    def teachers(self) -> dict[str, Network]:
+        """The figures of the teacher, and of the retrained one, by their names in the report."""
+        return {name: self.networks[name] for name in (TEACHER, RETRAINED) if name in self.networks}
+
+    @property
     def subnets(self) -> dict[str, Network]:
         """The figures of the retrained subnets, by their names in the report."""
-        return {name: network for name, network in self.networks.items() if name != TEACHER}
+        teachers = self.teachers
+        return {name: network for name, network in self.networks.items() if name not in teachers}
+
+    @property
+    def dominating(self) -> list[str]:
+        """The names of the subnets that dominate every quantized teacher."""
+        teachers = self.teachers.values()
+        return [
+            name for name, one in self.subnets.items() if all(dominates(one, t) for t in teachers)
+        ]
 
 
 def gather(
@@ -57,6 +73,7 @@ def gather(
     retrained: Sequence[pathlib.Path],
     teacher_costs: Mapping[str, float],
     files: Mapping[str, File],
+    retrained_teacher: pathlib.Path | None = None,
 ) -> Outcome:
     """Reads what the stages of a run left in its folder; see `page.write`.
 
@@ -67,7 +84,11 @@ def gather(
     costs = [name for name in COSTS if name in points[0].costs and name not in front.SIZES]
     by_subnet = {point.subnet: point for point in points}
     folders = {TEACHER: workdir / "teacher"}
-    networks = {TEACHER: {**_metrics(folders[TEACHER], metric), **teacher_costs}}
+    if retrained_teacher:
+        folders[RETRAINED] = retrained_teacher
+    networks = {
+        name: {**_metrics(folder, metric), **teacher_costs} for name, folder in folders.items()
+    }
     found = ((_metrics(folder, metric), folder) for folder in retrained)
     by_size = sorted(found, key=lambda one: one[0]["size_bytes"])
     for number, (figures, folder) in enumerate(by_size, 1):
@@ -84,7 +105,7 @@ def gather(
         files={
             name: files[TEACHER if name == TEACHER else network["subnet"]]
             for name, network in networks.items()
-            if files
+            if files and name != RETRAINED
         },
         costs=costs,
     )
@@ -109,19 +130,20 @@ def as_json(found: Outcome, seconds: Mapping[str, float]) -> dict[str, Any]:
     shown = {
         name: {
             figure: network[figure]
-            for figure in (figures if name == TEACHER else ("subnet", "nsr", *figures))
+            for figure in (figures if name in found.teachers else ("subnet", "nsr", *figures))
             if figure in network
         }
         for name, network in found.networks.items()
     }
     for name, file in found.files.items():
         shown[name]["file"] = {**file._asdict(), "ratio": round(file.ratio, 4)}
-    subnets = found.subnets
+    retrained = {"retrained_teacher": shown[RETRAINED]} if RETRAINED in shown else {}
     return {
         "metric": found.metric.name,
         "teacher": shown[TEACHER],
-        "subnets": [shown[name] for name in subnets],
-        "dominating": [s["subnet"] for s in subnets.values() if dominates(s, found.teacher)],
+        **retrained,
+        "subnets": [shown[name] for name in found.subnets],
+        "dominating": [found.networks[name]["subnet"] for name in found.dominating],
         "seconds": seconds,
         "seed": found.config["seed"],
     }
@@ -129,7 +151,9 @@ def as_json(found: Outcome, seconds: Mapping[str, float]) -> dict[str, Any]:
 
 def as_text(results: dict[str, Any]) -> str:
     """The networks of a run, a line each, for a terminal."""
-    networks = [{"subnet": TEACHER, **results["teacher"]}, *results["subnets"]]
+    names = {"teacher": TEACHER, "retrained_teacher": RETRAINED}
+    teachers = [{"subnet": name, **results[key]} for key, name in names.items() if key in results]
+    networks = [*teachers, *results["subnets"]]
     costs = [name for name in COSTS if name in networks[-1] and name not in front.SIZES]
     titles = "".join(f"  {title(name, ' '):>11}" for name in costs)
     lines = [f"    size kB  encoder kB{titles}   {results['metric']} float  quantized  network"]
@@ -139,7 +163,8 @@ def as_text(results: dict[str, Any]) -> str:
         sizes += "".join(f"  {cost(network, name):>11}" for name in costs)
         scores = f"{network['fp32']:{len(results['metric']) + 7}.2f}  {network['quantized']:9.2f}"
         lines.append(f"{better} {sizes}  {scores}  {network['subnet']}")
-    return "\n".join([*lines, "* dominates the quantized teacher"])
+    which = "teacher" if len(teachers) == 1 else "teachers"
+    return "\n".join([*lines, f"* dominates the quantized {which}"])
 
 
 def cost(network: Network, name: str) -> str:

@@ -15,7 +15,7 @@ from qnas_jax.data.batching import Batch
 from qnas_jax.metrics import Metric
 from qnas_jax.report import exports as files_table
 from qnas_jax.report import figures, outcome
-from qnas_jax.report.outcome import TEACHER, Network, Outcome
+from qnas_jax.report.outcome import RETRAINED, TEACHER, Network, Outcome
 from qnas_jax.run import artefacts
 from qnas_jax.run.log import duration, read_metrics
 from qnas_jax.run.stage import reading
@@ -47,8 +47,8 @@ $rows
 </table>
 <p class="note">Sizes are of the quantized networks: weights at their bitwidth, a scale and a bias
 for each output channel. The encoder is the network without its head; only its six blocks are
-searched. The NSR is summed over the blocks. $about_costs Green rows dominate the quantized
-teacher: no larger, no less accurate, and better in one of the two.</p>
+searched. The NSR is summed over the blocks. $about_costs $about_teachers Green rows dominate the
+quantized teacher: no larger, no less accurate, and better in one of the two.</p>
 $files
 <h2>Front</h2>
 $fronts
@@ -100,6 +100,7 @@ def write(
     samples: Batch,
     teacher_costs: Mapping[str, float] = MappingProxyType({}),
     files: Mapping[str, files_table.File] = MappingProxyType({}),
+    retrained_teacher: pathlib.Path | None = None,
 ) -> dict[str, Any]:
     """Writes `report/index.html`, its figures and `report/results.json`.
 
@@ -112,11 +113,12 @@ def write(
       samples: The images whose predictions are in the networks' folders.
       teacher_costs: The known costs of the target for the teacher, by name.
       files: The exported files, by subnet, or "teacher".
+      retrained_teacher: The folder of the teacher that was trained on, if there is one.
 
     Returns:
       The content of `results.json`.
     """
-    found = outcome.gather(workdir, metric, retrained, teacher_costs, files)
+    found = outcome.gather(workdir, metric, retrained, teacher_costs, files, retrained_teacher)
     results = outcome.as_json(found, seconds)
     drawn = _draw(workdir, found, names, samples)
     page = _fill(workdir.name, found, results, drawn)
@@ -136,7 +138,7 @@ def _draw(workdir: pathlib.Path, found: Outcome, classes: Sequence[str], samples
     fronts = {
         "front" if cost == "size_bytes" else f"front_{cost}": figures.front(
             front.pair(found.points, cost),
-            found.teacher,
+            found.teachers,
             [*subnets.values()],
             found.metric.title,
             cost,
@@ -168,6 +170,7 @@ def _fill(name: str, found: Outcome, results: dict[str, Any], drawn: _Drawn) -> 
         costs="".join(f"<th>{outcome.title(cost)}</th>" for cost in found.costs),
         rows="\n".join(_row(title, one, found) for title, one in found.networks.items()),
         about_costs=_about_costs(found),
+        about_teachers=_about_teachers(found),
         files=files_table.as_html(found.files, found.metric.title),
         fronts="\n".join(drawn.fronts.values()),
         paths="\n".join(_block_row(*block) for block in enumerate(found.blocks, 1)),
@@ -198,9 +201,16 @@ def _about_costs(found: Outcome) -> str:
     return html.escape(f"{names}: sums over the layers by {source}, for one image.")
 
 
+def _about_teachers(found: Outcome) -> str:
+    if RETRAINED not in found.teachers:
+        return ""
+    return "The retrained teacher was trained on for as many steps as a subnet: an equal start."
+
+
 def _verdict(results: dict[str, Any]) -> str:
     count, of = len(results["dominating"]), len(results["subnets"])
-    return f"<p>{count} of {of} retrained subnets dominate the quantized teacher.</p>"
+    which = "both quantized teachers" if "retrained_teacher" in results else "the quantized teacher"
+    return f"<p>{count} of {of} retrained subnets dominate {which}.</p>"
 
 
 def _row(name: str, network: Network, found: Outcome) -> str:
@@ -214,7 +224,7 @@ def _row(name: str, network: Network, found: Outcome) -> str:
     cells += [f"<td>{outcome.cost(network, cost)}</td>" for cost in found.costs]
     cells += [f"<td>{network[key]:.2f}</td>" for key in ("fp32", "quantized")]
     cells.append(f'<td class="text">{network["subnet"]}</td>')
-    better = ' class="better"' if outcome.dominates(network, found.teacher) else ""
+    better = ' class="better"' if name in found.dominating else ""
     return f"<tr{better}>{''.join(cells)}</tr>"
 
 

@@ -216,11 +216,14 @@ class Retrain:
     """Which subnets of the front are trained to the end."""
 
     subnets: int = 5  # spread over the front by size
+    steps: int = 0  # of each; 0: train.steps
     init: str = "supernet"  # weights to begin with, or "scratch"
+    teacher: bool = False  # the teacher is trained on for as many steps, to compare with
 
     def check(self) -> None:
         """Raises InputError for the first value that cannot be used."""
         checks.at_least("retrain.subnets", self.subnets, 1)
+        checks.at_least("retrain.steps", self.steps, 0)
         checks.one_of("retrain.init", self.init, ("supernet", "scratch"))
 
 

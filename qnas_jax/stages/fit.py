@@ -1,5 +1,6 @@
 """What all stages that train have in common."""
 
+import dataclasses
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeVar
@@ -27,6 +28,13 @@ class Training(NamedTuple):
 def training(given: config.Config) -> Training:
     """Returns how a config trains whole networks."""
     return Training(given.seed, given.data, given.train, given.quantize, given.run)
+
+
+def retraining(given: config.Config) -> Training:
+    """Returns how a config trains networks again."""
+    how = training(given)
+    steps = given.retrain.steps or how.train.steps
+    return how._replace(train=dataclasses.replace(how.train, steps=steps))
 
 
 def plan(

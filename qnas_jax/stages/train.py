@@ -153,17 +153,29 @@ def train_teacher(
     return trained, variables
 
 
-def subnet_stage(workdir: pathlib.Path, distilled: Stage, subnet: str, start: str) -> Stage:
+def subnet_stage(
+    workdir: pathlib.Path, distilled: Stage, subnet: str, how: config.Retrain
+) -> Stage:
     """Returns the stage of a retrained subnet.
 
     Args:
       workdir: The folder of the run.
       distilled: The stage of the supernet.
       subnet: The subnet in its text form.
-      start: The initial weights, see `config.Retrain.init`.
+      how: How it is trained.
     """
-    made_from = {"supernet": distilled.hash, "subnet": subnet, "init": start}
+    made_from = {"supernet": distilled.hash, "subnet": subnet, "init": how.init, **_own_steps(how)}
     return Stage(workdir / "retrain" / _folder_name(subnet), made_from)
+
+
+def retrained_teacher_stage(workdir: pathlib.Path, teacher: Stage, how: config.Retrain) -> Stage:
+    """Returns the stage in which the teacher is trained on, as long as a subnet."""
+    return Stage(workdir / "retrained_teacher", {"teacher": teacher.hash, **_own_steps(how)})
+
+
+def _own_steps(how: config.Retrain) -> dict[str, int]:
+    """The number of steps, if it is not `train.steps`, which the teacher's hash holds."""
+    return {"steps": how.steps} if how.steps else {}
 
 
 def _folder_name(subnet: str) -> str:
@@ -179,13 +191,13 @@ def retrain(
     start: Callable[[PyTree], PyTree],
     title: str,
 ) -> None:
-    """Trains a subnet and evaluates it, in float and quantized; does nothing if it is done.
+    """Trains a network again and evaluates it, in float and quantized; does nothing if done.
 
     Args:
       workdir: The folder of the run.
       problem: Images and task.
-      how: How the subnet is trained and evaluated.
-      trained: The subnet and its stage.
+      how: How the network is trained and evaluated.
+      trained: The subnet or the teacher, and its stage.
       start: Gives the initial variables from random ones.
       title: Name of the training in log lines.
     """

@@ -129,6 +129,8 @@ BAD = [
     ),
     ("search.budgets", (("size_bytes", 9), ("size_bytes", 8)), "each cost only once"),
     ("retrain.subnets", 0, "must be at least 1"),
+    ("retrain.steps", -1, "must be at least 0"),
+    ("retrain.teacher", 1, "must be True or False"),
     ("retrain.init", "zeros", "must be 'supernet' or 'scratch'"),
     ("export.max_drop", -0.1, "must be at least 0.0"),
     ("run.save_every", 0, "must be at least 1"),
@@ -160,6 +162,13 @@ def with_setting(setting, value):
     *section, name = setting.split(".")
     setattr(getattr(changed, section[0]) if section else changed, name, value)
     return changed
+
+
+def test_retraining_is_longer_than_the_warmup():
+    changed = load("objects.py")
+    changed.retrain.steps = changed.train.warmup
+    with pytest.raises(InputError, match=r"retrain\.steps=100: must be above train\.warmup=100"):
+        changed.check()
 
 
 @pytest.mark.parametrize(("setting", "value", "rule"), BAD, ids=lambda v: str(v))

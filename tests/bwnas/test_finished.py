@@ -23,7 +23,7 @@ def laid_out(tmp_path):
     how = (config.space, config.supernet, config.seed)
     distilled = train_supernet.supernet_stage(tmp_path, teacher, *how)
     stages = [
-        train_stage.subnet_stage(tmp_path, distilled, subnet, "supernet")
+        train_stage.subnet_stage(tmp_path, distilled, subnet, config.retrain)
         for subnet in (LARGE, SMALL)
     ]
     for stage, subnet in zip((teacher, *stages), ("teacher", LARGE, SMALL), strict=True):

@@ -61,6 +61,11 @@ def test_a_run_leaves_what_the_readme_promises(finished):
     results = json.loads((workdir / "report" / "results.json").read_text())
     figures = {"fp32", "quantized", "size_bytes", "encoder_size_bytes", "file"}
     assert set(results["teacher"]) == figures
+    assert set(results["retrained_teacher"]) == figures - {"file"}
+    again = json.loads((workdir / "retrained_teacher" / "metrics.json").read_text())
+    assert again["miou_quantized"] == results["retrained_teacher"]["quantized"]
+    steps = [step for stage, step in _last_metrics(workdir) if stage == "retrained_teacher"]
+    assert len(steps) == 6, "as many as a subnet"
     assert len(results["subnets"]) == 2
     for subnet in results["subnets"]:
         assert set(subnet) == figures | {"subnet", "nsr"}

@@ -127,6 +127,30 @@ def test_exported_files_are_told_in_the_report_and_its_figures(run):
     assert "model.onnx" not in (workdir / "report" / "index.html").read_text()
 
 
+def test_a_retrained_teacher_is_the_one_to_beat(run):
+    workdir, results, _ = run
+    folder, best = workdir / "retrained_teacher", max(s["quantized"] for s in results["subnets"])
+    assert results["dominating"]
+    write_network(folder, 0, {**TEACHER, "fp32": 99.0, "quantized": best + 1})
+    networks = [workdir / "retrain" / subnet for subnet, *_ in SUBNETS]
+    images = np.zeros((IMAGES, HEIGHT, WIDTH, 3), np.uint8)
+    given = (workdir, *MIOU, SECONDS, networks, Batch(images, images[..., 0]))
+    again = page.write(*given, retrained_teacher=folder)
+    assert again["teacher"] == results["teacher"]
+    assert again["subnets"] == results["subnets"]
+    assert again["retrained_teacher"]["quantized"] == best + 1
+    assert set(again["retrained_teacher"]) == set(again["teacher"])
+    assert again["dominating"] == []
+    assert outcome.as_text(again).splitlines()[2].endswith("  retrained teacher")
+    text = (workdir / "report" / "index.html").read_text()
+    names = [row[0] for row in Page(text).rows[1:6]]
+    assert names == ["teacher", "retrained teacher", "subnet 1", "subnet 2", "subnet 3"]
+    assert "dominate both quantized teachers" in text
+    assert "an equal start" in text
+    page.write(*given)
+    assert "retrained teacher" not in (workdir / "report" / "index.html").read_text()
+
+
 class Page(html.parser.HTMLParser):
     """The rows of the page's first table and all that it loads."""
 
@@ -244,7 +268,7 @@ def test_fronts_are_drawn_over_each_cost(monkeypatch, known):
     subnets = [{"nsr": p.nsr, **p.costs, "fp32": 50.0, "quantized": 49.0 + p.rank} for p in points]
     teacher = {"size_bytes": 9500, "fp32": 40.0, "quantized": 39.0}
     teacher |= {"latency_ms": 8.0} if known else {}
-    figures.front(points, teacher, subnets, "mIoU", "latency_ms")
+    figures.front(points, {"teacher": teacher}, subnets, "mIoU", "latency_ms")
     predicted, measured = drawn[0].axes
     lines = {line.get_label(): line.get_xydata().tolist() for line in predicted.lines}
     assert lines["front"] == [[7.0, 1.0], [6.0, 2.0], [5.0, 3.0]]
@@ -270,7 +294,7 @@ def test_the_staircase_of_a_front_promises_nothing_that_no_subnet_has(monkeypatc
         for i, (kb, nsr) in enumerate(STEPS)
     ]
     teacher = {"size_bytes": 9500, "fp32": 40.0, "quantized": 39.0}
-    figures.front(points, teacher, [], "mIoU")
+    figures.front(points, {"teacher": teacher}, [], "mIoU")
     figures.fronts({"INT8": points})
     for figure in drawn:
         stairs = figure.axes[0].lines[0]
