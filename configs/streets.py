@@ -1,27 +1,41 @@
-"""The quickstart: QA-BWNAS in INT8 on rendered street scenes, small enough for a laptop."""
+"""The quickstart: QA-BWNAS in INT8 on rendered street scenes, small enough for a laptop.
+
+The teacher comes with the project; `qnas_jax/data/streets/teacher.md` says how it was trained.
+"""
 
 from qnas_jax.bwnas import config
+from qnas_jax.data.streets import TEACHER
 
 
 def get_config() -> config.Config:
-    """Half of MobileNetV2's width at 96 x 192 pixels."""
+    """Half of MobileNetV2's width at 96 x 192 pixels, output stride 8."""
     return config.Config(
         data=config.Data(height=96, width=192, train_images=480, val_images=100),
         network=config.Network(
             width=0.5,
-            strides=(1, 2, 2, 2, 1, 1, 1),
-            dilations=(1, 1, 1, 1, 1, 2, 2),
+            strides=(1, 2, 2, 1, 1, 1, 1),
+            dilations=(1,) * 7,
             head_channels=64,
             rates=(2, 4, 6),
             dropout=0.0,
         ),
-        train=config.Train(steps=500, lr=0.4, crop=(96, 192), scale=(0.8, 1.25)),
+        teacher=config.Teacher(checkpoint=str(TEACHER)),
+        train=config.Train(
+            steps=100,
+            optimizer="adamw",
+            lr=1e-3,
+            warmup=20,
+            weight_decay=1e-2,
+            clip=1.0,
+            crop=(96, 192),
+            scale=(0.85, 1.2),
+        ),
         space=config.Space(depths=(2, 2, 3, 3, 2, 1)),
-        # A teacher channel may be almost constant. The NSR then weighs its error a hundredfold, and
-        # unclipped steps diverge at this learning rate.
-        supernet=config.Supernet(steps=150, lr=(0.1,) * 6, clip=1.0),
+        supernet=config.Supernet(
+            steps=30, optimizer="adamw", lr=(1e-3,) * 6, warmup=10, clip=1.0, init="teacher"
+        ),
         lut=config.Lut(calibration_images=16, images=32, images_per_pass=32),
         quantize=config.Quantize(images=32),
-        retrain=config.Retrain(subnets=3),
+        retrain=config.Retrain(subnets=3, teacher=True),
         run=config.Run(save_every=100, log_every=10, eval_batch=10),
     )

@@ -34,11 +34,14 @@ class Supernet:
 
     steps: int = 13_334
     batch: int = 8
-    lr: tuple[float, ...] = (0.002, 0.005, 0.005, 0.005, 0.005, 0.002)  # of each block
+    optimizer: str = "sgd"  # or "adamw", see Train
+    lr: tuple[float, ...] = (0.002, 0.005, 0.005, 0.005, 0.005, 0.002)  # of each block, the highest
     momentum: float = 0.9
     power: float = 0.9
+    warmup: int = 0
     weight_decay: float = 1e-4
     clip: float = 0.0  # largest norm of a block's gradients; 0: they are not clipped
+    init: str = "random"  # or "teacher": ops begin as the teacher's layers, see nn/inherit.py
     sampling: str = "fair"  # or "uniform"; a fair step trains every op once
     parts: int = 1  # of a batch, each normalized alone; the most devices that share a block
     compute: str = "float32"  # or "bfloat16", for accelerators; parameters stay float32
@@ -46,13 +49,13 @@ class Supernet:
     def check(self) -> None:
         """Raises InputError for the first value that cannot be used."""
         checks.training("supernet", self)
-        checks.at_least("supernet.clip", self.clip, 0)
         checks.at_least("supernet.parts", self.parts, 1)
         if self.batch % self.parts:
             rule = f"must divide supernet.batch={self.batch}"
             raise InputError(f"supernet.parts={self.parts}: {rule}")
         checks.length("supernet.lr", self.lr, BLOCKS)
         checks.all_of("supernet.lr", self.lr, lambda lr: lr > 0, "above 0")
+        checks.one_of("supernet.init", self.init, ("random", "teacher"))
         checks.one_of("supernet.sampling", self.sampling, ("fair", "uniform"))
 
 
@@ -129,6 +132,9 @@ class Config:
     def check(self) -> None:
         """Raises InputError for the first value that cannot be used."""
         check_sections(self)
+        if self.supernet.init == "teacher" and self.network.teacher_width:
+            rule = "must be 'random' with network.teacher_width: the layers differ in width"
+            raise InputError(f"supernet.init='teacher': {rule}")
         if 0 < self.retrain.steps <= self.train.warmup:
             rule = f"must be above train.warmup={self.train.warmup}, or 0"
             raise InputError(f"retrain.steps={self.retrain.steps}: {rule}")

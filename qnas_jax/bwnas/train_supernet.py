@@ -14,14 +14,14 @@ from qnas_jax.bwnas import distill, distill_pmap
 from qnas_jax.bwnas.config import Space, Supernet
 from qnas_jax.data.batching import Dataset, central_crops
 from qnas_jax.errors import InputError
-from qnas_jax.nn import supernet
+from qnas_jax.nn import inherit, supernet
 from qnas_jax.nn.trace import trace
 from qnas_jax.run import artefacts, log, parallel
 from qnas_jax.run.stage import Stage, read_json
 from qnas_jax.stages import experiment
 from qnas_jax.stages.experiment import Problem, Purpose
-from qnas_jax.stages.fit import Training, batches, fit, plan
-from qnas_jax.train import loop, optimizers, supervised
+from qnas_jax.stages.fit import Training, batches, fit, optimizer_of, plan, rate_of
+from qnas_jax.train import loop, supervised
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +84,12 @@ def train_supernet(
             stage.begin()
     recipe = _recipe(problem, how, seed)
     key = experiment.key(seed, Purpose.SUPERNET_INIT)
-    state = distill.fresh_state(searched, recipe.optimizers, key)
+    drawn = distill.init_supernet(key, searched)
+    if how.init == "teacher":
+        encoder = variables["params"]["encoder"]
+        layers = (encoder[f"block{i + 1}"] for i in range(len(drawn)))
+        drawn = tuple(map(inherit.block_params, drawn, layers))
+    state = distill.init_state(drawn, recipe.optimizers)
     if jax.device_count() == 1 or stage.done:
         steps, layout = loop.several(distill.train_step(recipe), variables), loop.AS_SAVED
     else:
@@ -106,10 +111,7 @@ def _recipe(problem: Problem, how: Supernet, seed: int) -> distill.Recipe:
     return distill.Recipe(
         supervised.features(problem.teacher),
         problem.space,
-        tuple(
-            optimizers.sgd(lr, how.steps, how.power, how.momentum, how.weight_decay, how.clip)
-            for lr in how.lr
-        ),
+        tuple(optimizer_of(how, lr) for lr in how.lr),
         distill.SAMPLING[how.sampling],
         experiment.key(seed, Purpose.SUPERNET_TRAIN),
         how.parts,
@@ -123,7 +125,7 @@ def _watched(how: Supernet) -> list[loop.Watched]:
         loop.Watched(
             f"block {i + 1}",
             distill.metric(i),
-            optimizers.polynomial(lr, how.steps, how.power),
+            rate_of(how, lr),
             "supernet.lr",
             operator.itemgetter(i),
         )

@@ -98,10 +98,15 @@ def bounds(name: str, pairs: tuple, keys: tuple[str, ...]) -> None:
 
 
 def training(name: str, section: Any) -> None:
-    """The settings that every training by SGD has, in the section `name`."""
+    """The settings that every training has, in the section `name`."""
     at_least(f"{name}.steps", section.steps, 1)
     at_least(f"{name}.batch", section.batch, 1)
     within(f"{name}.momentum", section.momentum, 0.0, 0.999)
     above_zero(f"{name}.power", section.power)
     at_least(f"{name}.weight_decay", section.weight_decay, 0.0)
     one_of(f"{name}.compute", section.compute, ("float32", "bfloat16"))
+    one_of(f"{name}.optimizer", section.optimizer, ("sgd", "adamw"))
+    if not 0 <= section.warmup < section.steps:
+        rule = f"must lie in [0, {name}.steps={section.steps})"
+        raise InputError(f"{name}.warmup={section.warmup}: {rule}")
+    at_least(f"{name}.clip", section.clip, 0)

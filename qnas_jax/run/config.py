@@ -113,11 +113,6 @@ class Train:
         """Raises InputError for the first value that cannot be used."""
         checks.training("train", self)
         checks.above_zero("train.lr", self.lr)
-        checks.one_of("train.optimizer", self.optimizer, ("sgd", "adamw"))
-        if not 0 <= self.warmup < self.steps:
-            rule = f"must lie in [0, train.steps={self.steps})"
-            raise InputError(f"train.warmup={self.warmup}: {rule}")
-        checks.at_least("train.clip", self.clip, 0)
         checks.length("train.crop", self.crop, 2)
         checks.all_of("train.crop", self.crop, lambda c: c >= 32, "at least 32 pixels")
         checks.length("train.scale", self.scale, 2)
@@ -132,6 +127,12 @@ class Teacher:
     # A teacher/checkpoint folder of another run, or a .safetensors, .pth or .pt file of PyTorch
     # (docs/teachers.md); "": train one.
     checkpoint: str = ""
+    finetune: bool = False  # the given teacher is trained on, as `train` says
+
+    def check(self) -> None:
+        """Raises InputError for the first value that cannot be used."""
+        if self.finetune and not self.checkpoint:
+            raise InputError("teacher.finetune=True: needs teacher.checkpoint")
 
 
 @dataclasses.dataclass(slots=True)

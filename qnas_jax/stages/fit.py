@@ -3,14 +3,16 @@
 import dataclasses
 import pathlib
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
+
+import optax
 
 from qnas_jax.data.batching import Augmentation, Batch, Dataset, training_batch
 from qnas_jax.errors import InputError
 from qnas_jax.run import config, parallel
 from qnas_jax.run.log import Metrics
 from qnas_jax.run.stage import Stage
-from qnas_jax.train import loop
+from qnas_jax.train import loop, optimizers
 
 State = TypeVar("State")
 
@@ -35,6 +37,33 @@ def retraining(given: config.Config) -> Training:
     how = training(given)
     steps = given.retrain.steps or how.train.steps
     return how._replace(train=dataclasses.replace(how.train, steps=steps))
+
+
+@runtime_checkable  # for the checks of annotated types in the tests
+class Recipe(Protocol):
+    """Settings of an optimizer, see `config.Train`."""
+
+    steps: int
+    optimizer: str
+    momentum: float
+    power: float
+    warmup: int
+    weight_decay: float
+    clip: float
+
+
+def optimizer_of(how: Recipe, lr: float) -> optax.GradientTransformation:
+    """Returns the optimizer of a training with the highest learning rate `lr`."""
+    if how.optimizer == "adamw":
+        return optimizers.adamw(lr, how.steps, how.warmup, how.weight_decay, how.clip)
+    return optimizers.sgd(lr, how.steps, how.power, how.momentum, how.weight_decay, how.clip)
+
+
+def rate_of(how: Recipe, lr: float) -> optax.Schedule:
+    """Returns the schedule of `optimizer_of`."""
+    if how.optimizer == "adamw":
+        return optimizers.cosine(lr, how.steps, how.warmup)
+    return optimizers.polynomial(lr, how.steps, how.power)
 
 
 def plan(

@@ -1,15 +1,15 @@
 """Whole networks, trained and evaluated: the teacher and the chosen subnets."""
 
+import dataclasses
 import functools
 import logging
 import pathlib
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import numpy as np
-import optax
 from jaxtyping import PyTree
 
 from qnas_jax import space
@@ -22,9 +22,9 @@ from qnas_jax.nn.trace import Shape, convs, trace
 from qnas_jax.run import artefacts, config
 from qnas_jax.run.stage import Stage, is_begun, is_finished
 from qnas_jax.stages.experiment import Problem, Purpose, data_mark, key, teacher_subnet
-from qnas_jax.stages.fit import Training, batches, fit, plan
+from qnas_jax.stages.fit import Training, batches, fit, optimizer_of, plan, rate_of
 from qnas_jax.tasks.task import Classify, Task, evaluate
-from qnas_jax.train import checkpoint, loop, optimizers, supervised
+from qnas_jax.train import checkpoint, loop, supervised
 from qnas_jax.train.supervised import TrainState
 
 logger = logging.getLogger(__name__)
@@ -73,7 +73,7 @@ def _teacher_stage(workdir, problem, how, network, source, given: TrainState | N
         "data": data_mark(problem, how.data),
         "network": network,
         "train": how.train,
-        "teacher": {**artefacts.plain(source), "checkpoint": content},
+        "teacher": dataclasses.replace(source, checkpoint=content),
         "quantize": how.quantize,
         "seed": how.seed,
     }
@@ -100,7 +100,7 @@ def _given_teacher(workdir, problem, how, source: config.Teacher) -> TrainState 
             "resume it with its own command"
         )
     of_file = weights.is_file(given) and not given.is_dir()
-    if not given.exists() and is_finished(own):
+    if not given.exists() and is_finished(own) and not source.finetune:
         raise InputError(
             f"teacher.checkpoint={given}: no such {'file' if of_file else 'folder'}; "
             f"this run has a copy of it: set it to {own / 'checkpoint'}"
@@ -110,7 +110,7 @@ def _given_teacher(workdir, problem, how, source: config.Teacher) -> TrainState 
             f"teacher.checkpoint={given}: must be a folder of checkpoints, or a file of weights "
             f"that ends in {' or '.join(weights.SUFFIXES)}"
         )
-    optimizer = _optimizer(how.train)
+    optimizer = optimizer_of(how.train, how.train.lr)
     shapes = jax.eval_shape(lambda: supervised.fresh_state(_fresh_teacher(problem, how), optimizer))
     try:
         if of_file:
@@ -134,7 +134,9 @@ def train_teacher(
     network: config.Network,
     source: config.Teacher,
 ) -> tuple[Trained, PyTree]:
-    """Trains the teacher, or takes the given one, and evaluates it; see `teacher_stage`.
+    """Trains the teacher, or takes the given one or trains it on; see `teacher_stage`.
+
+    The teacher is evaluated, too.
 
     Returns:
       The teacher, and its variables.
@@ -144,11 +146,16 @@ def train_teacher(
     stage.begin()
     trained = Trained(stage, problem.teacher, teacher_subnet(problem.teacher))
     fresh = _fresh_teacher(problem, how)
-    if given and not stage.done:
+    start = fresh
+    if given and source.finetune:
+        start = given.variables()
+        if not stage.done:
+            logger.info("teacher: trained on from %s", source.checkpoint)
+    elif given and not stage.done:
         checkpoint.adopt(stage.folder / "checkpoint", how.train.steps, given)
         logger.info("teacher: taken from %s", source.checkpoint)
     step_key = key(how.seed, Purpose.TEACHER_TRAIN)
-    variables = _train_network(workdir, problem, how, trained, fresh, step_key, "teacher")
+    variables = _train_network(workdir, problem, how, trained, start, step_key, "teacher")
     _finish(problem, how, trained, variables, fresh["quant"])
     return trained, variables
 
@@ -219,30 +226,19 @@ def _with_bits(model: nn.Module, quant: PyTree, subnet: space.Subnet, problem: P
 
 def _train_network(workdir, problem, how, trained, fresh, step_key, title) -> PyTree:
     """Trains a network; returns its variables."""
-    given, optimizer = how.train, _optimizer(how.train)
+    given, optimizer = how.train, optimizer_of(how.train, how.train.lr)
     step = supervised.train_step(
         trained.model, problem.task.loss, optimizer, step_key, given.compute
     )
-    whole = loop.Watched("the network", "loss", _rate(given), "train.lr", lambda state: state)
+    whole = loop.Watched(
+        "the network", "loss", rate_of(given, given.lr), "train.lr", lambda state: state
+    )
     planned = plan(trained.stage, how, title, given.steps, [whole])
     state, make_batch = (
         supervised.fresh_state(fresh, optimizer),
         batches(problem.train, how, given.batch),
     )
     return fit(workdir, planned, loop.several(step), state, make_batch).variables()
-
-
-def _optimizer(how: config.Train) -> optax.GradientTransformation:
-    if how.optimizer == "adamw":
-        return optimizers.adamw(how.lr, how.steps, how.warmup, how.weight_decay, how.clip)
-    return optimizers.sgd(how.lr, how.steps, how.power, how.momentum, how.weight_decay, how.clip)
-
-
-def _rate(how: config.Train) -> Callable[[Any], Any]:
-    """The schedule of `_optimizer`."""
-    if how.optimizer == "adamw":
-        return optimizers.cosine(how.lr, how.steps, how.warmup)
-    return optimizers.polynomial(how.lr, how.steps, how.power)
 
 
 def _finish(problem: Problem, how: Training, trained: Trained, variables, quant) -> None:
@@ -320,7 +316,7 @@ def load(problem: Problem, how: Training, trained: Trained) -> tuple[PyTree, PyT
     """Returns the variables and the calibrated policy of a network whose stage is finished."""
     random = key(how.seed, Purpose.TEACHER_INIT)  # overwritten by the checkpoint
     fresh = init.initialize(trained.model, random, (1, *how.train.crop, 3))
-    state = supervised.fresh_state(fresh, _optimizer(how.train))
+    state = supervised.fresh_state(fresh, optimizer_of(how.train, how.train.lr))
     variables = checkpoint.load(trained.stage.folder / "checkpoint", state).variables()
     quant = _with_bits(trained.model, fresh["quant"], trained.subnet, problem)
     return variables, _calibrated(problem, how, trained, variables, quant)

@@ -94,7 +94,8 @@ def state(tmp_path_factory):
     """Of a teacher."""
     laid_out = chip.prepared(chip.smoke(), tmp_path_factory.mktemp("state"))
     fresh = init.initialize(laid_out.problem.teacher, jax.random.key(5), (1, 32, 64, 3))
-    return supervised.fresh_state(fresh, train_stage._optimizer(laid_out.config.train))
+    how = laid_out.config.train
+    return supervised.fresh_state(fresh, train_stage.optimizer_of(how, how.lr))
 
 
 @pytest.fixture

@@ -79,6 +79,23 @@ def test_a_run_takes_the_weights_and_knows_them_by_what_they_hold(smoke, tmp_pat
     assert teacher_of(smoke, tmp_path).done
 
 
+@pytest.mark.slow
+def test_a_given_teacher_may_be_trained_on(smoke, tmp_path, file):
+    smoke.teacher.checkpoint, smoke.teacher.finetune, smoke.train.lr = str(file), True, 1e-9
+    laid_out = chip.prepared(smoke, tmp_path / "run")
+    how = (laid_out.workdir, laid_out.problem, laid_out.how, smoke.network, smoke.teacher)
+    _, variables = train_stage.train_teacher(*how)
+    given = train_stage._given_teacher(*how[:3], smoke.teacher)
+    # Steps of nearly no length; only the statistics move.
+    for ours, theirs in zip(
+        *map(jax.tree.leaves, (variables["params"], given.params)), strict=True
+    ):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    assert checkpoint.content(variables) != checkpoint.content(given.variables())
+    smoke.teacher.finetune = False
+    assert "(teacher.finetune: " in refusal(lambda: teacher_of(smoke, tmp_path))
+
+
 def test_what_cannot_be_used_is_refused_before_anything_begins(smoke, tmp_path, file):
     smoke.teacher.checkpoint = str(tmp_path / "none.pth")
     assert refusal(lambda: teacher_of(smoke, tmp_path)) == (

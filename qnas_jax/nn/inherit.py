@@ -1,0 +1,68 @@
+"""Ops of a supernet that begin as the teacher's layers, as far as their sizes allow."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int, PyTree
+
+from qnas_jax.nn.supernet import Params
+
+
+def block_params(drawn: Params, teacher: PyTree) -> Params:
+    """Returns the parameters of a block whose ops are made from the teacher's layers.
+
+    Every op of a layer is made from the teacher's layer at the same place. A smaller kernel is the
+    middle of the teacher's, a larger one has zeros around it. Fewer hidden channels are those with
+    the largest share in the output; where there are more, nothing reads the others yet. So an op
+    that is no smaller than the teacher's layer begins as the same function. Layers that the
+    teacher does not have stay as they are drawn, as do ops without expansion.
+
+    Args:
+      drawn: Fresh parameters, see `supernet.init_block`.
+      teacher: The parameters of the teacher's block, which has as many channels.
+
+    References:
+      Chen et al., 2016, https://arxiv.org/abs/1511.05641 (larger layers with the same function);
+      Cai et al., 2020, https://arxiv.org/abs/1908.09791 (smaller kernels and fewer channels).
+    """
+    return {
+        layer: {op: _op(params, teacher.get(layer, {})) for op, params in ops.items()}
+        for layer, ops in drawn.items()
+    }
+
+
+def _op(drawn: PyTree, layer: PyTree) -> PyTree:
+    """The parameters of an inverted residual, made from those of another one."""
+    if not ("expand" in drawn and "expand" in layer):
+        return drawn
+    kept = _important(layer, drawn["project"]["kernel"].shape[2])
+
+    def taken(ours: Array, theirs: Array) -> Array:
+        return ours.at[..., : len(kept)].set(_with_side(theirs, ours.shape[0])[..., kept])
+
+    project = jnp.zeros_like(drawn["project"]["kernel"])
+    project = project.at[:, :, : len(kept)].set(layer["project"]["kernel"][:, :, kept])
+    return {
+        "expand": jax.tree.map(taken, drawn["expand"], layer["expand"]),
+        "depthwise": jax.tree.map(taken, drawn["depthwise"], layer["depthwise"]),
+        "project": {"kernel": project, "norm": layer["project"]["norm"]},
+    }
+
+
+def _important(layer: PyTree, count: int) -> Int[Array, "kept"]:
+    """The hidden channels that contribute the largest variance to the output, in their order.
+
+    Before its activation, a channel's deviation is the scale of its norm.
+    """
+    deviation = layer["depthwise"]["norm"]["scale"]
+    variance = jnp.sum((deviation[:, None] * layer["project"]["kernel"][0, 0]) ** 2, axis=1)
+    return jnp.sort(jnp.argsort(-variance)[:count])
+
+
+def _with_side(leaf: Array, side: int) -> Array:
+    """A kernel, cut or filled up with zeros around its middle; a vector as it is."""
+    if leaf.ndim == 1:
+        return leaf
+    cut, filled = (max(d, 0) // 2 for d in (leaf.shape[0] - side, side - leaf.shape[0]))
+    whole = slice(cut, leaf.shape[0] - cut)
+    around = ((filled, filled), (filled, filled), (0, 0), (0, 0))
+    return jnp.pad(leaf[whole, whole], around)
