@@ -2,7 +2,8 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int, PyTree
+import numpy as np
+from jaxtyping import Int, PyTree
 
 from qnas_jax.nn.supernet import Params
 
@@ -34,35 +35,37 @@ def _op(drawn: PyTree, layer: PyTree) -> PyTree:
     """The parameters of an inverted residual, made from those of another one."""
     if not ("expand" in drawn and "expand" in layer):
         return drawn
+    drawn, layer = jax.device_get((drawn, layer))  # each op would else be a program of its own
     kept = _important(layer, drawn["project"]["kernel"].shape[2])
 
-    def taken(ours: Array, theirs: Array) -> Array:
-        return ours.at[..., : len(kept)].set(_with_side(theirs, ours.shape[0])[..., kept])
+    def taken(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+        theirs, others = _with_side(theirs, ours.shape[0])[..., kept], ours[..., len(kept) :]
+        return np.concatenate([theirs, others], axis=-1)
 
-    project = jnp.zeros_like(drawn["project"]["kernel"])
-    project = project.at[:, :, : len(kept)].set(layer["project"]["kernel"][:, :, kept])
-    return {
+    project = np.zeros_like(drawn["project"]["kernel"])
+    project[:, :, : len(kept)] = layer["project"]["kernel"][:, :, kept]
+    made = {
         "expand": jax.tree.map(taken, drawn["expand"], layer["expand"]),
         "depthwise": jax.tree.map(taken, drawn["depthwise"], layer["depthwise"]),
         "project": {"kernel": project, "norm": layer["project"]["norm"]},
     }
+    return jax.tree.map(jnp.asarray, made)
 
 
-def _important(layer: PyTree, count: int) -> Int[Array, "kept"]:
+def _important(layer: PyTree, count: int) -> Int[np.ndarray, "kept"]:
     """The hidden channels that contribute the largest variance to the output, in their order.
 
     Before its activation, a channel's deviation is the scale of its norm.
     """
     deviation = layer["depthwise"]["norm"]["scale"]
-    variance = jnp.sum((deviation[:, None] * layer["project"]["kernel"][0, 0]) ** 2, axis=1)
-    return jnp.sort(jnp.argsort(-variance)[:count])
+    variance = ((deviation[:, None] * layer["project"]["kernel"][0, 0]) ** 2).sum(axis=1)
+    return np.sort(np.argsort(-variance, kind="stable")[:count])
 
 
-def _with_side(leaf: Array, side: int) -> Array:
+def _with_side(leaf: np.ndarray, side: int) -> np.ndarray:
     """A kernel, cut or filled up with zeros around its middle; a vector as it is."""
     if leaf.ndim == 1:
         return leaf
     cut, filled = (max(d, 0) // 2 for d in (leaf.shape[0] - side, side - leaf.shape[0]))
     whole = slice(cut, leaf.shape[0] - cut)
-    around = ((filled, filled), (filled, filled), (0, 0), (0, 0))
-    return jnp.pad(leaf[whole, whole], around)
+    return np.pad(leaf[whole, whole], ((filled, filled), (filled, filled), (0, 0), (0, 0)))

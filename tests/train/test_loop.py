@@ -202,3 +202,17 @@ def test_the_step_that_diverged_is_told_also_amid_others(tmp_path):
 
     with pytest.raises(errors.Diverged, match=r"loss nan at step 5 .* state of step 4 is kept"):
         toy.fit(tmp_path, 9, steps=loop.several(diverging), per_dispatch=4, save_every=4)
+
+
+def test_steps_are_compiled_once_wherever_their_arguments_lie(tmp_path):
+    """A teacher from a checkpoint is on a named device, a fresh state is not."""
+
+    def step(constant, state, images, labels, number):
+        return toy.step(
+            jax.tree.map(lambda leaf: leaf + 0 * constant, state), images, labels, number
+        )
+
+    constant = jax.device_put(np.float32(1), jax.local_devices()[0])
+    steps = loop.several(step, constant)
+    toy.fit(tmp_path, 5, steps=steps)
+    assert steps.func._cache_size() == 1
