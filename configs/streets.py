@@ -32,10 +32,10 @@ def get_config() -> config.Config:
         ),
         space=config.Space(depths=(2, 2, 3, 3, 2, 1)),
         supernet=config.Supernet(
-            steps=30, optimizer="adamw", lr=(1e-3,) * 6, warmup=10, clip=1.0, init="teacher"
+            steps=40, optimizer="adamw", lr=(1e-3,) * 6, warmup=10, clip=1.0, init="teacher"
         ),
         lut=config.Lut(calibration_images=16, images=32, images_per_pass=32),
         quantize=config.Quantize(images=32),
-        retrain=config.Retrain(subnets=3, teacher=True),
+        retrain=config.Retrain(subnets=3),
         run=config.Run(save_every=100, log_every=10, eval_batch=10),
     )
