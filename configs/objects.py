@@ -12,7 +12,7 @@ from qnas_jax.bwnas import config
 def get_config() -> config.Config:
     """Half of MobileNetV2's width at 48 x 48 pixels, 12 classes."""
     return config.Config(
-        data=config.Data(source="objects", height=48, width=48, train_images=6000, val_images=2000),
+        data=config.Data(source="objects", height=48, width=48, train_images=8000, val_images=2000),
         network=config.Network(
             width=0.5,
             strides=(1, 2, 2, 2, 1, 1, 1),
@@ -21,7 +21,7 @@ def get_config() -> config.Config:
             dropout=0.0,
         ),
         train=config.Train(
-            steps=3000,
+            steps=4000,
             batch=32,
             optimizer="adamw",
             lr=2e-3,

@@ -120,5 +120,5 @@ def light(rng: Rng) -> Light:
         visibility=float(np.exp(rng.uniform(np.log(50), np.log(500)))),
         exposure=rng.uniform(0.6, 1.35),
         warmth=rng.uniform(-1.5, 1.5),
-        noise=rng.uniform(0.01, 0.04),
+        noise=rng.uniform(0.005, 0.025),
     )

@@ -98,7 +98,8 @@ def render(
     tape = _Tape(camera)
     draw(tape, rng, name, 0.01, z)  # right of the middle: the arms of lamps reach to the left
     bounds = tape.bounds(LABEL[name] if name in ("traffic light", "traffic sign") else None)
-    share = rng.uniform(0.7, 1.0) * (rng.uniform(1.2, 2.5) if name == "pole" else 1.0)
+    larger = {"pole": rng.uniform(1.2, 2.5), "bus": 1.2, "train": 1.4}.get(name, 1.0)
+    share = rng.uniform(0.8, 1.1) * larger
     place = rng.uniform(-0.12, 0.12), rng.uniform(-0.12, 0.12)
     for attempt in range(_ATTEMPTS):
         later = max(attempt - _CLUTTERED + 1, 0)
