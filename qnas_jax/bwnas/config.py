@@ -132,7 +132,8 @@ class Config:
     def check(self) -> None:
         """Raises InputError for the first value that cannot be used."""
         check_sections(self)
-        if self.supernet.init == "teacher" and self.network.teacher_width:
+        wide = self.network.teacher_width not in (0, self.network.width)
+        if self.supernet.init == "teacher" and wide:
             rule = "must be 'random' with network.teacher_width: the layers differ in width"
             raise InputError(f"supernet.init='teacher': {rule}")
         if 0 < self.retrain.steps <= self.train.warmup:

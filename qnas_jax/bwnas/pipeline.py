@@ -116,7 +116,7 @@ def _retrain(
     picked: Sequence[Point],
 ) -> list[Trained]:
     """Retrains subnets of the front, from the supernet's weights or from random ones."""
-    how, found = fit.retraining(config), []
+    how, found = fit.retraining(fit.training(config), config.retrain), []
     teacher = adapters.folded(problem.teacher, variables, problem.val[0][0].shape)
     for i, point in enumerate(picked, 1):
         stage = train_stage.subnet_stage(workdir, distilled, point.subnet, config.retrain)
@@ -140,7 +140,7 @@ def _retrain_teacher(
     if not config.retrain.teacher:
         return None
     stage = train_stage.retrained_teacher_stage(workdir, teacher.stage, config.retrain)
-    how, again = fit.retraining(config), teacher._replace(stage=stage)
+    again, how = teacher._replace(stage=stage), fit.retraining(fit.training(config), config.retrain)
     train_stage.retrain(workdir, problem, how, again, lambda _: variables, "retrain teacher")
     return again
 

@@ -124,8 +124,10 @@ def search(
         fronts of the NSR and one cost alone are always exact.
 
     Raises:
-      InputError: No subnet has a finite NSR, or the front is too large.
+      InputError: The table lacks a cost, no subnet has a finite NSR, or the front is too large.
     """
+    if not set(costs) <= set(rows.costs):
+        raise InputError(f"costs={costs}: the table has only {tuple(rows.costs)}")
     found = _fold(rows, costs, epsilon)
     if not len(found):
         raise InputError("the table has a block without any finite NSR: nothing can be chosen")

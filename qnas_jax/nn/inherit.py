@@ -14,8 +14,9 @@ def block_params(drawn: Params, teacher: PyTree) -> Params:
     Every op of a layer is made from the teacher's layer at the same place. A smaller kernel is the
     middle of the teacher's, a larger one has zeros around it. Fewer hidden channels are those with
     the largest share in the output; where there are more, nothing reads the others yet. So an op
-    that is no smaller than the teacher's layer begins as the same function. Layers that the
-    teacher does not have stay as they are drawn, as do ops without expansion.
+    that is no smaller than the teacher's layer begins as the same function (with the batch's own
+    statistics). Layers that the teacher does not have stay as they are drawn, as do ops without
+    expansion; layers that it has beyond the block's depth are left out.
 
     Args:
       drawn: Fresh parameters, see `supernet.init_block`.

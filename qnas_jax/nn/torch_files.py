@@ -53,7 +53,7 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
         raise InputError(f"{path}: {error}") from None
     except _DAMAGE as error:
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
-        raise InputError(f"{path}: is no PyTorch file, or is damaged ({reason})") from None
+        raise InputError(f"{path}: is no file of weights, or is damaged ({reason})") from None
     if not found:
         raise InputError(f"{path}: holds no tensors by name; save model.state_dict()")
     return found

@@ -13,6 +13,7 @@ from qnas_jax.nn import torch_files, torch_weights
 
 SUFFIXES = torch_files.SUFFIXES
 OWN_SUFFIX = ".safetensors"
+_CLASSIFIER = "params/classifier"
 KINDS = ("params", "batch_stats")  # collections that are saved; a tensor is "params/stem/kernel"
 
 
@@ -60,15 +61,22 @@ def _own(tensors: torch_weights.Tensors, model: nn.Module, like: PyTree) -> PyTr
     wanted = {_name(path): leaf.shape for path, leaf in _leaves(like)}
     held = {name: tensor.shape for name, tensor in tensors.items()}
     if held != wanted:
-        names = sorted(n for n in held | wanted if held.get(n) != wanted.get(n))
-        first = f"{names[0]} is {held.get(names[0])}, the network has {wanted.get(names[0])}"
-        raise InputError(
-            f"is of another network: {len(names)} tensors differ ({first}); "
-            "the settings of the network must be those of the file; without a file, a teacher is "
-            "trained"
-        )
+        raise InputError(f"{_difference(held, wanted)}; --config.teacher.checkpoint= trains one")
     return jax.tree_util.tree_map_with_path(
         lambda path, _: jnp.asarray(tensors[_name(path)], jnp.float32), like
+    )
+
+
+def _difference(held: dict[str, tuple], wanted: dict[str, tuple]) -> str:
+    """How a file differs from the network."""
+    names = sorted(n for n in held | wanted if held.get(n) != wanted.get(n))
+    if {name.rpartition("/")[0] for name in names} == {_CLASSIFIER}:
+        (theirs,), (ours,) = held[f"{_CLASSIFIER}/bias"], wanted[f"{_CLASSIFIER}/bias"]
+        return f"has {theirs} classes, the data {ours}"
+    theirs, ours = (tensors.get(names[0], "nothing") for tensors in (held, wanted))
+    return (
+        f"is of another network: {len(names)} tensors differ ({names[0]} is {theirs}, the network "
+        f"has {ours}); the settings of the network must be those of the file"
     )
 
 

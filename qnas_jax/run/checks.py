@@ -109,4 +109,6 @@ def training(name: str, section: Any) -> None:
     if not 0 <= section.warmup < section.steps:
         rule = f"must lie in [0, {name}.steps={section.steps})"
         raise InputError(f"{name}.warmup={section.warmup}: {rule}")
+    if section.warmup and section.optimizer == "sgd":
+        raise InputError(f"{name}.warmup={section.warmup}: must be 0 with {name}.optimizer='sgd'")
     at_least(f"{name}.clip", section.clip, 0)

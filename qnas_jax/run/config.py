@@ -101,7 +101,7 @@ class Train:
     lr: float = 0.01  # the highest
     momentum: float = 0.9  # sgd
     power: float = 0.9  # sgd: exponent of the schedule, which ends at 0
-    warmup: int = 0  # adamw: steps before the highest learning rate
+    warmup: int = 0  # adamw: steps before the highest learning rate; 0 with sgd
     weight_decay: float = 5e-4  # of kernels; not of norms and biases
     clip: float = 0.0  # largest norm of the gradients; 0: they are not clipped
     crop: tuple[int, int] = (512, 1024)  # height, width

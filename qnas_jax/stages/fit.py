@@ -32,10 +32,9 @@ def training(given: config.Config) -> Training:
     return Training(given.seed, given.data, given.train, given.quantize, given.run)
 
 
-def retraining(given: config.Config) -> Training:
-    """Returns how a config trains networks again."""
-    how = training(given)
-    steps = given.retrain.steps or how.train.steps
+def retraining(how: Training, retrain: config.Retrain) -> Training:
+    """Returns how networks are trained again, where `how` trains the first time."""
+    steps = retrain.steps or how.train.steps
     return how._replace(train=dataclasses.replace(how.train, steps=steps))
 
 

@@ -20,7 +20,7 @@ from qnas_jax.hardware import size
 from qnas_jax.nn import init, policy, weights
 from qnas_jax.nn.trace import Shape, convs, trace
 from qnas_jax.run import artefacts, config
-from qnas_jax.run.stage import Stage, is_begun, is_finished
+from qnas_jax.run.stage import Stage, begun_with, is_begun, is_finished
 from qnas_jax.stages.experiment import Problem, Purpose, data_mark, key, teacher_subnet
 from qnas_jax.stages.fit import Training, batches, fit, optimizer_of, plan, rate_of
 from qnas_jax.tasks.task import Classify, Task, evaluate
@@ -69,6 +69,8 @@ def teacher_stage(
 
 def _teacher_stage(workdir, problem, how, network, source, given: TrainState | None) -> Stage:
     content = checkpoint.content(given.variables()) if given else ""
+    if source.checkpoint and not given:  # it is gone, but the stage is finished
+        content = begun_with(workdir / "teacher", "teacher")["checkpoint"]
     made_from = {
         "data": data_mark(problem, how.data),
         "network": network,
@@ -100,7 +102,9 @@ def _given_teacher(workdir, problem, how, source: config.Teacher) -> TrainState 
             "resume it with its own command"
         )
     of_file = weights.is_file(given) and not given.is_dir()
-    if not given.exists() and is_finished(own) and not source.finetune:
+    if not given.exists() and is_finished(own) and source.finetune:
+        return None  # its weights are no longer needed
+    if not given.exists() and is_finished(own):
         raise InputError(
             f"teacher.checkpoint={given}: no such {'file' if of_file else 'folder'}; "
             f"this run has a copy of it: set it to {own / 'checkpoint'}"
@@ -111,15 +115,19 @@ def _given_teacher(workdir, problem, how, source: config.Teacher) -> TrainState 
             f"that ends in {' or '.join(weights.SUFFIXES)}"
         )
     optimizer = optimizer_of(how.train, how.train.lr)
-    shapes = jax.eval_shape(lambda: supervised.fresh_state(_fresh_teacher(problem, how), optimizer))
+    shapes = jax.eval_shape(lambda: _fresh_teacher(problem, how))
+    like = {kind: shapes[kind] for kind in weights.KINDS}
     try:
         if of_file:
-            loaded = weights.load(given, problem.teacher, shapes.variables())
-            return supervised.fresh_state(loaded, optimizer)
-        zeros = jax.tree.map(lambda leaf: jax.device_put(np.zeros(leaf.shape, leaf.dtype)), shapes)
-        return checkpoint.load(given, zeros)
+            loaded = weights.load(given, problem.teacher, like)
+        else:
+            zeros = jax.tree.map(
+                lambda leaf: jax.device_put(np.zeros(leaf.shape, leaf.dtype)), like
+            )
+            loaded = checkpoint.load_parts(given, zeros)  # it had any optimizer
     except InputError as error:
         raise InputError(f"teacher.checkpoint: {error}") from None
+    return supervised.fresh_state(loaded, optimizer)
 
 
 def _fresh_teacher(problem: Problem, how: Training) -> PyTree:
@@ -172,17 +180,18 @@ def subnet_stage(
       how: How it is trained.
     """
     made_from = {"supernet": distilled.hash, "subnet": subnet, "init": how.init, **_own_steps(how)}
-    return Stage(workdir / "retrain" / _folder_name(subnet), made_from)
+    return Stage(workdir / "retrain" / _folder_name(subnet), made_from, _own_steps())
 
 
 def retrained_teacher_stage(workdir: pathlib.Path, teacher: Stage, how: config.Retrain) -> Stage:
     """Returns the stage in which the teacher is trained on, as long as a subnet."""
-    return Stage(workdir / "retrained_teacher", {"teacher": teacher.hash, **_own_steps(how)})
+    made_from = {"teacher": teacher.hash, **_own_steps(how)}
+    return Stage(workdir / "retrained_teacher", made_from, _own_steps())
 
 
-def _own_steps(how: config.Retrain) -> dict[str, int]:
-    """The number of steps, if it is not `train.steps`, which the teacher's hash holds."""
-    return {"steps": how.steps} if how.steps else {}
+def _own_steps(how: config.Retrain | None = None) -> dict[str, int]:
+    """The setting as a mark names it; without settings, that of older marks."""
+    return {"retrain.steps": how.steps if how else 0}
 
 
 def _folder_name(subnet: str) -> str:

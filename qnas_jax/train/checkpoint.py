@@ -99,11 +99,7 @@ def restore(manager: Any, like: Tree) -> tuple[int, Tree]:
     if step is None:
         return 0, like
     try:
-        saved = manager.item_metadata(step)
-        saved = getattr(saved, "tree", saved)
-        if not saved:
-            raise ValueError("its metadata is missing")
-        _check_match(manager.directory, saved, like)
+        _check_match(manager.directory, _metadata(manager, step), like)
         return step, manager.restore(step, args=ocp.args.StandardRestore(_plain(like)))
     except InputError:
         raise
@@ -112,6 +108,15 @@ def restore(manager: Any, like: Tree) -> tuple[int, Tree]:
         disk.check_readable(damaged, error)
         reason = str(error).splitlines()[0].split(" See full")[0][:120]
         raise InputError(f"{damaged}: cannot be read ({reason}); {_way_out(damaged)}") from None
+
+
+def _metadata(manager: Any, step: int) -> Any:
+    """The tree of a saved state, with a shape and a type for each array."""
+    saved = manager.item_metadata(step)
+    saved = getattr(saved, "tree", saved)
+    if not saved:
+        raise ValueError("its metadata is missing")
+    return saved
 
 
 def _way_out(damaged: pathlib.Path) -> str:
@@ -132,6 +137,13 @@ def load(folder: pathlib.Path, like: Tree) -> Tree:
     Raises:
       InputError: There is no checkpoint, it is damaged, or it does not match `like`.
     """
+    with _latest(folder) as manager:
+        return restore(manager, like)[1]
+
+
+@contextlib.contextmanager
+def _latest(folder: pathlib.Path) -> Iterator[Any]:
+    """Opens a folder that has a checkpoint."""
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder")
     with opened(folder) as manager:
@@ -139,7 +151,26 @@ def load(folder: pathlib.Path, like: Tree) -> Tree:
             raise InputError(
                 f"{folder}: contains no checkpoint; of a run, name RUN/teacher/checkpoint"
             )
-        return restore(manager, like)[1]
+        yield manager
+
+
+def load_parts(folder: pathlib.Path, like: dict[str, Any]) -> dict[str, Any]:
+    """Returns some items of the latest state in a folder, whatever the others are.
+
+    Args:
+      folder: The folder of checkpoints.
+      like: The items by name, with their structure and shapes.
+
+    Raises:
+      InputError: See `load`.
+    """
+    with _latest(folder) as manager:
+        saved = _metadata(manager, manager.latest_step())
+        parts = {name: saved[name] for name in like if name in saved}
+        _check_match(manager.directory, parts, like)
+        whole = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), saved)
+        restored: Any = restore(manager, {**whole, **like})[1]
+        return {name: restored[name] for name in like}
 
 
 def adopt(folder: pathlib.Path, step: int, state: Any) -> None:

@@ -54,6 +54,7 @@ BAD = [
     ("network.stem_stride", 3, "must be 1 or 2"),
     ("network.teacher_width", 0.2, "must lie in [network.width=0.25, 4.0], or be 0"),
     ("train.optimizer", "adam", "must be 'sgd' or 'adamw'"),
+    ("train.warmup", 2, "must be 0 with train.optimizer='sgd'"),
     ("train.warmup", 6, "must lie in [0, train.steps=6)"),
     ("train.clip", -1.0, "must be at least 0"),
     ("train.flip", 1, "must be True or False"),

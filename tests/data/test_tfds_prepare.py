@@ -293,3 +293,13 @@ def test_the_program_prepares_with_progress_and_imports_no_tensorflow(tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"{tmp_path}/cifar10/3.0.2\nFalse\n"
     assert re.search(r"writing .*cifar10/3.0.2.unfinished 42/42 \(100%\)", done.stderr)
+
+
+def test_the_checksum_at_the_end_of_an_archive_is_looked_at(tmp_path):
+    official_archives.cifar10(tmp_path / "manual")
+    (path,) = (tmp_path / "manual" / name for name in archives.ARCHIVES["cifar10"])
+    content = path.read_bytes()
+    for damaged in (content[:-6], content[:-8] + bytes(4) + content[-4:]):
+        path.write_bytes(damaged)
+        found = refused("cifar10", tmp_path, tmp_path / "manual")
+        assert found.startswith(f"{path}: was cut or is damaged (")

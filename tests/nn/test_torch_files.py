@@ -219,7 +219,7 @@ def one(shape, strides, offset=0, count=4, kind="FloatStorage", data=bytes(16)):
     ],
 )
 def test_tensors_that_do_not_fit_their_storage_are_refused(content, tmp_path):
-    assert "is no PyTorch file, or is damaged (" in refused(content, tmp_path)
+    assert "is no file of weights, or is damaged (" in refused(content, tmp_path)
 
 
 WHOLE_ZIP, WHOLE_LEGACY = file_of("zip"), file_of("legacy")
@@ -244,7 +244,7 @@ WHOLE_ZIP, WHOLE_LEGACY = file_of("zip"), file_of("legacy")
     ],
 )
 def test_other_and_damaged_files_are_refused_in_one_line(content, tmp_path):
-    assert "is no PyTorch file, or is damaged (" in refused(content, tmp_path)
+    assert "is no file of weights, or is damaged (" in refused(content, tmp_path)
 
 
 @pytest.mark.filterwarnings("ignore:invalid escape sequence")  # in a text that was damaged
@@ -281,7 +281,7 @@ def test_a_file_without_names_is_refused(tmp_path):
 def test_damaged_safetensors_are_refused(tmp_path):
     whole = file_of("safetensors")
     for content in (b"", whole[:-1], whole[:20], bytes(100)):
-        assert "is no PyTorch file, or is damaged (" in refused(content, tmp_path, "x.safetensors")
+        assert "is no file of weights, or is damaged (" in refused(content, tmp_path, "x.safetensors")
 
 
 def test_missing_files_and_folders_are_refused(tmp_path):

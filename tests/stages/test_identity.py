@@ -142,6 +142,16 @@ def test_a_teacher_of_another_shape_is_refused_by_name(smoke, tmp_path, saved):
     assert refusal(lambda: teacher_of(smoke, tmp_path)).startswith(expected)
 
 
+def test_a_teacher_of_another_optimizer_is_taken(smoke, tmp_path, saved):
+    folder, state = saved
+    smoke.teacher.checkpoint, smoke.train.optimizer, smoke.train.clip = str(folder), "adamw", 1.0
+    laid_out = chip.prepared(smoke, tmp_path / "run")
+    given = train_stage._given_teacher(
+        laid_out.workdir, laid_out.problem, laid_out.how, smoke.teacher
+    )
+    assert checkpoint.content(given.variables()) == checkpoint.content(state.variables())
+
+
 def test_what_systems_leave_in_a_checkpoint_is_skipped(smoke, tmp_path, saved):
     folder, state = saved
     for name in ("._6", ".DS_Store", "Thumbs.db", "6/._default", "6/default/.DS_Store"):

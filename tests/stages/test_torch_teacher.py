@@ -84,7 +84,7 @@ def test_a_given_teacher_may_be_trained_on(smoke, tmp_path, file):
     smoke.teacher.checkpoint, smoke.teacher.finetune, smoke.train.lr = str(file), True, 1e-9
     laid_out = chip.prepared(smoke, tmp_path / "run")
     how = (laid_out.workdir, laid_out.problem, laid_out.how, smoke.network, smoke.teacher)
-    _, variables = train_stage.train_teacher(*how)
+    trained, variables = train_stage.train_teacher(*how)
     given = train_stage._given_teacher(*how[:3], smoke.teacher)
     # Steps of nearly no length; only the statistics move.
     for ours, theirs in zip(
@@ -92,6 +92,10 @@ def test_a_given_teacher_may_be_trained_on(smoke, tmp_path, file):
     ):
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
     assert checkpoint.content(variables) != checkpoint.content(given.variables())
+    done = trained.stage.hash
+    file.rename(tmp_path / "elsewhere")
+    assert teacher_of(smoke, tmp_path).hash == done, "a finished run does not need it"
+    (tmp_path / "elsewhere").rename(file)
     smoke.teacher.finetune = False
     assert "(teacher.finetune: " in refusal(lambda: teacher_of(smoke, tmp_path))
 
