@@ -45,6 +45,6 @@ def get_config() -> config.Config:
         ),
         lut=config.Lut(calibration_images=64, images=128, images_per_pass=128),
         quantize=config.Quantize(images=128, images_per_pass=64),
-        retrain=config.Retrain(subnets=3, steps=200, teacher=True),
+        retrain=config.Retrain(subnets=3, steps=200, lr=5e-4, teacher=True),
         run=config.Run(save_every=100, log_every=50, eval_batch=40),
     )

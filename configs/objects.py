@@ -43,6 +43,6 @@ def get_config() -> config.Config:
         ),
         lut=config.Lut(calibration_images=64, images=128, images_per_pass=128),
         quantize=config.Quantize(images=128, images_per_pass=64),
-        retrain=config.Retrain(subnets=3, steps=500, teacher=True),
+        retrain=config.Retrain(subnets=3, steps=500, lr=5e-4, teacher=True),
         run=config.Run(save_every=500, log_every=50, eval_batch=50),
     )

@@ -218,6 +218,7 @@ class Retrain:
 
     subnets: int = 5  # spread over the front by size
     steps: int = 0  # of each; 0: train.steps
+    lr: float = 0.0  # the highest; 0: train.lr
     init: str = "supernet"  # weights to begin with, or "scratch"
     teacher: bool = False  # the teacher is trained on for as many steps, to compare with
 
@@ -225,6 +226,7 @@ class Retrain:
         """Raises InputError for the first value that cannot be used."""
         checks.at_least("retrain.subnets", self.subnets, 1)
         checks.at_least("retrain.steps", self.steps, 0)
+        checks.at_least("retrain.lr", self.lr, 0)
         checks.one_of("retrain.init", self.init, ("supernet", "scratch"))
 
 

@@ -34,8 +34,8 @@ def training(given: config.Config) -> Training:
 
 def retraining(how: Training, retrain: config.Retrain) -> Training:
     """Returns how networks are trained again, where `how` trains the first time."""
-    steps = retrain.steps or how.train.steps
-    return how._replace(train=dataclasses.replace(how.train, steps=steps))
+    own = {"steps": retrain.steps or how.train.steps, "lr": retrain.lr or how.train.lr}
+    return how._replace(train=dataclasses.replace(how.train, **own))
 
 
 @runtime_checkable  # for the checks of annotated types in the tests

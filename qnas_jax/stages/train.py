@@ -179,19 +179,19 @@ def subnet_stage(
       subnet: The subnet in its text form.
       how: How it is trained.
     """
-    made_from = {"supernet": distilled.hash, "subnet": subnet, "init": how.init, **_own_steps(how)}
-    return Stage(workdir / "retrain" / _folder_name(subnet), made_from, _own_steps())
+    made_from = {"supernet": distilled.hash, "subnet": subnet, "init": how.init, **_recipe(how)}
+    return Stage(workdir / "retrain" / _folder_name(subnet), made_from, _recipe(config.Retrain()))
 
 
 def retrained_teacher_stage(workdir: pathlib.Path, teacher: Stage, how: config.Retrain) -> Stage:
     """Returns the stage in which the teacher is trained on, as long as a subnet."""
-    made_from = {"teacher": teacher.hash, **_own_steps(how)}
-    return Stage(workdir / "retrained_teacher", made_from, _own_steps())
+    made_from = {"teacher": teacher.hash, **_recipe(how)}
+    return Stage(workdir / "retrained_teacher", made_from, _recipe(config.Retrain()))
 
 
-def _own_steps(how: config.Retrain | None = None) -> dict[str, int]:
-    """The setting as a mark names it; without settings, that of older marks."""
-    return {"retrain.steps": how.steps if how else 0}
+def _recipe(how: config.Retrain) -> dict[str, int | float]:
+    """What differs from `train`, as a mark names it; older marks have the defaults."""
+    return {"retrain.steps": how.steps, "retrain.lr": how.lr}
 
 
 def _folder_name(subnet: str) -> str:

@@ -135,6 +135,7 @@ BAD = [
     ("retrain.subnets", 0, "must be at least 1"),
     ("teacher.finetune", True, "needs teacher.checkpoint"),
     ("retrain.steps", -1, "must be at least 0"),
+    ("retrain.lr", -0.1, "must be at least 0"),
     ("retrain.teacher", 1, "must be True or False"),
     ("retrain.init", "zeros", "must be 'supernet' or 'scratch'"),
     ("export.max_drop", -0.1, "must be at least 0.0"),
