@@ -36,6 +36,6 @@ def get_config() -> config.Config:
         ),
         lut=config.Lut(calibration_images=16, images=32, images_per_pass=32),
         quantize=config.Quantize(images=32),
-        retrain=config.Retrain(subnets=3),
+        retrain=config.Retrain(subnets=2),
         run=config.Run(save_every=100, log_every=10, eval_batch=10),
     )
