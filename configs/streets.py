@@ -4,7 +4,6 @@ The teacher comes with the project; `qnas_jax/data/streets/teacher.md` says how 
 """
 
 from qnas_jax.bwnas import config
-from qnas_jax.data.streets import TEACHER
 
 
 def get_config() -> config.Config:
@@ -19,7 +18,7 @@ def get_config() -> config.Config:
             rates=(2, 4, 6),
             dropout=0.0,
         ),
-        teacher=config.Teacher(checkpoint=str(TEACHER)),
+        teacher=config.Teacher(checkpoint=config.STREETS_TEACHER),
         train=config.Train(
             steps=100,
             optimizer="adamw",

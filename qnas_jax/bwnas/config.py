@@ -25,6 +25,9 @@ from qnas_jax.run.config import (
     check_images,
     check_sections,
 )
+from qnas_jax.run.config import (
+    STREETS_TEACHER as STREETS_TEACHER,
+)
 from qnas_jax.space import COSTS
 
 

@@ -5,6 +5,7 @@ on the command line: `--config.train.steps=300`.
 """
 
 import dataclasses
+import pathlib
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
@@ -19,6 +20,9 @@ ROOTS = {
     "folder": "train/CLASS/ and val/CLASS/",
     "tfds": "TFDS's data sets",
 }
+
+# A teacher for rendered streets, which its `teacher.md` describes.
+STREETS_TEACHER = str(pathlib.Path(__file__).parents[1] / "data/streets/teacher.safetensors")
 
 BLOCKS = 6  # blocks of MobileNetV2, after the stem and the first group
 

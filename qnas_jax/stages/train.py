@@ -142,9 +142,7 @@ def train_teacher(
     network: config.Network,
     source: config.Teacher,
 ) -> tuple[Trained, PyTree]:
-    """Trains the teacher, or takes the given one or trains it on; see `teacher_stage`.
-
-    The teacher is evaluated, too.
+    """Trains the teacher (or the given one on, or takes that), and evaluates it.
 
     Returns:
       The teacher, and its variables.

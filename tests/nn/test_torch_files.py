@@ -281,7 +281,9 @@ def test_a_file_without_names_is_refused(tmp_path):
 def test_damaged_safetensors_are_refused(tmp_path):
     whole = file_of("safetensors")
     for content in (b"", whole[:-1], whole[:20], bytes(100)):
-        assert "is no file of weights, or is damaged (" in refused(content, tmp_path, "x.safetensors")
+        assert "is no file of weights, or is damaged (" in refused(
+            content, tmp_path, "x.safetensors"
+        )
 
 
 def test_missing_files_and_folders_are_refused(tmp_path):
