@@ -8,8 +8,8 @@
         --config.train.warmup=100 --config.train.scale="(0.85, 1.2)"
 
 The first command gives 48.4 % mIoU, the second 51.7 %, in 20 and 13 minutes on two quiet cores.
-With the arguments of the second but `--until`, `qnas save_weights --file teacher.safetensors` writes
-the file.
+With the arguments of the second but `--until`, `qnas save_weights --file teacher.safetensors`
+writes the file.
 
 Features have 1/8 of the image's side. At 1/16 thin things vanish: the labels themselves, reduced to
 that size and enlarged again, score 48 % mIoU (at 1/8: 64 %).
