@@ -136,6 +136,17 @@ def test_a_teacher_that_is_gone_is_found_in_the_run_that_took_it(smoke, tmp_path
     assert teacher_of(smoke, tmp_path).done
 
 
+def test_a_finetuned_teacher_needs_its_source_no_longer(smoke, tmp_path, saved):
+    folder, state = saved
+    smoke.teacher.checkpoint, smoke.teacher.finetune = str(folder), True
+    stage = begun_teacher_of(smoke, tmp_path)
+    checkpoint.adopt(stage.folder / "checkpoint", smoke.train.steps, state)
+    stage.finish()
+    shutil.rmtree(folder)
+    found = teacher_of(smoke, tmp_path)
+    assert found.done and found.hash == stage.hash
+
+
 def test_a_teacher_of_another_shape_is_refused_by_name(smoke, tmp_path, saved):
     smoke.teacher.checkpoint, smoke.network.head_channels = str(saved[0]), 24
     expected = f"teacher.checkpoint: {saved[0]}: has ("
