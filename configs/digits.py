@@ -3,7 +3,7 @@
     pip install -e '.[digits]' && python launch/main.py --config configs/digits.py
 
 Digits are easy, so they check the path from real data to a file, and say little about bitwidths.
-`configs/objects.py` is the harder task. Takes about 5 minutes on two cores.
+`configs/objects.py` is the harder task. It took 10 minutes beside another run.
 """
 
 from qnas_jax.bwnas import config

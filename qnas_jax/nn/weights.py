@@ -61,7 +61,9 @@ def _own(tensors: torch_weights.Tensors, model: nn.Module, like: PyTree) -> PyTr
     wanted = {_name(path): leaf.shape for path, leaf in _leaves(like)}
     held = {name: tensor.shape for name, tensor in tensors.items()}
     if held != wanted:
-        raise InputError(f"{_difference(held, wanted)}; --config.teacher.checkpoint= trains one")
+        raise InputError(
+            f"{_difference(held, wanted)}; --config.teacher.checkpoint= trains a teacher"
+        )
     return jax.tree_util.tree_map_with_path(
         lambda path, _: jnp.asarray(tensors[_name(path)], jnp.float32), like
     )

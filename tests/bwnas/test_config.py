@@ -170,6 +170,10 @@ def with_setting(setting, value):
     return changed
 
 
+def test_the_quickstart_has_the_network_of_its_teacher():
+    assert load("streets.py").network == load("streets_teacher.py").network
+
+
 def test_retraining_is_longer_than_the_warmup():
     changed = load("objects.py")
     changed.retrain.steps = changed.train.warmup
