@@ -46,7 +46,9 @@ def test_a_training_step_is_measured(tmp_path):
     assert found["gradient_bytes"] == 4 * (sum(weights) + sum(norms))
     # Seconds, not other units: three steps and the compilation fit into the program's time.
     assert 0 < 3 * found["step_s"] + found["compile_s"] < took
-    assert 0 < found["peak_share"] < 1
+    # On a busy machine the measured peak may be too low, so that the share has no upper bound here.
+    of_peak = 6 * found["macs"] / found["step_s"] / found["matmul_flops"]
+    assert found["peak_share"] == pytest.approx(of_peak)
     assert "ratio_torch" not in found
 
 
