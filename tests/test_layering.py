@@ -22,15 +22,15 @@ LAYERS = (
     {"export"},
     {"profiling"},
     {"stages"},
-    {"bwnas"},
+    {"bwnas", "haq"},
     {"programs"},
     {"__main__"},
 )
 
-SYSTEMS = ("bwnas",)
+SYSTEMS = ("bwnas", "haq")
 
 # The only rooms that see a whole config; all others are given values.
-READ_CONFIG = {"run", "stages", "bwnas", "programs"}
+READ_CONFIG = {"run", "stages", *SYSTEMS, "programs"}
 
 # What rooms may import from outside besides Python's own library.
 ARRAYS = {"jax", "numpy", "jaxtyping", "optax"}
@@ -40,7 +40,7 @@ OUTSIDE = {
     "run": {"numpy", "jax", "absl", "ml_collections"},
     "kernels": {"jax", "numpy", "jaxtyping"},
     "nn": ARRAYS | {"flax"},
-    **{room: ARRAYS | {"flax"} for room in ("train", "stages", "bwnas")},
+    **{room: ARRAYS | {"flax"} for room in ("train", "stages", *SYSTEMS)},
     "export": ARRAYS | {"flax", "onnx", "onnxruntime", "ai_edge_litert", "flatbuffers"},
     "profiling": ARRAYS | {"flax"},
     "data": {"numpy", "PIL"},
@@ -58,6 +58,7 @@ LATE = {
     "metrics": {"scipy"},
     "data": {"tensorflow_datasets", "array_record", "sklearn"},
     "nn": {"safetensors"},
+    "search": {"scipy"},
 }
 
 

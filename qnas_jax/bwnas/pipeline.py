@@ -20,6 +20,7 @@ from qnas_jax.export import runtimes
 from qnas_jax.hardware.deployment import Deployment
 from qnas_jax.nn import supernet
 from qnas_jax.report import page
+from qnas_jax.report.outcome import as_text
 from qnas_jax.run import artefacts
 from qnas_jax.run.stage import Stage, is_finished
 from qnas_jax.search.front import Point
@@ -30,6 +31,8 @@ from qnas_jax.stages import train as train_stage
 from qnas_jax.stages.experiment import Problem, prepare, teacher_costs
 from qnas_jax.stages.train import Trained
 from qnas_jax.tasks.task import SAMPLES
+
+__all__ = ["as_text", "begin", "run"]
 
 
 def run(given: Config, workdir: pathlib.Path) -> dict[str, Any]:

@@ -86,6 +86,23 @@ def _resized(array, size, resampling):
     return np.asarray(Image.fromarray(array).resize(size, resampling))
 
 
+class Part:
+    """Some of the images of a data set, in order."""
+
+    def __init__(self, data: Dataset, places: range):
+        """The images at these places."""
+        self._data, self._places = data, places
+        self.names, self.labels_per = data.names, data.labels_per
+        self.content, self.check = data.content, data.check
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """The image and its label."""
+        return self._data[self._places[index]]
+
+
 class Cached:
     """A data set whose images are kept as they were read, until the memory for them is full.
 

@@ -27,6 +27,9 @@ from qnas_jax.quant import affine
 
 # A channel's scale is at least what its bias needs, and what float32 holds.
 MOST_BIAS_CODES, LEAST_SCALE = 2.0**30, 2.0**-64
+# A channel whose output varies less reads only zeros: its norm divides by little else than its
+# epsilon.
+IDLE_VARIANCE = 100 * convolution.NORM_EPSILON
 
 
 def fold(
@@ -140,7 +143,7 @@ def _code_weights(
     """The weights and the bias of a convolution as codes.
 
     A bias is a whole number of steps; a step is the product of an input's scale and a weight's.
-    Where a norm divides by almost zero, because its channel reads only zeros, a step would
+    Where a norm divides by almost zero, because its channel reads only zeros, a step may
     be many codes of the output. It is then made so fine that the largest weight times one code
     of the input crosses half of the output's grid. Weights beyond that are clipped; they
     only multiply zeros. A channel that its norm almost switches off would need a bias of more
@@ -149,10 +152,11 @@ def _code_weights(
     assert read is not None and out is not None
     codes, scale, w_bits = kernels[unit.name]
     factor, bias = _affine(variables, unit.name)
+    idle = _variance(variables, unit.name) < IDLE_VARIANCE
     exact = scale.astype(np.float64) * np.abs(factor)
     least = np.maximum(np.abs(bias) / (read.scale * MOST_BIAS_CODES), LEAST_SCALE)
     q_max = np.abs(codes).max(initial=1)
-    most = out.q_max / 2 / q_max * out.scale / read.scale
+    most = np.where(idle, out.q_max / 2 / q_max * out.scale / read.scale, np.inf)
     w_scale = np.maximum(np.minimum(exact, most), least).astype(np.float32)
     ratio = np.where(w_scale == exact.astype(np.float32), 1.0, exact / w_scale)
     weights = np.clip(np.rint(codes * np.sign(factor) * ratio), -q_max, q_max)
@@ -171,6 +175,12 @@ def _affine(variables: PyTree, name: str) -> tuple[np.ndarray, np.ndarray]:
     mean, var = (np.asarray(statistics["norm"][leaf], np.float64) for leaf in ("mean", "var"))
     factor = scale / np.sqrt(var + convolution.NORM_EPSILON)
     return factor, bias - mean * factor
+
+
+def _variance(variables: PyTree, name: str) -> np.ndarray | float:
+    """The variance by which a norm divides, of each channel; infinite without a norm."""
+    leaves = at(variables.get("batch_stats", {}), name)
+    return np.asarray(leaves["norm"]["var"]) if "norm" in leaves else np.inf
 
 
 def with_bias_codes(variables: PyTree, network: Graph) -> PyTree:

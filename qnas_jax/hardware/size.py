@@ -60,6 +60,17 @@ def conv_bytes(conv: Conv, w_bits) -> Values:
     return weights + conv.out_channels * (SCALE_BYTES + BIAS_BYTES)
 
 
+def kmeans_bytes(conv: Conv, w_bits) -> Values:
+    """Logical bytes of one convolution with shared weights (`quant/kmeans.py`).
+
+    The number of each weight's centre at its bitwidth, the centres as floats, and for each output
+    channel a 4-byte bias.
+    """
+    w_bits = np.asarray(w_bits, np.int64)
+    numbers = -(-conv.weights * w_bits // 8)
+    return numbers + FLOAT_BYTES * 2**w_bits + conv.out_channels * BIAS_BYTES
+
+
 def file_bytes(conv: Conv, w_bits, file_format: FileFormat) -> Values:
     """Bytes of one convolution in a file; with the format given, a `Column`.
 

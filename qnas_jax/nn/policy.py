@@ -66,7 +66,7 @@ def with_policy(quant: PyTree, policy: Policy) -> PyTree:
 def of_subnet(traced: Trace, subnet: space.Subnet) -> Policy:
     """The policy of a subnet: the bitwidths of each layer for all units of that layer."""
     sites = {unit.name: unit.site for unit in traced.units}
-    return {name: subnet[s.block][s.layer][1:] for name, s in sites.items() if s}
+    return {name: subnet[s.block][s.layer][1:] for name, s in sites.items() if s and subnet}
 
 
 def with_bits(quant: PyTree, traced: Trace, subnet: space.Subnet) -> PyTree:

@@ -11,12 +11,17 @@ import types
 
 from absl import flags
 
-from qnas_jax.bwnas import config, pipeline
-from qnas_jax.report import outcome
+from qnas_jax.bwnas import config as bwnas_config
+from qnas_jax.bwnas import pipeline as bwnas_pipeline
+from qnas_jax.haq import config as haq_config
+from qnas_jax.haq import pipeline as haq_pipeline
 from qnas_jax.run import cli, disk, platform
 
 # The system that searches, by the type of the config.
-SYSTEMS: dict[type, types.ModuleType] = {config.Config: pipeline}
+SYSTEMS: dict[type, types.ModuleType] = {
+    bwnas_config.Config: bwnas_pipeline,
+    haq_config.Config: haq_pipeline,
+}
 
 cli.define_run_flags()
 _UNTIL = flags.DEFINE_enum("until", "report", ["teacher", "report"], "The last stage to run.")
@@ -32,5 +37,5 @@ def main() -> None:
             system.begin(given, workdir)
             return
         results = system.run(given, workdir)
-    print(outcome.as_text(results))
+    print(system.as_text(results))
     print(f"report: {workdir / 'report' / 'index.html'}")

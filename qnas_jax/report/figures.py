@@ -26,7 +26,8 @@ BLOCKS = ("#1f6f8b", "#7fb8d4", "#5a9a5a", "#e0a030", "#d0663a", "#7a4a86")
 KERNELS = ("#bcd9e6", "#5fa3c3", "#1f6f8b", "#12465a")  # darker for larger kernels
 
 
-def _axes(figure: Figure, *place):
+def new_axes(figure: Figure, *place):
+    """Adds axes at a place of a figure, in the style of the report."""
     axes = figure.add_subplot(*place)
     axes.grid(color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
@@ -35,7 +36,8 @@ def _axes(figure: Figure, *place):
     return axes
 
 
-def _svg(figure: Figure) -> str:
+def svg(figure: Figure) -> str:
+    """The figure as SVG text."""
     out = io.StringIO()
     figure.savefig(out, format="svg", bbox_inches="tight", metadata={"Date": None})
     return out.getvalue()[out.getvalue().index("<svg") :]
@@ -60,7 +62,7 @@ def front(
     """
     title, unit = _axis(cost)
     figure = Figure(figsize=(11, 4.2), layout="constrained")
-    predicted = _axes(figure, 1, 2, 1)
+    predicted = new_axes(figure, 1, 2, 1)
     x = [p.costs[cost] / unit for p in points]
     predicted.step(x, [p.nsr for p in points], where="pre", color=SUBNET, alpha=0.35)
     predicted.plot(x, [p.nsr for p in points], ".", color=SUBNET, label="front")
@@ -73,7 +75,7 @@ def front(
     predicted.set_ylabel("NSR summed over blocks (lower is better)")
     predicted.set_title("Predicted", loc="left", fontsize=11)
 
-    measured = _axes(figure, 1, 2, 2)
+    measured = new_axes(figure, 1, 2, 2)
     series = [
         (name, [one], TEACHER, mark)
         for (name, one), mark in zip(teachers.items(), "os", strict=False)
@@ -99,7 +101,7 @@ def front(
     for axes in (predicted, measured):
         axes.set_xlabel(title)
         axes.legend(fontsize=8, frameon=False)
-    return _svg(figure)
+    return svg(figure)
 
 
 def _axis(cost: str) -> tuple[str, float]:
@@ -148,14 +150,14 @@ def architectures(teacher: space.Subnet, subnets: Sequence[space.Subnet]) -> str
     axes.set_xlim(-2.2, x)
     axes.set_ylim(-1.6 * (len(rows) - 1) - 0.5, 1.7)
     axes.set_axis_off()
-    return _svg(figure)
+    return svg(figure)
 
 
 @style.plain
 def supernet(curves: Mapping[int, Mapping[str, float]]) -> str:
     """The training NSR of each block over the steps, from the metrics of each logged step."""
     figure = Figure(figsize=(11, 3.8), layout="constrained")
-    axes = _axes(figure)
+    axes = new_axes(figure)
     names = [name for name in next(iter(curves.values()), {}) if name.startswith("nsr_block")]
     for name, colour in zip(names, BLOCKS, strict=False):
         values = [found[name] for found in curves.values()]
@@ -168,7 +170,7 @@ def supernet(curves: Mapping[int, Mapping[str, float]]) -> str:
     axes.set(xlabel="training step", ylabel="NSR of the block (lower is better)")
     if names:
         figure.legend(loc="outside right center", fontsize=9, frameon=False)
-    return _svg(figure)
+    return svg(figure)
 
 
 @style.plain
@@ -186,7 +188,7 @@ def by_class(by_network: Mapping[str, Sequence[int | float | None]], classes: Se
     axes.set_xticks(range(values.shape[1]), classes, rotation=40, ha="right", fontsize=9)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    return _svg(figure)
+    return svg(figure)
 
 
 @style.plain
@@ -254,21 +256,21 @@ def _named(
 def fronts(by_policy: Mapping[str, Sequence[Point]]) -> str:
     """The front of each quantization policy, NSR over size."""
     figure = Figure(figsize=(7.5, 4.6), layout="constrained")
-    axes = _axes(figure, 1, 1, 1)
+    axes = new_axes(figure, 1, 1, 1)
     title, unit = _axis("size_bytes")
     for name, points in by_policy.items():
         sizes = [point.costs["size_bytes"] / unit for point in points]
         axes.step(sizes, [point.nsr for point in points], where="pre", label=name)
     axes.set(xlabel=title, ylabel="NSR summed over blocks")
     axes.legend(fontsize=8, frameon=False)
-    return _svg(figure)
+    return svg(figure)
 
 
 @style.plain
 def enough_images(curve: Sequence[tuple[int, float, float, float]], all_images: int) -> str:
     """Agreement of tables from few images with the table from all, over the number of images."""
     figure = Figure(figsize=(6.5, 3.8), layout="constrained")
-    axes = _axes(figure, 1, 1, 1)
+    axes = new_axes(figure, 1, 1, 1)
     images, mean, least, share = zip(*curve, strict=True)
     axes.plot(images, mean, "o-", color=SUBNET, label="Kendall's tau, mean of the blocks")
     axes.plot(images, least, "o--", color=SUBNET, alpha=0.5, label="of the worst block")
@@ -277,7 +279,7 @@ def enough_images(curve: Sequence[tuple[int, float, float, float]], all_images: 
     axes.set_xticks(images, [str(n) for n in images])
     axes.set(xlabel=f"images (compared with {all_images})", ylim=(0, 1.02))
     axes.legend(fontsize=8, frameon=False)
-    return _svg(figure)
+    return svg(figure)
 
 
 @style.plain
@@ -286,7 +288,7 @@ def audit(latency: Sequence[tuple[float, float]], size: Sequence[tuple[float, fl
     figure = Figure(figsize=(9, 4.2), layout="constrained")
     parts = (("Latency", "ms", latency), ("Size of the file", "kB", size))
     for column, (title, unit, pairs) in enumerate(parts, 1):
-        axes = _axes(figure, 1, 2, column)
+        axes = new_axes(figure, 1, 2, column)
         table, measured = np.array(pairs).T
         ends = [min(table.min(), measured.min()), max(table.max(), measured.max())]
         axes.plot(ends, ends, color=FAINT, lw=1, label="equal")
@@ -295,4 +297,4 @@ def audit(latency: Sequence[tuple[float, float]], size: Sequence[tuple[float, fl
         axes.set_title(title, loc="left", fontsize=11)
         axes.set_aspect("equal")
         axes.legend(fontsize=8, frameon=False)
-    return _svg(figure)
+    return svg(figure)

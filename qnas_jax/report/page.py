@@ -22,10 +22,7 @@ from qnas_jax.run.stage import reading
 from qnas_jax.search import front
 from qnas_jax.space import COSTS
 
-_PAGE = string.Template("""<!doctype html>
-<html lang="en"><meta charset="utf-8">
-<title>qnas_jax: $name</title>
-<style>
+STYLE = """
  body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 1100px; margin: 2em auto;
         padding: 0 1em; }
  h1 { font-size: 1.5em; margin-bottom: 0; } h2 { font-size: 1.15em; margin-top: 2em; }
@@ -35,7 +32,12 @@ _PAGE = string.Template("""<!doctype html>
  td.text { font: 11px/1.3 ui-monospace, monospace; overflow-wrap: anywhere; }
  tr.better { background: #e7f3ea; } .note { color: #666; font-size: 13px; }
  svg, img { max-width: 100%; height: auto; }
-</style>
+"""
+
+_PAGE = string.Template("""<!doctype html>
+<html lang="en"><meta charset="utf-8">
+<title>qnas_jax: $name</title>
+<style>$style</style>
 <h1>$name</h1>
 <p class="note">$summary</p>
 $verdict
@@ -162,6 +164,7 @@ def _fill(name: str, found: Outcome, results: dict[str, Any], drawn: _Drawn) -> 
     times = results["seconds"].items()
     return _PAGE.substitute(
         drawn.others,
+        style=STYLE,
         name=html.escape(name),
         summary=_summary(found),
         verdict=_verdict(results),

@@ -23,6 +23,8 @@ ROOTS = {
 
 # A teacher for rendered streets, which its `teacher.md` describes.
 STREETS_TEACHER = str(pathlib.Path(__file__).parents[1] / "data/streets/teacher.safetensors")
+# One for rendered objects, that of `configs/objects.py`; see `objects.md` beside it.
+OBJECTS_TEACHER = str(pathlib.Path(__file__).parents[1] / "data/streets/objects.safetensors")
 
 BLOCKS = 6  # blocks of MobileNetV2, after the stem and the first group
 

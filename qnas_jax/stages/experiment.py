@@ -46,6 +46,8 @@ class Purpose(enum.IntEnum):
     RETRAIN_INIT = 4
     RETRAIN_TRAIN = 5
     SUPERNET_PATHS = 6
+    AGENTS = 7
+    TUNING = 8
 
 
 class Problem(NamedTuple):
@@ -197,7 +199,9 @@ def key(seed: int, purpose: Purpose) -> Key[Array, ""]:
 
 
 def teacher_subnet(teacher: nn.Module) -> space.Subnet:
-    """Returns the teacher's ops as a subnet of 8 bits."""
+    """Returns the teacher's ops as a subnet of 8 bits; () if its layers are no ops."""
+    if not hasattr(teacher, "encoder"):
+        return ()
     return tuple(tuple(space.Choice(op, 8, 8) for op in path) for path in teacher.encoder.paths)
 
 

@@ -37,11 +37,13 @@ class Trained(NamedTuple):
       stage: The stage.
       model: The network.
       subnet: Its ops and bitwidths.
+      weights: The folder of its checkpoint, within that of the stage.
     """
 
     stage: Stage
     model: nn.Module
     subnet: space.Subnet
+    weights: str = "checkpoint"
 
 
 def teacher_stage(
@@ -61,7 +63,7 @@ def teacher_stage(
       source: Where the teacher comes from.
 
     Raises:
-      InputError: The teacher was made from something else, or the given one cannot be used.
+      InputError: It was made from something else, or the given one cannot be used.
     """
     given = _given_teacher(workdir, problem, how, source)
     return _teacher_stage(workdir, problem, how, network, source, given)
@@ -162,7 +164,7 @@ def train_teacher(
         logger.info("teacher: taken from %s", source.checkpoint)
     step_key = key(how.seed, Purpose.TEACHER_TRAIN)
     variables = _train_network(workdir, problem, how, trained, start, step_key, "teacher")
-    _finish(problem, how, trained, variables, fresh["quant"])
+    finish(problem, how, trained, variables, fresh["quant"])
     return trained, variables
 
 
@@ -215,7 +217,7 @@ def retrain(
       start: Gives the initial variables from random ones.
       title: Name of the training in log lines.
     """
-    stage, model, subnet = trained
+    stage, model, subnet, _ = trained
     if stage.done:
         return
     stage.begin()
@@ -223,7 +225,7 @@ def retrain(
     quant = _with_bits(model, fresh["quant"], subnet, problem)
     step_key = key(how.seed, Purpose.RETRAIN_TRAIN)
     variables = _train_network(workdir, problem, how, trained, start(fresh), step_key, title)
-    _finish(problem, how, trained, variables, quant)
+    finish(problem, how, trained, variables, quant)
 
 
 def _with_bits(model: nn.Module, quant: PyTree, subnet: space.Subnet, problem: Problem) -> PyTree:
@@ -248,9 +250,9 @@ def _train_network(workdir, problem, how, trained, fresh, step_key, title) -> Py
     return fit(workdir, planned, loop.several(step), state, make_batch).variables()
 
 
-def _finish(problem: Problem, how: Training, trained: Trained, variables, quant) -> None:
+def finish(problem: Problem, how: Training, trained: Trained, variables, quant) -> None:
     """Evaluates a network, writes `metrics.json` and some predictions, and finishes its stage."""
-    stage, model, subnet = trained
+    stage, model, subnet, _ = trained
     if stage.done:
         return
     quant = _calibrated(problem, how, trained, variables, quant)
@@ -285,13 +287,7 @@ def _simulated(task: Task, model: nn.Module, variables, quant, shape: Shape) -> 
 
 
 def network_sizes(model: nn.Module, quant: PyTree, image_shape: Shape) -> dict[str, int]:
-    """Returns the bytes of a network and of its encoder, quantized and in float, and its MACs.
-
-    Args:
-      model: The network.
-      quant: Its policy.
-      image_shape: Height, width and channels of an image.
-    """
+    """Returns the bytes of a network and of its encoder, quantized and in float, and its MACs."""
     traced, bits = trace(model, image_shape), policy.w_bits(quant)
     found = traced.convs
     by_conv = {conv.name: int(size.conv_bytes(conv, bits[conv.name])) for conv in found}
@@ -324,6 +320,6 @@ def load(problem: Problem, how: Training, trained: Trained) -> tuple[PyTree, PyT
     random = key(how.seed, Purpose.TEACHER_INIT)  # overwritten by the checkpoint
     fresh = init.initialize(trained.model, random, (1, *how.train.crop, 3))
     state = supervised.fresh_state(fresh, optimizer_of(how.train, how.train.lr))
-    variables = checkpoint.load(trained.stage.folder / "checkpoint", state).variables()
+    variables = checkpoint.load(trained.stage.folder / trained.weights, state).variables()
     quant = _with_bits(trained.model, fresh["quant"], trained.subnet, problem)
     return variables, _calibrated(problem, how, trained, variables, quant)

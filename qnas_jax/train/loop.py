@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 # In metrics: the share of the time so far, of this process, that steps waited for images.
 WAITED = "input_wait_share"
 
+NO_BATCH = Batch(np.zeros(0, np.uint8), np.zeros(0, np.int32))  # for steps that read no images
+
 State = TypeVar("State")
 # (state, images[k], labels[k], numbers[k]) -> new state, {name of a metric: values[k]}
 Steps = Callable[[State, Any, Any, jax.Array], tuple[State, dict[str, jax.Array]]]

@@ -1,5 +1,6 @@
 """Trains a whole network in float; calibrates it; runs it in float or quantized."""
 
+import functools
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -59,7 +60,7 @@ def train_step(
     key: Key[Array, ""],
     compute: str = "float32",
 ) -> Callable:
-    """Returns a supervised training step in the form that `loop.several` takes.
+    """Returns a supervised training step, in float, in the form that `loop.several` takes.
 
     Args:
       model: The network.
@@ -69,10 +70,39 @@ def train_step(
       compute: Data type of the network's computation; parameters, batch-norm statistics and the
         loss stay float32.
     """
+    return functools.partial(policy_step(model, loss, optimizer, key, _float, compute), None)
 
-    def loss_of(params, batch_stats, images, labels, dropout):
+
+def _float(params: PyTree, bits: None) -> PyTree:
+    del bits
+    return {"params": params}
+
+
+def policy_step(
+    model: nn.Module,
+    loss: Callable[[Array, Any], Array],
+    optimizer: optax.GradientTransformation,
+    key: Key[Array, ""],
+    quantize: Callable[[PyTree, Any], PyTree],
+    compute: str = "float32",
+) -> Callable:
+    """Returns a training step of a network under a policy, which is the step's first argument.
+
+    The policy is data: one program trains every policy, and `vmap` several at once. Gradients pass
+    through rounding as if it were not there (straight through).
+
+    Args:
+      model: The network.
+      loss: (logits in float32, labels) -> mean loss of the batch.
+      optimizer: Optimizer of the parameters.
+      key: PRNG key of dropout.
+      quantize: (params, policy) -> the variables that the network reads, without `batch_stats`.
+      compute: See `train_step`.
+    """
+
+    def loss_of(params, batch_stats, policy, images, labels, dropout):
         output: Any = model.apply(
-            {"params": params, "batch_stats": batch_stats},
+            {**quantize(params, policy), "batch_stats": batch_stats},
             pixels(images).astype(compute),
             train=True,
             mutable=["batch_stats"],
@@ -82,10 +112,10 @@ def train_step(
         return loss(logits.astype(jnp.float32), labels), updates["batch_stats"]
 
     @jax.jit
-    def step(state: TrainState, images, labels, number):
+    def step(policy, state: TrainState, images, labels, number):
         dropout = jax.random.fold_in(key, number)
         (value, batch_stats), gradients = jax.value_and_grad(loss_of, has_aux=True)(
-            state.params, state.batch_stats, images, labels, dropout
+            state.params, state.batch_stats, policy, images, labels, dropout
         )
         updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)

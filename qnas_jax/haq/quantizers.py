@@ -1,0 +1,200 @@
+"""What a policy does to a network: linear quantization, or shared weights.
+
+A `Quantize` is a function (parameters, bits) -> the variables that the network reads. The bits are
+data, int32[layers, 2]: bitwidths of each convolution's weights and of the tensor that it reads.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PyTree
+
+from qnas_jax.nn import policy
+from qnas_jax.nn.trace import Trace, Unit
+from qnas_jax.nn.units import UNITS, pixels
+from qnas_jax.quant import calibrate, kmeans
+from qnas_jax.space import LEAST_BITS, MOST_BITS
+
+Quantize = Callable[[PyTree, Any], PyTree]
+
+VALUES = 2**15  # of a tensor, from which its range is found
+
+
+def grid_of(traced: Trace) -> dict[str, str]:
+    """Returns, for each convolution by name, the unit on whose grid its input is."""
+    units, found = {unit.name: unit for unit in traced.units}, {}
+    for unit in traced.units:
+        if unit.conv:
+            read = units[unit.inputs[0]]
+            while not read.has_grid:  # one that only repeats what it reads
+                read = units[read.inputs[0]]
+            found[unit.name] = read.name
+    return found
+
+
+def lead_of(traced: Trace) -> np.ndarray:
+    """Returns the number of the first convolution that reads the same tensor, for each."""
+    grids = list(grid_of(traced).values())
+    return np.array([grids.index(grid) for grid in grids])
+
+
+def unit_policy(traced: Trace, bits: Any) -> dict[str, tuple[Any, Any]]:
+    """Returns the policy by units: bitwidths of each unit's weights and of its output.
+
+    A tensor that no convolution reads, such as a term of a sum, has 8 bits.
+    """
+    a_bits = {}
+    names = grid_of(traced)
+    for number, grid in enumerate(names.values()):
+        a_bits.setdefault(grid, bits[number, 1])
+    w_bits = {name: bits[number, 0] for number, name in enumerate(names)}
+    return {
+        unit.name: (w_bits.get(unit.name, MOST_BITS), a_bits.get(unit.name, MOST_BITS))
+        for unit in traced.units
+        if unit.conv or unit.has_grid
+    }
+
+
+def linear(
+    model: nn.Module,
+    traced: Trace,
+    variables: PyTree,
+    quant: PyTree,
+    batches: Iterable[np.ndarray],
+    ranges: str,
+) -> Quantize:
+    """Returns linear quantization, with a clipping range for each tensor and bitwidth.
+
+    Weights are clipped before they are quantized on the grid over the rest, so that a network with
+    clipped weights is quantized, and exported, as any other.
+
+    Args:
+      model: The network.
+      traced: Its units.
+      variables: Its `params` and `batch_stats`.
+      quant: Its fresh `quant` collection.
+      batches: Images, uint8[n, h, w, 3], on which the ranges of activations are found.
+      ranges: How ranges are chosen, "min_max", "mse" or "kl".
+    """
+    shares = _weight_shares(traced, variables["params"], ranges)
+    found = _ranges(_observed(model, traced, variables, batches), ranges)
+
+    def quantize(params, bits):
+        params = _without_alias(params)
+        for number, name in enumerate(shares):
+            leaves = policy.at(params, name)
+            w_share = shares[name][bits[number, 0]]
+            leaves["kernel"] = _clipped(leaves["kernel"], w_share)
+        by_unit = unit_policy(traced, bits)
+        new = policy.with_policy(quant, by_unit)
+        for name, of_bits in found.items():
+            policy.output_at(new, name)["range"] = of_bits[by_unit[name][1]]
+        return {"params": params, "quant": new}
+
+    return quantize
+
+
+def _without_alias(tree: PyTree) -> PyTree:
+    return jax.tree.map(lambda leaf: leaf, tree)
+
+
+def _clipped(w: Float[Array, "*shape channels"], share: Float[Array, ""]) -> Array:
+    """Weights clipped to a fraction of the largest magnitude of their output channel."""
+    absmax = jax.lax.stop_gradient(jnp.max(jnp.abs(w), tuple(range(w.ndim - 1)), keepdims=True))
+    return jnp.clip(w, -share * absmax, share * absmax)
+
+
+def _by_bits(find: Callable[[Array, Array], Array]) -> Callable[[np.ndarray], Array]:
+    """Finds something of values for each bitwidth; the rows of the smallest ones are not used."""
+    bits = jnp.maximum(jnp.arange(MOST_BITS + 1), LEAST_BITS)
+    return jax.jit(lambda values: jax.lax.map(lambda b: find(jnp.asarray(values), b), bits))
+
+
+def _weight_shares(traced: Trace, params: PyTree, ranges: str) -> dict[str, Array]:
+    """For each convolution, the fraction of its weights' range by bitwidth, float32[9]."""
+    find = _by_bits(lambda values, bits: calibrate.weight_share(values, bits, ranges))
+    return {
+        conv.name: find(_some(calibrate.relative(policy.at(params, conv.name)["kernel"])))
+        for conv in traced.convs
+    }
+
+
+def _some(x: Array | np.ndarray) -> np.ndarray:
+    """So many values of a tensor, evenly spread; of a small one some are repeated."""
+    flat = np.asarray(x).ravel()
+    return flat[_places(flat.size)]
+
+
+def _places(size: int) -> np.ndarray:
+    return np.arange(VALUES) * size // VALUES
+
+
+def _is_unit(module: nn.Module, method: str) -> bool:
+    return isinstance(module, UNITS) and method == "__call__"
+
+
+def _grids(traced: Trace) -> list[Unit]:
+    """The units whose ranges are found; that of the image is known."""
+    return [u for u in traced.units if u.has_grid and getattr(u.module, "fixed", None) is None]
+
+
+def _observed(
+    model: nn.Module, traced: Trace, variables: PyTree, batches: Iterable[np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Values of each unit's output in float, by name; the extremes are among them."""
+    names = [unit.name for unit in _grids(traced)]
+
+    @jax.jit
+    def run(images):
+        how: Any = {"capture_intermediates": _is_unit, "mutable": ["intermediates"]}
+        kept = model.apply(variables, pixels(images), **how)[1]["intermediates"]
+        found = {name: policy.at(kept, name)["__call__"][0].ravel() for name in names}
+        return {name: (x[_places(x.size)], jnp.min(x), jnp.max(x)) for name, x in found.items()}
+
+    parts = [jax.device_get(run(images)) for images in batches]
+    found = {}
+    for name in names:
+        some = _some(np.concatenate([part[name][0] for part in parts]))
+        low, high = min(p[name][1] for p in parts), max(p[name][2] for p in parts)
+        found[name] = np.concatenate([some, [low, high]]).astype(np.float32)
+    return found
+
+
+def _ranges(observed: dict[str, np.ndarray], ranges: str) -> dict[str, Array]:
+    """For each unit, the range of its output by bitwidth, float32[9, 2]."""
+    find = _by_bits(calibrate.RANGES[ranges])
+    return {name: find(values) for name, values in observed.items()}
+
+
+def shared(traced: Trace, params: PyTree) -> Quantize:
+    """Returns weight sharing: clusters of each layer's weights, at the mean of each cluster.
+
+    The clusters are those of the given weights at every bitwidth; training moves their means.
+    Activations stay in float.
+
+    Args:
+      traced: The units of the network.
+      params: Its parameters.
+    """
+    bits = jnp.arange(1, MOST_BITS + 1)
+
+    @jax.jit
+    def clusters(w):
+        return jax.lax.map(lambda b: kmeans.assign(w, kmeans.centres(w, b)).astype(jnp.uint8), bits)
+
+    names = [conv.name for conv in traced.convs]
+    codes = {name: clusters(policy.at(params, name)["kernel"]) for name in names}
+
+    def quantize(params, bits):
+        params = _without_alias(params)
+        for number, name in enumerate(names):
+            leaves = policy.at(params, name)
+            own = codes[name][bits[number, 0] - 1].astype(jnp.int32)
+            leaves["kernel"] = kmeans.share(leaves["kernel"], own)
+        return {"params": params}
+
+    return quantize

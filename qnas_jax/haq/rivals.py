@@ -1,0 +1,120 @@
+"""The other ways to choose bits: the same network, quantizer, budget and scores for each."""
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from qnas_jax.haq.costs import Goal
+from qnas_jax.haq.evaluate import Evaluate, Scores
+from qnas_jax.search import allocation, evolution
+from qnas_jax.search.evolution import Evolution
+
+DRAWN = ("random", "evolution", "haq")  # have a seed
+
+
+class Found(NamedTuple):
+    """What a method found for a goal.
+
+    Attributes:
+      goal: The goal.
+      method: Name of the method.
+      seed: Of its random numbers; 0 for a method without.
+      bits: int64[layers, 2].
+      evaluations: Number of different policies that it scored.
+      seconds: How long it took. What an earlier method had scored took no time.
+    """
+
+    goal: Goal
+    method: str
+    seed: int
+    bits: np.ndarray
+    evaluations: int
+    seconds: float
+
+
+class Effort(NamedTuple):
+    """How much the methods may try.
+
+    Attributes:
+      seeds: Seeds of each method that draws random numbers.
+      policies: That "random" and "evolution" score.
+      per_round: Bits that "greedy" takes off after each round.
+    """
+
+    seeds: list[int]
+    policies: int
+    per_round: int
+
+
+def run(goal: Goal, method: str, effort: Effort, evaluate: Evaluate) -> Iterator[Found]:
+    """Yields what a method finds, once for each seed where it draws random numbers.
+
+    Raises:
+      InputError: No policy meets the budget.
+    """
+    for seed in effort.seeds if method in DRAWN else effort.seeds[:1]:
+        begin, counted, asked = time.monotonic(), *_counting(evaluate)
+        bits = _METHODS[method](goal, seed, effort, counted)
+        took = round(time.monotonic() - begin, 3)
+        shown = seed if method in DRAWN else 0
+        yield Found(goal, method, shown, np.asarray(bits, np.int64), len(asked), took)
+
+
+def _counting(evaluate: Evaluate) -> tuple[Evaluate, set[bytes]]:
+    """The function, and the policies that it is asked for."""
+    asked: set[bytes] = set()
+
+    def counted(policies: np.ndarray) -> Scores:
+        asked.update(p.tobytes() for p in np.asarray(policies, np.uint8))
+        return evaluate(policies)
+
+    return counted, asked
+
+
+def _uniform(goal: Goal, seed: int, effort: Effort, evaluate: Evaluate) -> np.ndarray:
+    del seed, effort, evaluate
+    return allocation.uniform(goal.choices)
+
+
+def _random(goal: Goal, seed: int, effort: Effort, evaluate: Evaluate) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    policies = allocation.random(rng, goal.choices, effort.policies)
+    return policies[np.argmax(evaluate(policies).accuracy)]
+
+
+def _exact(goal: Goal, seed: int, effort: Effort, evaluate: Evaluate) -> np.ndarray:
+    """Sensitivities are of the loss, which tells more of few images than the accuracy."""
+    del seed, effort
+    added = allocation.sensitivities(lambda p: evaluate(p).loss, goal.choices)
+    return allocation.exact(added, goal.choices)
+
+
+def _greedy(goal: Goal, seed: int, effort: Effort, evaluate: Evaluate) -> np.ndarray:
+    del seed
+    return allocation.greedy(lambda p: evaluate(p).loss, goal.choices, effort.per_round)
+
+
+def _evolution(goal: Goal, seed: int, effort: Effort, evaluate: Evaluate) -> np.ndarray:
+    """The first population is random; children that exceed the budget lose random bits."""
+    choices, how = goal.choices, Evolution()
+    rng = np.random.default_rng((seed, 1))
+    first = allocation.random(rng, choices, min(2 * how.children, effort.policies))
+    state = evolution.init(seed, first, -evaluate(first).accuracy)
+    for _ in range((effort.policies - len(first)) // how.children):
+        children = evolution.ask(state, how, choices.least, choices.most)
+        children = np.stack(
+            [allocation.trimmed(choices, c, rng.permutation(choices.slots)) for c in children]
+        )
+        state = evolution.tell(state, children, -evaluate(children).accuracy)
+    return state.policies[0]
+
+
+_METHODS: dict[str, Callable[[Goal, int, Effort, Evaluate], Any]] = {
+    "uniform": _uniform,
+    "random": _random,
+    "exact": _exact,
+    "greedy": _greedy,
+    "evolution": _evolution,
+}

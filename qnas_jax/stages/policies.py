@@ -1,0 +1,77 @@
+"""Whole networks under a policy: trained to the end, straight through the rounding."""
+
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+from jaxtyping import PyTree
+
+from qnas_jax import space
+from qnas_jax.export import fold, tie_free
+from qnas_jax.run.stage import Stage
+from qnas_jax.stages import train as train_stage
+from qnas_jax.stages.experiment import Problem, Purpose, key
+from qnas_jax.stages.fit import Training, batches, fit, optimizer_of, plan, rate_of
+from qnas_jax.stages.train import Trained
+from qnas_jax.train import checkpoint, loop, supervised
+
+NETWORK = "network"  # the folder of the weights as they are quantized
+
+
+def train_policy(
+    workdir: pathlib.Path,
+    problem: Problem,
+    how: Training,
+    stage: Stage,
+    model: nn.Module,
+    start: PyTree,
+    quantize: Callable[[PyTree, Any], PyTree],
+    bits: Any,
+    title: str,
+    subnet: space.Subnet = (),
+) -> Trained:
+    """Trains a network under a policy, and evaluates what its file will compute.
+
+    Args:
+      workdir: The folder of the run.
+      problem: Images and task.
+      how: How the network is trained and evaluated; with 0 steps it is evaluated as it is.
+      stage: Its stage; nothing is done if it is finished.
+      model: The network.
+      start: Its `params` and `batch_stats` at the beginning.
+      quantize: (params, bits) -> `params` and `quant`, as `fold` takes them.
+      bits: The policy.
+      title: Name of the training in log lines.
+      subnet: Its ops, if it has any.
+    """
+    trained = Trained(stage, model, subnet, NETWORK)
+    if stage.done:
+        return trained
+    stage.begin()
+    given, optimizer = how.train, optimizer_of(how.train, how.train.lr)
+    state = supervised.fresh_state(start, optimizer)
+    if given.steps:
+        step = supervised.policy_step(
+            model, problem.task.loss, optimizer, key(how.seed, Purpose.RETRAIN_TRAIN), quantize,
+            given.compute,
+        )  # fmt: skip
+        whole = loop.Watched(
+            "the network", "loss", rate_of(given, given.lr), "haq.final_lr", lambda state: state
+        )
+        planned = plan(stage, how, title, given.steps, [whole])
+        make_batch = batches(problem.train, how, given.batch)
+        state = fit(workdir, planned, loop.several(step, bits), state, make_batch)
+    read = jax.jit(quantize)(state.params, bits)
+    state = state._replace(params=read["params"])
+    if not (stage.folder / NETWORK).is_dir():
+        checkpoint.adopt(stage.folder / NETWORK, given.steps, state)
+    variables, quant = state.variables(), read["quant"]
+    shape = problem.val[0][0].shape
+    network = fold.fold(model, variables, quant, shape, resize=problem.task.per_pixel)
+    checkpoint.write_arrays(
+        stage.folder / "quant.npz", tie_free.with_agreed_sums(network, jax.device_get(quant))
+    )
+    train_stage.finish(problem, how, trained, variables, quant)
+    return trained
