@@ -6,20 +6,21 @@ As a library; arrays and functions, no config and no folder:
 
     Op, Block, Space, Choice     the search space as plain data
     parse_subnet, format_subnet  the text form of a subnet
-    quant       numbers on a grid of 2 to 8 bits: fake_quant, fake_quant_weight, min_max
+    quant       numbers on a grid of 2 to 8 bits: fake_quant, fake_quant_weight, min_max, kmeans
     nn          networks as Flax modules: MobileNetV2, DeepLabV3, ConvBnAct, with_policy, trace
     hardware    what layers cost on a device: cost_matrix
     search      exact Pareto fronts of sums: pareto_front
     bwnas       block-wise search: init_supernet, distill_step, score, search
+    haq         an agent chooses the bits of each layer: describe, search, DDPG
     export      networks as files: to_graph, to_onnx, to_tflite; simulator runs them in JAX
     data        images and labels: Streets, Objects, Digits, Cityscapes, Folders
     metrics     every figure, defined once: nsr, mean_iou, kendall_tau
 
 A package is imported when it is first used, so `import qnas_jax` takes milliseconds.
 
-As a program, `launch/main.py` runs a whole search: `stages` has its steps and `bwnas/pipeline`
-their order, `run` what any run needs (config, files, log), `train` the training loop, `kernels`
-convolutions, `profiling` timing on runtimes, and `report` the page of a run.
+As a program, `launch/main.py` runs a whole search: `stages` has its steps, `bwnas/pipeline` and
+`haq/pipeline` their order, `run` what any run needs (config, files, log), `train` the training
+loop, `kernels` convolutions, `profiling` timing on runtimes, and `report` the page of a run.
 """
 
 import importlib
@@ -30,7 +31,7 @@ from typing import TYPE_CHECKING, Any
 from qnas_jax.space import Block, Choice, Op, Space, format_subnet, parse_subnet
 
 if TYPE_CHECKING:
-    from qnas_jax import bwnas, data, export, hardware, metrics, nn, quant, search
+    from qnas_jax import bwnas, data, export, haq, hardware, metrics, nn, quant, search
 
 if sys.platform == "win32" or importlib.util.find_spec("fcntl") is None:  # no file locks
     print("error: qnas_jax runs on Linux and macOS; on Windows use WSL", file=sys.stderr)
@@ -45,6 +46,7 @@ __all__ = [
     "data",
     "export",
     "format_subnet",
+    "haq",
     "hardware",
     "metrics",
     "nn",

@@ -3,6 +3,7 @@
     python launch/bench/main.py lut --json lut.json
     python launch/bench/main.py distill --json distill.json
     python launch/bench/main.py front --json front.json
+    python launch/bench/main.py haq --json haq.json
 
 The comparison with torch needs pip install -e '.[bench]'.
 """
@@ -12,11 +13,12 @@ import json
 
 import distill
 import front
+import haq
 import lut
 from qnas_jax.run import parallel, paths
 
 HELP = argparse.RawDescriptionHelpFormatter  # keeps the lines of docstrings
-SUBJECTS = {"lut": lut, "distill": distill, "front": front}
+SUBJECTS = {"lut": lut, "distill": distill, "front": front, "haq": haq}
 
 
 def main() -> None:

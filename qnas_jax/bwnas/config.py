@@ -68,7 +68,7 @@ class Lut:
     images: int = 500  # for the NSR
     images_per_pass: int = 8
     nodes_per_pass: int = 0  # prefixes that are run at once; 0: as many as memory allows
-    ranges: str = "min_max"  # or "percentile" or "mse"
+    ranges: str = "min_max"  # or "percentile", "mse", "kl"
     a_ranges_per: str = "tensor"  # or "channel", which no integer hardware runs; to compare
     compute: str = "auto"  # the faster one; "int8"; or "float32": within 1e-6 of the module
     time_budget_s: float = 0.0  # no chunk of images is begun after it; 0: no limit
@@ -78,7 +78,7 @@ class Lut:
         least = {"calibration_images": 1, "images": 1, "images_per_pass": 1}
         for name, value in {**least, "nodes_per_pass": 0, "time_budget_s": 0}.items():
             checks.at_least(f"lut.{name}", getattr(self, name), value)
-        checks.one_of("lut.ranges", self.ranges, ("min_max", "percentile", "mse"))
+        checks.one_of("lut.ranges", self.ranges, ("min_max", "percentile", "mse", "kl"))
         checks.one_of("lut.a_ranges_per", self.a_ranges_per, ("tensor", "channel"))
         checks.one_of("lut.compute", self.compute, ("auto", "int8", "float32"))
         if self.compute == "int8" and self.a_ranges_per == "channel":

@@ -12,16 +12,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from qnas_jax.haq.agents import Result, search
     from qnas_jax.haq.ddpg import DDPG
     from qnas_jax.haq.env import Layers, describe
-    from qnas_jax.haq.search import Result, search
 
 _MODULES = {
     "DDPG": "ddpg",
     "Layers": "env",
-    "Result": "search",
+    "Result": "agents",
     "describe": "env",
-    "search": "search",
+    "search": "agents",
 }
 __all__ = ["DDPG", "Layers", "Result", "describe", "search"]
 

@@ -33,7 +33,7 @@ class Haq:
     """What is searched, and how policies are scored."""
 
     # "mobilenet_v2" with the head of the task, "mobilenet_v1" (classification), the text of a
-    # subnet of QA-BWNAS, or "MODULE:FUNCTION", a function that takes the number of classes and
+    # subnet of QA-BWNAS, or "FILE.py:FUNCTION", a function that takes the number of classes and
     # gives your own Flax network.
     network: str = "mobilenet_v2"
     quantizer: str = "linear"  # or "kmeans": shared weights, activations in float

@@ -131,5 +131,5 @@ def kmeans_cost(convs: Sequence[Conv]) -> np.ndarray:
     w_bits = np.arange(1, MOST_BITS + 1)
     found = np.full((len(convs), MOST_BITS + 1, MOST_BITS + 1), np.inf)
     for row, conv in enumerate(convs):
-        found[row, 1:] = size.kmeans_bytes(conv, w_bits)[:, None]
+        found[row, 1:] = np.asarray(size.kmeans_bytes(conv, w_bits))[:, None]
     return found

@@ -1,7 +1,7 @@
 """DDPG: an agent that learns a continuous action for each layer from one reward an episode.
 
-Pure functions over records: `Agent` is all that a checkpoint needs. `act` and `learn` are compiled
-once, and `jax.vmap` over agents trains seeds, budgets and devices side by side.
+Pure functions over records: `Agent` is all that a checkpoint needs. `jax.vmap` over agents trains
+seeds, budgets and devices side by side.
 
 References:
   Lillicrap et al., 2016, https://arxiv.org/abs/1509.02971 (DDPG).
@@ -172,35 +172,35 @@ def act(
     return jnp.clip(jnp.where(warm, jax.random.uniform(key), drawn), 0.0, 1.0)
 
 
-def learn(
+def store(
     how: DDPG,
     agent: Agent,
     states: Float[Array, "steps f"],
     actions: Float[Array, "steps"],
     reward: Float[Array, ""],
-) -> tuple[Agent, Float[Array, ""]]:
-    """Stores an episode; after the warm-up, updates the agent once for each of its steps.
-
-    Returns:
-      The agent, and the mean squared error of the critic (0 in the warm-up).
-    """
+) -> Agent:
+    """Stores an episode, in place of the oldest one if the memory is full."""
     place = agent.episodes % how.memory
     replay = Replay(
         agent.replay.states.at[place].set(states),
         agent.replay.actions.at[place].set(actions),
         agent.replay.rewards.at[place].set(reward),
     )
-    agent = agent._replace(replay=replay, episodes=agent.episodes + 1)
+    return agent._replace(replay=replay, episodes=agent.episodes + 1)
 
-    def updates(agent):
-        def one(agent, number):
-            return _update(how, agent, number)
 
-        agent, errors = lax.scan(one, agent, jnp.arange(len(actions)))
-        return agent, jnp.mean(errors)
+def learn(how: DDPG, agent: Agent) -> tuple[Agent, Float[Array, ""]]:
+    """Updates an agent once for each step of an episode; for after the warm-up.
 
-    warm = agent.episodes <= how.warmup
-    return lax.cond(warm, lambda agent: (agent, jnp.float32(0)), updates, agent)
+    Returns:
+      The agent, and the mean squared error of the critic.
+    """
+
+    def one(agent, number):
+        return _update(how, agent, number)
+
+    agent, errors = lax.scan(one, agent, jnp.arange(agent.replay.actions.shape[1]))
+    return agent, jnp.mean(errors)
 
 
 def _update(how: DDPG, agent: Agent, number) -> tuple[Agent, Array]:

@@ -111,7 +111,7 @@ def from_last(layers: Layers) -> Int[Array, "steps"]:
     return layers.slots[::-1]
 
 
-def to_bits(action: Float[Array, "*n"], least: Int[Array, "*n"], most: Int[Array, "*n"]):
+def to_bits(action: Float[Array, "*n"], least: Int[Array, ""], most: Int[Array, ""]):
     """Returns ``round(least - 0.5 + action * (most - least + 1))``, eq. 3, within the bounds."""
     bits = jnp.round(least - 0.5 + action * (most - least + 1))
     return jnp.clip(bits, least, most).astype(jnp.int32)

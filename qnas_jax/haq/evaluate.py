@@ -23,6 +23,7 @@ from qnas_jax.train import supervised
 from qnas_jax.train.supervised import TrainState
 
 SAVE_SECONDS = 20.0  # between two savings of what was evaluated
+MANY = 40  # policies asked for at once, from which on lines of progress are shown
 _FIELDS = ("policies", "accuracy", "loss")
 
 
@@ -205,10 +206,12 @@ def remembering(evaluate: Evaluate, file: pathlib.Path, title: str) -> Evaluate:
         for number, (key, policy) in enumerate(new.items(), 1):
             scores = evaluate(policy[None])
             known[key] = (policy, scores.accuracy[0], scores.loss[0])
-            if time.monotonic() - saved[0] > SAVE_SECONDS or (number == len(new) > 1):
+            many = len(new) >= MANY
+            if time.monotonic() - saved[0] > SAVE_SECONDS or (many and number == len(new)):
                 _write(file, known)
                 saved[0] = time.monotonic()
-            progress.show(number) if len(new) > 1 else None
+            if many:
+                progress.show(number)
         found = [known[p.tobytes()] for p in policies]
         return Scores(np.array([f[1] for f in found]), np.array([f[2] for f in found]))
 

@@ -1,7 +1,8 @@
 """The network whose bitwidths are chosen, by its name in the config."""
 
-import importlib
-import sys
+import pathlib
+import runpy
+from typing import Any
 
 import flax.linen as nn
 
@@ -10,6 +11,7 @@ from qnas_jax.errors import InputError
 from qnas_jax.haq.config import Config
 from qnas_jax.nn.mobilenet_v1 import MobileNetV1
 from qnas_jax.nn.trace import Trace
+from qnas_jax.run import artefacts
 from qnas_jax.stages.experiment import Problem, teacher_subnet
 
 
@@ -31,8 +33,8 @@ def network(config: Config, problem: Problem) -> tuple[nn.Module, space.Subnet]:
         return _own(name, classes), ()
     try:
         subnet = space.parse_subnet(name)
-    except InputError as error:
-        known = "mobilenet_v2, mobilenet_v1, the text of a subnet or MODULE:FUNCTION"
+    except ValueError as error:
+        known = "mobilenet_v2, mobilenet_v1, the text of a subnet or FILE.py:FUNCTION"
         raise InputError(f"haq.network={name!r}: must be {known} ({error})") from None
     depths = tuple(len(block) for block in subnet)
     if depths != tuple(config.space.depths):
@@ -44,20 +46,28 @@ def network(config: Config, problem: Problem) -> tuple[nn.Module, space.Subnet]:
 
 def _own(name: str, classes: int) -> nn.Module:
     """A network of the user's."""
-    module, _, function = name.partition(":")
-    sys.path.insert(0, "")  # the folder in which the program was started
+    file, _, function = name.rpartition(":")
     try:
-        found = getattr(importlib.import_module(module), function)(classes)
+        found = runpy.run_path(file)[function](classes)
     except Exception as error:  # it is the user's program, and may raise anything
-        raise InputError(
-            f"haq.network={name!r}: {type(error).__name__}: {str(error).splitlines()[0][:200]}"
-        ) from error
-    finally:
-        sys.path.remove("")
+        reason = f"has no {function}()" if isinstance(error, KeyError) else _described(error)
+        raise InputError(f"haq.network={name!r}: {reason}") from error
     if not isinstance(found, nn.Module):
         kind = type(found).__name__
         raise InputError(f"haq.network={name!r}: gives a {kind}, must be a flax.linen.Module")
     return found
+
+
+def _described(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
+
+
+def identity(config: Config) -> dict[str, Any]:
+    """Returns what the network is, for the marks of stages."""
+    name = config.haq.network
+    own = pathlib.Path(name.rpartition(":")[0]) if ":" in name else None
+    content = {"content": artefacts.digest(own.read_text())} if own else {}
+    return {**artefacts.plain(config.network), "name": name.rpartition(":")[2], **content}
 
 
 def check(traced: Trace, name: str) -> None:

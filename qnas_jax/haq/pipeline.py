@@ -7,99 +7,37 @@ the folder of the run.
 """
 
 import dataclasses
+import functools
 import logging
 import pathlib
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PyTree
 
-from qnas_jax.data.batching import Part, central_crops
-from qnas_jax.haq import env, networks, quantizers, rivals
-from qnas_jax.haq import search as agents
+from qnas_jax.haq import agents, experiment, rivals
 from qnas_jax.haq.config import Config
-from qnas_jax.haq.costs import Goal, goals
+from qnas_jax.haq.costs import Goal
 from qnas_jax.haq.ddpg import DDPG
-from qnas_jax.haq.env import Layers
-from qnas_jax.haq.evaluate import Evaluate, Tested, Tuning, batches, evaluator, remembering
+from qnas_jax.haq.evaluate import Evaluate, Tested, remembering
+from qnas_jax.haq.experiment import Begun, begin
 from qnas_jax.haq.results import as_text, write_results
 from qnas_jax.haq.rivals import Found
-from qnas_jax.nn import init
-from qnas_jax.nn.trace import Trace, trace
-from qnas_jax.run import artefacts
+from qnas_jax.run import artefacts, disk
 from qnas_jax.run.stage import Stage
 from qnas_jax.search import allocation
 from qnas_jax.stages import export as export_stage
 from qnas_jax.stages import fit, policies
-from qnas_jax.stages import train as train_stage
-from qnas_jax.stages.experiment import Problem, Purpose, key, prepare
+from qnas_jax.stages.experiment import Purpose
 from qnas_jax.stages.train import Trained
 from qnas_jax.train import loop
-from qnas_jax.train.optimizers import sgd
 
 logger = logging.getLogger(__name__)
 
+FOUND = "found.json"  # what every method found
+
 __all__ = ["as_text", "begin", "run"]
-
-
-class Begun(NamedTuple):
-    """A run whose network is trained in float.
-
-    Attributes:
-      config: Its config.
-      problem: Images and task; the training split without the images of the rewards.
-      rewards: The images of the rewards.
-      deployed: The size of deployed images.
-      network: The network.
-      variables: Its `params` and `batch_stats`.
-      traced: Its units.
-      layers: What is chosen.
-      goals: Costs and budgets.
-    """
-
-    config: Config
-    problem: Problem
-    rewards: Part
-    deployed: Any
-    network: Trained
-    variables: PyTree
-    traced: Trace
-    layers: Layers
-    goals: list[Goal]
-
-
-def begin(given: Config, workdir: pathlib.Path) -> Begun:
-    """Prepares the run and trains the network in float.
-
-    Raises:
-      InputError: A setting, an image or a file cannot be used; before anything takes long.
-    """
-    given.check()
-    config, problem, deployed = prepare(given)
-    count = len(problem.train) - config.haq.reward_images
-    rewards = Part(problem.train, range(count, len(problem.train)))
-    model, subnet = networks.network(config, problem)
-    problem = problem._replace(train=Part(problem.train, range(count)), teacher=model)
-    traced = trace(model, problem.val[0][0].shape)
-    kmeans = config.haq.quantizer == "kmeans"
-    networks.check(traced, config.haq.network)
-    lead = quantizers.lead_of(traced)
-    how = {"bounds": (1, 8), "chooses": (True, False), "pinned": ()} if kmeans else {}
-    layers = env.describe(traced.convs, lead, **how)
-    wanted = goals(
-        config.haq.targets, config.haq.budgets, config.haq.table, traced.convs, layers, kmeans
-    )
-    training = fit.training(config)
-    train_stage.teacher_stage(workdir, problem, training, config.network, config.teacher)
-    if not (workdir / "config.json").exists():
-        artefacts.write_json(workdir / "config.json", config)
-    network, variables = train_stage.train_teacher(
-        workdir, problem, training, config.network, config.teacher
-    )
-    network = network._replace(subnet=subnet)
-    return Begun(config, problem, rewards, deployed, network, variables, traced, layers, wanted)
 
 
 def run(given: Config, workdir: pathlib.Path) -> dict[str, Any]:
@@ -113,90 +51,73 @@ def run(given: Config, workdir: pathlib.Path) -> dict[str, Any]:
       Stopped: SIGTERM came; the same call resumes the run.
     """
     begun = begin(given, workdir)
-    tested = Tested(begun.network.model, begun.problem.task, begun.variables, _quantize(begun))
-    stage = _stage(workdir, begun)
+    tested, haq, stage = experiment.tested(begun), begun.config.haq, _stage(workdir, begun)
     stage.begin()
-    reward = remembering(
-        _evaluator(begun, tested, begun.rewards, begun.config.haq.steps, begun.config.haq.lr),
-        stage.folder / "scores.npz",
-        "policies",
-    )
-    original = _float_accuracy(begun, tested)
+    scored = experiment.scorer(begun, tested, begun.rewards, haq.steps, haq.lr)
+    reward = remembering(scored, stage.folder / "scores.npz", "policies")
+    original = experiment.float_accuracy(begun, tested)
     found = _search(workdir, begun, stage, reward, original)
-    found += _rivals(begun, reward)
-    test = remembering(
-        _evaluator(
-            begun,
-            tested,
-            begun.problem.val,
-            begun.config.haq.final_steps,
-            begun.config.haq.final_lr,
-        ),
-        stage.folder / "tests.npz",
-        "tests",
-    )
+    found += _rivals(begun, stage, reward)
+    final = {"steps": haq.final_steps, "lr": haq.final_lr}
+    tester = experiment.scorer(begun, tested, begun.problem.val, **final)
+    test = remembering(tester, stage.folder / f"tests-{artefacts.digest(final)}.npz", "tests")
     trained = _retrain(workdir, begun, tested, stage, found, reward)
     stage.finish()
     return write_results(workdir, begun, stage, found, original, reward, test, trained)
 
 
+# What neither agents nor rivals depend on.
+_LATER = ("methods", "images_per_pass", "policies_per_pass", "final_steps", "final_lr", "exports")
+
+
 def _stage(workdir: pathlib.Path, begun: Begun) -> Stage:
     """The stage of agents and rivals."""
-    config = begun.config
-    made_from = {"network": begun.network.stage.hash, "haq": config.haq, "agent": config.agent}
+    haq, agent = artefacts.plain(begun.config.haq), begun.config.agent
+    for name in _LATER:
+        del haq[name]
+    if haq["table"]:  # its content counts, not its path
+        haq["table"] = artefacts.digest(disk.read(pathlib.Path(haq["table"])).decode("latin1"))
+    made_from = {"network": begun.network.stage.hash, "haq": haq, "agent": agent}
     return Stage(workdir / "haq", made_from)
-
-
-def _quantize(begun: Begun) -> quantizers.Quantize:
-    """What a policy does to the network."""
-    config, model = begun.config, begun.network.model
-    if config.haq.quantizer == "kmeans":
-        return quantizers.shared(begun.traced, begun.variables["params"])
-    crop, per_pass = config.train.crop, config.quantize.images_per_pass
-    fresh = init.initialize(model, key(config.seed, Purpose.TEACHER_INIT), (1, *crop, 3))
-    images = (
-        central_crops(
-            begun.problem.train, range(s, min(s + per_pass, config.quantize.images)), crop
-        )
-        for s in range(0, config.quantize.images, per_pass)
-    )
-    return quantizers.linear(
-        model, begun.traced, begun.variables, fresh["quant"], images, config.haq.ranges
-    )
-
-
-def _evaluator(begun: Begun, tested: Tested, images: Any, steps: int, lr: float) -> Evaluate:
-    """Scores policies on images, each after some steps of training."""
-    config, how = begun.config, fit.training(begun.config)
-    tuning = None
-    if steps:
-        optimizer = sgd(lr, steps, 1.0, config.train.momentum, config.train.weight_decay)
-        make_batch = fit.batches(begun.problem.train, how, config.train.batch)
-        tuning = Tuning(steps, optimizer, make_batch, key(config.seed, Purpose.TUNING))
-    held, count = batches(images, config.haq.images_per_pass), config.haq.norm_images
-    norms = central_crops(begun.problem.train, range(count), config.train.crop) if count else None
-    return evaluator(tested, held, norms, tuning, config.haq.policies_per_pass)
-
-
-def _float_accuracy(begun: Begun, tested: Tested) -> float:
-    """Accuracy on the images of the rewards, in float; policies are compared with it."""
-    floats = tested._replace(quantize=lambda params, bits: {"params": params})
-    held = batches(begun.rewards, begun.config.haq.images_per_pass)
-    none = np.asarray(begun.layers.most)[None]
-    accuracy = float(evaluator(floats, held)(none).accuracy[0])
-    title = begun.problem.task.metric.title
-    logger.info("haq: %s %.2f %% in float on the images of the rewards", title, accuracy)
-    return accuracy
 
 
 def _search(
     workdir: pathlib.Path, begun: Begun, stage: Stage, reward: Evaluate, original: float
 ) -> list[Found]:
     """Runs all agents, side by side: each goal with each seed."""
-    config, layers = begun.config, begun.layers
-    if "haq" not in config.haq.methods:
+    if "haq" not in begun.config.haq.methods:
         return []
-    team = [(goal, seed) for goal in begun.goals for seed in _seeds(config)]
+    seeds = _seeds(begun.config)
+    team = [(goal, seed) for goal in begun.goals for seed in seeds]
+
+    @functools.cache  # only where a goal's result is not known yet
+    def learned() -> tuple[agents.State, float]:
+        state = _learned(workdir, begun, stage, team, reward, original)
+        return state, round(stage.elapsed() / len(team), 3)
+
+    def of_goal(goal):
+        state, seconds = learned()
+        for number, (own, seed) in enumerate(team):
+            if own is goal:
+                best = agents.best_of(state, number)
+                asked = len({p.tobytes() for p in best.policies})
+                yield Found(goal, "haq", seed, best.bits, asked, seconds)
+
+    file = stage.folder / FOUND
+    of_goals = (rivals.once(file, g, "haq", lambda g=g: list(of_goal(g))) for g in begun.goals)
+    return [one for of_goal in of_goals for one in of_goal]
+
+
+def _learned(
+    workdir: pathlib.Path,
+    begun: Begun,
+    stage: Stage,
+    team: list[tuple[Goal, int]],
+    reward: Evaluate,
+    original: float,
+) -> agents.State:
+    """The agents after all episodes; writes their curves."""
+    config, layers = begun.config, begun.layers
     world = agents.worlds(
         layers, [g.choices.cost for g, _ in team], [g.choices.budget for g, _ in team]
     )
@@ -206,27 +127,16 @@ def _search(
     root = jax.random.fold_in(jax.random.PRNGKey(config.seed), Purpose.AGENTS)
     keys = [jax.random.fold_in(root, seed) for _, seed in team]
     state = agents.fresh(keys, how, layers, config.haq.episodes)
-    one = agents.episode(how, layers, world, lambda b: _accuracies(reward, b), original)
+    one = agents.episode(how, layers, world, lambda bits: reward(bits).accuracy, original)
     state = _fit(workdir, config, stage, one, state)
     curves = {"accuracy": np.asarray(state.accuracy), "bits": np.asarray(state.bits)}
     with artefacts.writing(stage.folder / "curves.npz") as file:
         np.savez_compressed(file, allow_pickle=False, **curves)
-    seconds = stage.elapsed() / len(team)
-    found = []
-    for number, (goal, seed) in enumerate(team):
-        best = agents.best_of(state, number)
-        asked = len({p.tobytes() for p in best.policies})
-        found.append(Found(goal, "haq", seed, best.bits, asked, round(seconds, 3)))
-    return found
+    return state
 
 
 def _seeds(config: Config) -> list[int]:
     return [config.seed + i for i in range(config.haq.seeds)]
-
-
-def _accuracies(reward: Evaluate, bits: np.ndarray) -> np.ndarray:
-    """Accuracies of the policies of all agents, of which some may be equal."""
-    return reward(bits).accuracy
 
 
 def _order(begun: Begun, reward: Evaluate) -> np.ndarray:
@@ -258,14 +168,16 @@ def _fit(workdir, config: Config, stage: Stage, one, state: agents.State) -> age
     return fit.fit(workdir, planned, steps, state, lambda _: loop.NO_BATCH)
 
 
-def _rivals(begun: Begun, reward: Evaluate) -> list[Found]:
+def _rivals(begun: Begun, stage: Stage, reward: Evaluate) -> list[Found]:
+    """Runs the other methods, one after another, for all goals."""
     haq = begun.config.haq
     effort = rivals.Effort(_seeds(begun.config), haq.episodes, haq.per_round)
     found = []
     for method in haq.methods:
         for goal in begun.goals if method != "haq" else ():
             logger.info("haq: %s for %s", method, goal)
-            found += rivals.run(goal, method, effort, reward)
+            make = functools.partial(rivals.run, goal, method, effort, reward)
+            found += rivals.once(stage.folder / FOUND, goal, method, make)
     return found
 
 
@@ -282,9 +194,8 @@ def _retrain(
     if not config.haq.exports or config.haq.quantizer == "kmeans":
         return {}
     how = fit.training(config)
-    own = {"steps": config.haq.final_steps, "lr": config.haq.final_lr, "optimizer": "sgd",
-           "warmup": 0}  # fmt: skip
-    how = how._replace(train=dataclasses.replace(how.train, **own))
+    own = {"steps": config.haq.final_steps, "lr": config.haq.final_lr, "optimizer": "sgd"}
+    how = how._replace(train=dataclasses.replace(how.train, **own, warmup=0))
     trained = {}
     for goal in begun.goals:
         of_goal = [f for f in found if f.goal is goal and f.method == "haq"]
@@ -293,7 +204,7 @@ def _retrain(
         accuracies = reward(np.stack([f.bits for f in of_goal])).accuracy
         best = of_goal[int(np.argmax(accuracies))]
         name = f"{goal.device}-{goal.cost_name}-{goal.title}"
-        made_from = {"haq": stage.hash, "policy": best.bits.tolist()}
+        made_from = {"haq": stage.hash, "policy": best.bits.tolist(), **own}
         one = policies.train_policy(
             workdir, begun.problem, how, Stage(workdir / "retrain" / name, made_from),
             begun.network.model, begun.variables, tested.quantize, best.bits.astype(np.int32),

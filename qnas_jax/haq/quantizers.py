@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, PyTree
 from qnas_jax.nn import policy
 from qnas_jax.nn.trace import Trace, Unit
 from qnas_jax.nn.units import UNITS, pixels
-from qnas_jax.quant import calibrate, kmeans
+from qnas_jax.quant import calibrate, clusters
 from qnas_jax.space import LEAST_BITS, MOST_BITS
 
 Quantize = Callable[[PyTree, Any], PyTree]
@@ -183,18 +183,20 @@ def shared(traced: Trace, params: PyTree) -> Quantize:
     bits = jnp.arange(1, MOST_BITS + 1)
 
     @jax.jit
-    def clusters(w):
-        return jax.lax.map(lambda b: kmeans.assign(w, kmeans.centres(w, b)).astype(jnp.uint8), bits)
+    def clustered(w):
+        return jax.lax.map(
+            lambda b: clusters.assign(w, clusters.centres(w, b)).astype(jnp.uint8), bits
+        )
 
     names = [conv.name for conv in traced.convs]
-    codes = {name: clusters(policy.at(params, name)["kernel"]) for name in names}
+    codes = {name: clustered(policy.at(params, name)["kernel"]) for name in names}
 
     def quantize(params, bits):
         params = _without_alias(params)
         for number, name in enumerate(names):
             leaves = policy.at(params, name)
             own = codes[name][bits[number, 0] - 1].astype(jnp.int32)
-            leaves["kernel"] = kmeans.share(leaves["kernel"], own)
+            leaves["kernel"] = clusters.share(leaves["kernel"], own)
         return {"params": params}
 
     return quantize

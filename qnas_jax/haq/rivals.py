@@ -1,13 +1,16 @@
 """The other ways to choose bits: the same network, quantizer, budget and scores for each."""
 
+import pathlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from qnas_jax.haq.costs import Goal
 from qnas_jax.haq.evaluate import Evaluate, Scores
+from qnas_jax.run import artefacts
+from qnas_jax.run.stage import read_json
 from qnas_jax.search import allocation, evolution
 from qnas_jax.search.evolution import Evolution
 
@@ -32,6 +35,26 @@ class Found(NamedTuple):
     bits: np.ndarray
     evaluations: int
     seconds: float
+
+
+def once(
+    file: pathlib.Path, goal: Goal, method: str, make: Callable[[], Iterable[Found]]
+) -> list[Found]:
+    """Returns what a method found for a goal; finds it only once, even if a run is interrupted.
+
+    Args:
+      file: Where everything that was found is kept, as JSON.
+      goal: The goal.
+      method: Name of the method.
+      make: Finds it.
+    """
+    held, key = read_json(file) if file.exists() else {}, f"{method} for {goal}"
+    if key not in held:
+        rows = [found._replace(goal=None, bits=found.bits.tolist()) for found in make()]
+        held[key] = [row._asdict() for row in rows]
+        artefacts.write_json(file, held)
+    rows = [{**row, "goal": goal, "bits": np.array(row["bits"], np.int64)} for row in held[key]]
+    return [Found(**row) for row in rows]
 
 
 class Effort(NamedTuple):

@@ -29,8 +29,9 @@ def read(path: pathlib.Path) -> dict[str, dict[tuple[str, int, int], float]]:
     Raises:
       InputError: It is missing or breaks the schema; the message names line and column.
     """
+    content = disk.read(path)
     try:
-        lines = sheet.parse(disk.read(path))
+        lines = sheet.parse(content)
     except ValueError as error:
         raise InputError(f"{path}, {error}") from None
     header = lines[0][1] if lines else []
@@ -43,6 +44,9 @@ def read(path: pathlib.Path) -> dict[str, dict[tuple[str, int, int], float]]:
     found: dict[str, dict[tuple[str, int, int], float]] = {name: {} for name in known}
     for number, row in lines[1:]:
         where = f"{path}, line {number}"
+        if len(row) > len(header) or not row[0]:
+            rule = f"must be {len(header)} with a layer first; write numbers as 1234.5"
+            raise InputError(f"{where}: {len(row)} cells, {rule}")
         row = row + [""] * (len(header) - len(row))
         key = row[0], _bits(where, "w_bits", row[1]), _bits(where, "a_bits", row[2])
         for name, cell in zip(known, row[3:], strict=True):

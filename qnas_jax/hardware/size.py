@@ -61,7 +61,7 @@ def conv_bytes(conv: Conv, w_bits) -> Values:
 
 
 def kmeans_bytes(conv: Conv, w_bits) -> Values:
-    """Logical bytes of one convolution with shared weights (`quant/kmeans.py`).
+    """Logical bytes of one convolution with shared weights (`quant/clusters.py`).
 
     The number of each weight's centre at its bitwidth, the centres as floats, and for each output
     channel a 4-byte bias.

@@ -11,6 +11,7 @@ import dataclasses
 
 from absl import flags
 
+from qnas_jax.bwnas.config import Config
 from qnas_jax.errors import InputError
 from qnas_jax.export import runtimes
 from qnas_jax.hardware import measured
@@ -36,7 +37,7 @@ _LIMIT = flags.DEFINE_float(
 
 def main() -> None:
     """Audits the table; prints, writes and draws the results."""
-    config, workdir = cli.run_flags()
+    config, workdir = cli.run_flags(Config)
     if _TABLE.value is None and not config.hardware.table:
         raise InputError("--table: must be a table of measured latencies")
     given = config.hardware.table if _TABLE.value is None else _TABLE.value

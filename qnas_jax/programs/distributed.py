@@ -43,7 +43,7 @@ _PROCESS = flags.DEFINE_integer(
 
 def main() -> None:
     """Trains the supernet and fills the LUT together with the other processes."""
-    config, workdir = cli.run_flags()
+    config, workdir = cli.run_flags(Config)
     platform.use_compilation_cache()
     if not is_finished(workdir / "teacher"):
         first = "train it with qnas --until=teacher first"

@@ -8,6 +8,7 @@ after a stop the same command continues.
 """
 
 from qnas_jax.bwnas import finished
+from qnas_jax.bwnas.config import Config
 from qnas_jax.run import cli, disk, platform
 from qnas_jax.stages import export as export_stage
 from qnas_jax.stages import fit
@@ -18,7 +19,7 @@ cli.define_run_flags()
 
 def main() -> None:
     """Exports the networks; prints sizes and mIoU of the files."""
-    config, workdir = cli.run_flags()
+    config, workdir = cli.run_flags(Config)
     platform.use_compilation_cache()
     config, problem, deployed = prepare(config)
     how, networks = fit.training(config), finished.trained(workdir, config, problem)

@@ -9,6 +9,7 @@ Images may have another size (--config.hardware.image_size="(512, 1024)"). Write
 from absl import flags
 
 from qnas_jax.bwnas import finished
+from qnas_jax.bwnas.config import Config
 from qnas_jax.export import runtimes
 from qnas_jax.profiling.timing import Effort
 from qnas_jax.run import artefacts, cli, paths
@@ -26,7 +27,7 @@ _JSON = flags.DEFINE_string(
 
 def main() -> None:
     """Times the networks; prints and writes their figures."""
-    config, workdir = cli.run_flags()
+    config, workdir = cli.run_flags(Config)
     json = str(workdir / "hardware" / "latency.json") if _JSON.value is None else _JSON.value
     path = paths.file("--json", json)
     subnets = finished.subnets(workdir)

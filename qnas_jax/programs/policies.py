@@ -36,7 +36,7 @@ POLICIES = {
 
 def main() -> None:
     """Fills and searches a LUT for each policy; draws all fronts."""
-    config, workdir = cli.run_flags()
+    config, workdir = cli.run_flags(Config)
     platform.use_compilation_cache()
     with disk.only_one(workdir):
         _compare(config, workdir)

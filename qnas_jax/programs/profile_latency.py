@@ -11,6 +11,7 @@ import dataclasses
 
 from absl import flags
 
+from qnas_jax.bwnas.config import Config
 from qnas_jax.errors import InputError
 from qnas_jax.export import runtimes
 from qnas_jax.profiling import probes, profile
@@ -39,7 +40,7 @@ _EXPORT_ONLY = flags.DEFINE_string(
 
 def main() -> None:
     """Times the probes of the table, or writes their files."""
-    config, _ = cli.run_flags()
+    config, _ = cli.run_flags(Config)
     runtime = runtimes.named(_RUNTIME.value)
     if _EXPORT_ONLY.value is not None:
         place = paths.folder("--export_only", _EXPORT_ONLY.value)

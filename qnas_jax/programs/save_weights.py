@@ -10,6 +10,7 @@ import jax
 from absl import flags
 
 from qnas_jax.bwnas import inspection
+from qnas_jax.bwnas.config import Config
 from qnas_jax.errors import InputError
 from qnas_jax.nn import weights
 from qnas_jax.run import artefacts, cli, disk, paths, platform
@@ -25,7 +26,7 @@ _FILE = flags.DEFINE_string("file", None, "The .safetensors file to write.", req
 
 def main() -> None:
     """Writes the file; prints its size and its score in float."""
-    config, workdir = cli.run_flags()
+    config, workdir = cli.run_flags(Config)
     file = paths.named("--file", _FILE.value)
     if file.suffix != weights.OWN_SUFFIX:
         raise InputError(f"--file={file}: must end in {weights.OWN_SUFFIX}")

@@ -3,9 +3,20 @@
 bits = jnp.int32(4)
 quant.fake_quant(x, quant.min_max(x, bits), bits)  # activations: asymmetric, zero on the grid
 quant.fake_quant_weight(w, bits)                   # weights: symmetric, by output channel
+quant.kmeans(w, bits)                              # weights: 2**bits shared values, from 1 bit on
 """
 
 from qnas_jax.quant.affine import fake_quant, fake_quant_weight
-from qnas_jax.quant.calibrate import FindRange, min_max, mse, percentile
+from qnas_jax.quant.calibrate import FindRange, kl, min_max, mse, percentile
+from qnas_jax.quant.clusters import kmeans
 
-__all__ = ["FindRange", "fake_quant", "fake_quant_weight", "min_max", "mse", "percentile"]
+__all__ = [
+    "FindRange",
+    "fake_quant",
+    "fake_quant_weight",
+    "kl",
+    "kmeans",
+    "min_max",
+    "mse",
+    "percentile",
+]

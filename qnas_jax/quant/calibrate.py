@@ -113,8 +113,8 @@ def _shares() -> Array:
 
 
 def best_share(errors: Float[Array, "shares"]) -> Float[Array, ""]:
-    """Returns the tried fraction of the range with the smallest error."""
-    return _shares()[jnp.argmin(errors)]
+    """Returns the tried fraction of the range with the smallest error; 1 if none is finite."""
+    return jnp.where(jnp.any(jnp.isfinite(errors)), _shares()[jnp.argmin(errors)], 1.0)
 
 
 def divergences(

@@ -91,10 +91,17 @@ def _config_of(value: Any, path: str, kinds: tuple[type, ...]) -> Any:
     if isinstance(value, kinds) if kinds else checks_itself:
         return value
     error = getattr(value, "_error", None)
-    reason = _in_file(error, path) or error or f"get_config() gives a {type(value).__name__}"
+    reason = _in_file(error, path) or error or f"get_config() gives a {_kind(value)}"
     if not pathlib.Path(path).is_file():
         reason = "is a folder" if pathlib.Path(path).is_dir() else "no such file"
     raise InputError(f"--config={path}: cannot be used ({reason})")
+
+
+def _kind(value: Any) -> str:
+    """The type of a value in words; that of a config is named by its system."""
+    kind = type(value)
+    system = kind.__module__.removeprefix("qnas_jax.").removesuffix(".config")
+    return f"config of {system}" if hasattr(value, "check") else kind.__name__
 
 
 def settings(config: Any) -> list[str]:

@@ -5,7 +5,7 @@ reads. Scores are lower for better policies; a function scores many at once.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -42,7 +42,7 @@ class Choices(NamedTuple):
 def costs_of(cost: np.ndarray, policies: np.ndarray) -> np.ndarray:
     """Returns the cost of each policy, float64[n]."""
     layers = np.arange(cost.shape[0])
-    return cost[layers, policies[..., 0], policies[..., 1]].sum(-1)
+    return np.asarray(cost[layers, policies[..., 0], policies[..., 1]].sum(-1))
 
 
 def tied(lead: np.ndarray, policies: np.ndarray) -> np.ndarray:
@@ -61,8 +61,9 @@ def uniform(choices: Choices) -> np.ndarray:
     Raises:
       InputError: None meets it.
     """
-    lowest = costs_of(choices.cost, same_bits(choices, choices.least.min()))
-    for bits in range(choices.most.max(), choices.least.min() - 1, -1):
+    smallest, largest = int(choices.least.min()), int(choices.most.max())
+    lowest = costs_of(choices.cost, same_bits(choices, smallest))
+    for bits in range(largest, smallest - 1, -1):
         policy = same_bits(choices, bits)
         if costs_of(choices.cost, policy) <= choices.budget:
             return policy
@@ -143,11 +144,18 @@ def exact(added: np.ndarray, choices: Choices) -> np.ndarray:
     leads = choices.lead == np.arange(layers)
     values = added[:, 0, :, None] + np.where(leads[:, None, None], added[:, 1, None, :], 0.0)
     allowed = _allowed(choices, bits)
-    values, cost = (np.where(allowed, v, 0.0).ravel() for v in (values, choices.cost))
+    most: Any = allowed.ravel().astype(float)
+    # HiGHS has absolute tolerances, so values and costs are scaled to the size of 1.
+    values = np.nan_to_num(values, nan=np.inf, posinf=np.inf)
+    largest = np.abs(values[allowed & np.isfinite(values)]).max(initial=0.0) or 1.0
+    values = np.where(np.isfinite(values), values / largest, 1e6)
+    values, cost = (
+        np.where(allowed, v, 0.0).ravel() for v in (values, choices.cost / choices.budget)
+    )
     one_pair = sparse.kron(sparse.eye(layers), np.ones(bits * bits))
     rules = [
         LinearConstraint(one_pair, 1, 1),
-        LinearConstraint(cost[None], -np.inf, choices.budget),
+        LinearConstraint(cost[None], -np.inf, 1),
     ]
     # A reader has the activations of the first reader: sum_w x[lead, w, a] = sum_w x[layer, w, a].
     by_a_bits = sparse.kron(np.ones(bits), sparse.eye(bits))
@@ -156,10 +164,10 @@ def exact(added: np.ndarray, choices: Choices) -> np.ndarray:
         row[0, choices.lead[layer]], row[0, layer] = 1, -1
         rules.append(LinearConstraint(sparse.kron(row, by_a_bits), 0, 0))
     found = milp(
-        np.nan_to_num(values, posinf=1e9),
+        values,
         constraints=rules,
         integrality=np.ones(values.size),
-        bounds=Bounds(np.zeros(values.size), allowed.ravel().astype(float)),
+        bounds=Bounds(0, most),
         options={"mip_rel_gap": 0.0},
     )
     if found.x is None:

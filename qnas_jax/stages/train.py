@@ -5,7 +5,7 @@ import functools
 import logging
 import pathlib
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -50,7 +50,7 @@ def teacher_stage(
     workdir: pathlib.Path,
     problem: Problem,
     how: Training,
-    network: config.Network,
+    network: Any,
     source: config.Teacher,
 ) -> Stage:
     """Returns the stage of the teacher.
@@ -59,7 +59,7 @@ def teacher_stage(
       workdir: The folder of the run.
       problem: Its images and its teacher.
       how: How the teacher is trained and evaluated.
-      network: The settings of the network.
+      network: What the network is, for the mark of the stage.
       source: Where the teacher comes from.
 
     Raises:
@@ -141,7 +141,7 @@ def train_teacher(
     workdir: pathlib.Path,
     problem: Problem,
     how: Training,
-    network: config.Network,
+    network: Any,
     source: config.Teacher,
 ) -> tuple[Trained, PyTree]:
     """Trains the teacher (or the given one on, or takes that), and evaluates it.

@@ -96,7 +96,7 @@ BAD = [
     ("lut.images", 17, "there are 16 training images"),
     ("lut.images_per_pass", 0, "must be at least 1"),
     ("lut.nodes_per_pass", -1, "must be at least 0"),
-    ("lut.ranges", "max", "must be 'min_max' or 'percentile' or 'mse'"),
+    ("lut.ranges", "max", "must be 'min_max' or 'percentile' or 'mse' or 'kl'"),
     ("lut.a_ranges_per", "layer", "must be 'tensor' or 'channel'"),
     ("lut.compute", "bytes", "must be 'auto' or 'int8' or 'float32'"),
     ("lut.time_budget_s", -1.0, "must be at least 0"),

@@ -108,3 +108,122 @@ def test_the_hull_is_the_smallest_range_that_holds_both(a, b, both):
     a, b = jnp.array(a), jnp.array(b)
     np.testing.assert_array_equal(calibrate.hull(a, b), both)
     np.testing.assert_array_equal(calibrate.hull(b, a), both)
+
+
+def _in_the_middles_of_bins(x):
+    """Values that no rounding moves to another of the histogram's bins; the extremes stay."""
+    low, high = x.min(), x.max()
+    places = np.minimum((x - low) / (high - low) * 2048 // 1, 2047)
+    moved = low + (places + 0.5) * (high - low) / 2048
+    return np.where((x == low) | (x == high), x, moved).astype(np.float32)
+
+
+def _drawn(name):
+    rng = np.random.default_rng(0)
+    x = rng.laplace(size=4000) if name == "laplace with outliers" else rng.normal(size=4000)
+    x = np.maximum(x, 0) if name == "relu of normal" else x
+    x[:2] = (30.0, 22.0) if name == "laplace with outliers" else x[:2]
+    return _in_the_middles_of_bins(x + 3 * abs(x.min()) if name == "far from zero" else x)
+
+
+def _plain_divergence(counts, middles, low, high, codes, bits):
+    inside = [i for i in range(2048) if low <= middles[i] <= high]
+    if len(inside) < 2**bits:
+        return np.inf
+    p, q, points = dict.fromkeys(inside, 0), dict.fromkeys(inside, 0.0), {}
+    for i in range(2048):
+        p[min(max(i, inside[0]), inside[-1])] += counts[i]
+    for i in inside:
+        points.setdefault(codes[i], []).append(i)
+    for bins in points.values():
+        filled = [i for i in bins if counts[i]]
+        for i in filled:
+            q[i] = sum(counts[filled]) / len(filled)
+    p_sum, q_sum = sum(p.values()), sum(q.values())
+    terms = [p[i] / p_sum * np.log(p[i] / p_sum / max(q[i] / q_sum, 1e-10)) for i in p if p[i]]
+    return sum(terms)
+
+
+def _plain_divergences(x, bits, codes_of):
+    """The divergences of the fractions; `codes_of` are (middles, fraction) -> codes."""
+    low, high = np.float64(x.min()), np.float64(x.max())
+    counts = np.zeros(2048, int)
+    for value in np.float64(x):
+        counts[min(int((value - low) / (high - low) * 2048), 2047)] += 1
+    middles = low + (np.arange(2048) + 0.5) * (high - low) / 2048
+    return np.array(
+        [
+            _plain_divergence(counts, middles, low * s, high * s, codes_of(middles, s), bits)
+            for s in np.arange(1, 21) / 20
+        ]
+    )
+
+
+def _symmetric_codes(values, share, bits):
+    most = 2 ** (bits - 1) - 1
+    return np.clip(np.rint(values / (share / most)), -most, most)
+
+
+NAMES = ["normal", "relu of normal", "laplace with outliers", "far from zero"]
+
+
+@pytest.mark.parametrize("bits", [2, 5, 8])
+@pytest.mark.parametrize("name", NAMES)
+def test_divergences_are_those_of_plain_loops_and_kl_takes_the_smallest(name, bits):
+    x = _drawn(name)
+    alpha, beta = np.float64([x.min(), x.max()])
+
+    def codes_of(values, share):
+        low, high = min(alpha * share, 0), max(beta * share, 0)
+        scale = (high - low) / (2**bits - 1)
+        zero_point = np.rint(-low / scale)
+        return np.clip(np.rint(values / scale) + zero_point, 0, 2**bits - 1)
+
+    def rounded(values, share):
+        return affine.fake_quant(values, jnp.float32([alpha, beta]) * share, jnp.int32(bits))
+
+    expected = _plain_divergences(x, bits, codes_of)
+    found = calibrate.divergences(jnp.asarray(x), jnp.int32(bits), rounded)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+    range_ = calibrate.kl(jnp.asarray(x), jnp.int32(bits))
+    best = (1 + np.argmin(expected)) / 20
+    np.testing.assert_allclose(range_, np.array([alpha, beta]) * best, rtol=1e-6)
+    assert np.isinf(expected).any() == (bits == 8 or name == "far from zero")
+
+
+@pytest.mark.parametrize("bits", [2, 5, 8])
+@pytest.mark.parametrize("name", NAMES[:3])
+def test_the_share_of_weights_is_the_best_of_twenty(name, bits):
+    x = _drawn(name)
+    x = (x / np.abs(x).max()).astype(np.float32)
+    both = _in_the_middles_of_bins(np.concatenate([x, -x]))
+    x = both[: len(x)]
+    most = 2 ** (bits - 1) - 1
+    errors = [
+        np.mean((_symmetric_codes(np.float64(x), s, bits) * s / most - x) ** 2)
+        for s in np.arange(1, 21) / 20
+    ]
+    diverge = _plain_divergences(both, bits, lambda v, s: _symmetric_codes(v, s, bits))
+    for way, values in (("mse", errors), ("kl", diverge)):
+        found = calibrate.weight_share(jnp.asarray(x), jnp.int32(bits), way)
+        assert float(found) == pytest.approx((1 + np.argmin(values)) / 20)
+    assert float(calibrate.weight_share(jnp.asarray(x), jnp.int32(bits), "min_max")) == 1
+
+
+@pytest.mark.parametrize("way", ["min_max", "mse", "kl"])
+def test_one_program_finds_the_share_of_weights_for_all_bitwidths(way):
+    x = calibrate.relative(jnp.asarray(_values((9, 30, 8)))).ravel()
+    program = jax.jit(functools.partial(calibrate.weight_share, name=way))
+    found = [float(program(x, jnp.int32(bits))) for bits in range(2, 9)]
+    assert program._cache_size() == 1
+    assert found == [float(calibrate.weight_share(x, jnp.int32(b), way)) for b in range(2, 9)]
+    assert found == [1] * 7 if way == "min_max" else found[0] < found[-1]
+
+
+def test_relative_weights_have_a_largest_magnitude_of_one_in_each_channel():
+    w = _values((3, 3, 2, 5)) * np.float32([1, 10, 0.1, 0, 7])
+    found = np.asarray(calibrate.relative(jnp.asarray(w)))
+    for channel in range(5):
+        largest = np.abs(w[..., channel]).max() or 1
+        np.testing.assert_allclose(found[..., channel], w[..., channel] / largest, rtol=1e-6)
+    assert np.abs(found).max((0, 1, 2)).tolist() == [1, 1, 1, 0, 1]

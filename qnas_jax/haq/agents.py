@@ -90,6 +90,7 @@ def episode(
       original: That of the network in float, in percent.
     """
     propose = jax.jit(jax.vmap(functools.partial(env.propose, how, layers)))
+    store = jax.jit(jax.vmap(functools.partial(ddpg.store, how)))
     learn = jax.jit(jax.vmap(functools.partial(ddpg.learn, how)))
 
     def run(state: State, number: int):
@@ -97,7 +98,9 @@ def episode(
         bits = np.asarray(found.bits)
         accuracy = jnp.asarray(evaluate(bits), jnp.float32)
         rewards = env.reward_of(accuracy, original)
-        agents, errors = learn(state.agents, found.states, found.actions, rewards)
+        agents, errors = store(state.agents, found.states, found.actions, rewards), jnp.zeros(1)
+        if number >= how.warmup:
+            agents, errors = learn(agents)
         state = State(
             agents,
             state.bits.at[number].set(bits.astype(np.uint8)),
