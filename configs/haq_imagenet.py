@@ -10,10 +10,10 @@ As published: the agent (actor and critic of 300 and 300 units, Adam 1e-4 and 1e
 0.01, noise 0.5 x 0.99^episode, 20 warm-up episodes, 64 episodes of memory, batches of 64, 600
 episodes); bits from 2 to 8, the first and the last layer at 8; clipping ranges by KL divergence; a
 reward after an epoch of SGD (momentum 0.9, weight decay 4e-5, learning rate 1e-3) on 20,000 images,
-scored on 10,000 images of the training split; 30 epochs at 1e-2 with batches of 256 at the end. Otherwise
-than published: the reward's images are of all 1000 classes and are not trained on; weights have a
-scale for each output channel; SGD's rate falls linearly. PACT's table has no figure of uniform bits
-that could be compared with these runs; uniform bits are run here. This config has not run yet.
+scored on 10,000 images of the training split; 30 epochs at 1e-2 with batches of 256 at the end.
+Otherwise than published: the reward's images are of all 1000 classes and are not trained on;
+weights have a scale for each output channel; SGD's rate falls linearly; uniform bits (published:
+PACT's figures) are run here with the same quantizer. This config has not run yet.
 """
 
 from qnas_jax.haq import config
