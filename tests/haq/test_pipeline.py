@@ -126,6 +126,7 @@ def get_config():
 """
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_at_an_episode_with_the_same_curve(tmp_path):
     file = tmp_path / "config.py"
     file.write_text(CONFIG)
