@@ -89,18 +89,14 @@ def episode(
       evaluate: Gives accuracies in percent.
       original: That of the network in float, in percent.
     """
-    propose = jax.jit(jax.vmap(functools.partial(env.propose, how, layers)))
-    store = jax.jit(jax.vmap(functools.partial(ddpg.store, how)))
-    learn = jax.jit(jax.vmap(functools.partial(ddpg.learn, how)))
 
     def run(state: State, number: int):
-        found = propose(state.agents, world)
+        found = _propose(how, layers, state.agents, world)
         bits = np.asarray(found.bits)
         accuracy = jnp.asarray(evaluate(bits), jnp.float32)
         rewards = env.reward_of(accuracy, original)
-        agents, errors = store(state.agents, found.states, found.actions, rewards), jnp.zeros(1)
-        if number >= how.warmup:
-            agents, errors = learn(agents)
+        agents = _store(how, state.agents, found.states, found.actions, rewards)
+        agents, errors = _learn(how, agents) if number >= how.warmup else (agents, jnp.zeros(1))
         state = State(
             agents,
             state.bits.at[number].set(bits.astype(np.uint8)),
@@ -111,6 +107,24 @@ def episode(
         return state, {name: float(jnp.mean(values)) for name, values in figures.items()}
 
     return run
+
+
+# Of all agents; compiled once for agents of the same constants and shapes.
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _propose(how: DDPG, layers: Layers, team: PyTree, world: World) -> env.Episode:
+    return jax.vmap(functools.partial(env.propose, how, layers))(team, world)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _store(how: DDPG, team: PyTree, *episodes: Array) -> PyTree:
+    return jax.vmap(functools.partial(ddpg.store, how))(team, *episodes)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _learn(how: DDPG, team: PyTree) -> tuple[PyTree, Array]:
+    return jax.vmap(functools.partial(ddpg.learn, how))(team)
 
 
 class Result(NamedTuple):
