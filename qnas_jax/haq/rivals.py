@@ -111,7 +111,7 @@ def _exact(goal: Goal, seed: int, effort: Effort, evaluate: Evaluate) -> np.ndar
     """Sensitivities are of the loss, which tells more of few images than the accuracy."""
     del seed, effort
     added = allocation.sensitivities(lambda p: evaluate(p).loss, goal.choices)
-    return allocation.exact(added, goal.choices)
+    return allocation.exact(allocation.monotone(added), goal.choices)
 
 
 def _greedy(goal: Goal, seed: int, effort: Effort, evaluate: Evaluate) -> np.ndarray:

@@ -124,6 +124,19 @@ def sensitivities(score: Score, choices: Choices) -> np.ndarray:
     return found
 
 
+def monotone(added: np.ndarray) -> np.ndarray:
+    """Returns sensitivities by which fewer bits never help.
+
+    Scores of few images are noisy, and some say otherwise; an integer program would believe them.
+
+    Args:
+      added: See `sensitivities`.
+    """
+    known = np.where(np.isinf(added), -np.inf, np.maximum(added, 0.0))
+    rising = np.maximum.accumulate(known[..., ::-1], axis=-1)[..., ::-1]
+    return np.where(np.isinf(added), np.inf, rising)
+
+
 def exact(added: np.ndarray, choices: Choices) -> np.ndarray:
     """Returns the policy with the smallest sum of sensitivities within the budget.
 

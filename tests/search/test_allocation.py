@@ -247,3 +247,10 @@ def test_greedy_takes_off_first_what_saves_most_and_never_what_saves_nothing():
     assert rounds == [7, 7, 6], "the network and each bit that can go"
     everything = allocation.greedy(score, choices._replace(budget=2 * 56.0), 1)
     assert everything.tolist() == [[2, 4]] * 3
+
+
+def test_fewer_bits_never_help_in_monotone_sensitivities():
+    added = np.array([[[np.inf, 0.3, -0.2, 0.5, 0.1, 0.0], [np.inf, 2.0, 1.0, 0.5, -0.1, 0.0]]])
+    found = allocation.monotone(added)
+    expected = [[[np.inf, 0.5, 0.5, 0.5, 0.1, 0.0], [np.inf, 2.0, 1.0, 0.5, 0.0, 0.0]]]
+    np.testing.assert_array_equal(found, expected)
