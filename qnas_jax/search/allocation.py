@@ -11,6 +11,8 @@ import numpy as np
 
 from qnas_jax.errors import InputError
 
+TIE = 1e-6  # by which a bit is better than none where scores are equal
+
 Score = Callable[[np.ndarray], np.ndarray]  # policies int[n, layers, 2] -> float[n]
 
 
@@ -162,6 +164,8 @@ def exact(added: np.ndarray, choices: Choices) -> np.ndarray:
     values = np.nan_to_num(values, nan=np.inf, posinf=np.inf)
     largest = np.abs(values[allowed & np.isfinite(values)]).max(initial=0.0) or 1.0
     values = np.where(np.isfinite(values), values / largest, 1e6)
+    missing = np.arange(bits)[::-1]  # of equal sums, the one with more bits
+    values = values + TIE * (missing[:, None] + missing)
     values, cost = (
         np.where(allowed, v, 0.0).ravel() for v in (values, choices.cost / choices.budget)
     )
