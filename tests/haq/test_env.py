@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from qnas_jax.haq import ddpg, env
+from qnas_jax.haq import agents, ddpg, env
 from qnas_jax.space import Conv
 
 
@@ -139,3 +139,11 @@ def test_a_state_has_the_layer_the_last_bits_and_the_kind():
 def test_the_reward_is_a_tenth_of_the_lost_points():
     found = env.reward_of(jnp.array([71.0, 65.5]), 70.5)
     np.testing.assert_allclose(found, [0.05, -0.5], rtol=1e-5)
+
+
+def test_an_order_leaves_out_what_is_not_chosen():
+    layers = env.describe(convs(3), range(3), (1, 8), (True, False), pinned=())
+    world = agents.worlds(layers, [np.ones((3, 9, 9))] * 2, [1.0, 2.0])
+    assert np.asarray(world.order).tolist() == [[4, 2, 0]] * 2, "from the last layer on"
+    ordered = agents.ordered(world, layers, np.array([3, 2, 5, 0, 1, 4]))
+    assert np.asarray(ordered.order).tolist() == [[2, 0, 4]] * 2
