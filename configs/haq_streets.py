@@ -33,7 +33,7 @@ def get_config() -> config.Config:
             budgets=(4.0,),
             methods=("haq", "uniform"),
             seeds=3,
-            episodes=80,
+            episodes=60,
             reward_images=48,
             images_per_pass=16,
             norm_images=16,

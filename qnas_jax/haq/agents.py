@@ -13,6 +13,7 @@ from qnas_jax.errors import InputError
 from qnas_jax.haq import ddpg, env
 from qnas_jax.haq.ddpg import DDPG
 from qnas_jax.haq.env import Layers, World
+from qnas_jax.space import MOST_BITS
 
 Accuracies = Callable[[np.ndarray], np.ndarray]  # policies int[n, layers, 2] -> percent, float[n]
 
@@ -179,9 +180,13 @@ def search(
     References:
       Wang et al., 2019, https://arxiv.org/abs/1811.08886.
     """
-    least = np.asarray(layers.least)
+    least, bits = np.asarray(layers.least), MOST_BITS + 1
+    if cost.shape != (len(least), bits, bits):
+        raise InputError(f"cost: has the shape {cost.shape}, must be {(len(least), bits, bits)}")
+    if episodes < 1:
+        raise InputError(f"episodes={episodes}: must be at least 1")
     lowest = float(cost[np.arange(len(least)), least[:, 0], least[:, 1]].sum())
-    if lowest > budget:
+    if not lowest <= budget:
         raise InputError(f"budget={budget:g}: the smallest bitwidths cost {lowest:g}")
     world = worlds(layers, [cost], [budget])
     state = fresh([jax.random.key_data(key)], agent, layers, episodes)

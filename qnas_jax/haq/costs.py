@@ -33,7 +33,12 @@ class Goal(NamedTuple):
     choices: Choices
 
     def __str__(self) -> str:
-        return f"{self.device}, {COSTS[self.cost_name].title} of {self.title} bits"
+        return f"{self.device}, {COSTS[self.cost_name].title} of {shown_budget(self.title)}"
+
+
+def shown_budget(title: str) -> str:
+    """A budget in words."""
+    return f"{title} bits" if float(title) >= 1 else f"{100 * float(title):g} % of 8 bits"
 
 
 def goals(
@@ -87,7 +92,8 @@ def cost_of(
 ) -> np.ndarray:
     """Returns a cost of each convolution, float64[layers, w_bits, a_bits] by the bitwidths.
 
-    Pairs of bitwidths that a layer cannot have are infinite.
+    Fewer bits never cost more: a layer may run as one of more bits where that is cheaper, as on
+    BitFusion, whose tiles fit some bitwidths better. Pairs that a layer cannot have are infinite.
 
     Raises:
       InputError: The device is not known, does not know the cost, or its table lacks a layer.
@@ -98,6 +104,9 @@ def cost_of(
             raise InputError("haq.table='': must be the file of the device 'table'")
         held = _from_table(pathlib.Path(table), name, convs, layers)
     else:
+        if device not in hardware.TARGETS:
+            known = ", ".join((*hardware.TARGETS, TABLE))
+            raise InputError(f"haq.targets: {device!r} is no device; there are {known}")
         target = hardware.named(device)
         if name != "size_bytes" and name not in target.costs:
             known = ", ".join(("size_bytes", *target.costs))
@@ -107,6 +116,9 @@ def cost_of(
     found = np.full((len(convs), MOST_BITS + 1, MOST_BITS + 1), np.inf)
     for column, (w_bits, a_bits) in enumerate(bits):
         found[:, w_bits, a_bits] = held[:, column]
+    for axis in (1, 2):  # from the most bits down
+        found = np.flip(np.minimum.accumulate(np.flip(found, axis), axis), axis)
+    found[:, :LEAST_BITS] = found[:, :, :LEAST_BITS] = np.inf
     return found
 
 

@@ -23,6 +23,7 @@ from qnas_jax.train import supervised
 from qnas_jax.train.supervised import TrainState
 
 SAVE_SECONDS = 20.0  # between two savings of what was evaluated
+WORTH_SECONDS = 1.0  # of work that is saved at once
 MANY = 40  # policies asked for at once, from which on lines of progress are shown
 _FIELDS = ("policies", "accuracy", "loss")
 
@@ -109,9 +110,8 @@ def evaluator(
         return task.predict(logits, images.shape[1:3]), task.loss(logits, labels)
 
     def settled(bits, state, images):
-        read = {**tested.quantize(state.params, bits), "batch_stats": state.batch_stats}
-        new: Any = tested.model.apply(read, pixels(images), mutable=["batch_stats"])[1]
-        return state._replace(batch_stats=new["batch_stats"])
+        read = tested.quantize(state.params, bits)
+        return state._replace(batch_stats=supervised.settled(tested.model, state, read, images))
 
     run = jax.jit(_many(outputs, width, shared=2))
     settle = jax.jit(_many(settled, width, shared=1))
@@ -186,7 +186,7 @@ def _trainer(tested: Tested, tuning: Tuning, width: int) -> Callable:
     return train
 
 
-def remembering(evaluate: Evaluate, file: pathlib.Path, title: str) -> Evaluate:
+def remembering(evaluate: Evaluate, file: pathlib.Path, title: str, at_once: int = 1) -> Evaluate:
     """Returns a function that evaluates each policy once, even if a run is interrupted.
 
     What was evaluated is saved every few seconds.
@@ -195,23 +195,31 @@ def remembering(evaluate: Evaluate, file: pathlib.Path, title: str) -> Evaluate:
       evaluate: Scores policies.
       file: Where scores are kept, an npz file.
       title: What progress lines call the work.
+      at_once: Policies that are passed on together.
     """
     known = _read(file) if file.exists() else {}
     saved = [time.monotonic()]
 
+    def save():
+        _write(file, known)
+        saved[0] = time.monotonic()
+
     def lookup(policies: np.ndarray) -> Scores:
         policies = np.asarray(policies, np.uint8)
         new = {p.tobytes(): p for p in policies if p.tobytes() not in known}
-        progress = Progress(title, len(new))
-        for number, (key, policy) in enumerate(new.items(), 1):
-            scores = evaluate(policy[None])
-            known[key] = (policy, scores.accuracy[0], scores.loss[0])
-            many = len(new) >= MANY
-            if time.monotonic() - saved[0] > SAVE_SECONDS or (many and number == len(new)):
-                _write(file, known)
-                saved[0] = time.monotonic()
-            if many:
-                progress.show(number)
+        progress, begin = Progress(title, len(new)), time.monotonic()
+        try:
+            for start in range(0, len(new), at_once):
+                chunk = list(new.values())[start : start + at_once]
+                rows = zip(chunk, *evaluate(np.stack(chunk)), strict=True)
+                known.update({row[0].tobytes(): row for row in rows})
+                if time.monotonic() - saved[0] > SAVE_SECONDS:
+                    save()
+                if len(new) >= MANY:
+                    progress.show(min(start + at_once, len(new)))
+        finally:  # also where the run is stopped
+            if time.monotonic() - begin > WORTH_SECONDS:
+                save()
         found = [known[p.tobytes()] for p in policies]
         return Scores(np.array([f[1] for f in found]), np.array([f[2] for f in found]))
 

@@ -5,7 +5,7 @@ import pathlib
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import PyTree
+from jaxtyping import Array, Key, PyTree
 
 from qnas_jax.data.batching import Part, central_crops
 from qnas_jax.haq import env, networks, quantizers
@@ -14,7 +14,7 @@ from qnas_jax.haq.costs import Goal, goals
 from qnas_jax.haq.env import Layers
 from qnas_jax.haq.evaluate import Evaluate, Tested, Tuning, batches, evaluator
 from qnas_jax.nn import init
-from qnas_jax.nn.trace import Trace, trace
+from qnas_jax.nn.trace import Trace
 from qnas_jax.run import artefacts
 from qnas_jax.stages import fit
 from qnas_jax.stages import train as train_stage
@@ -63,9 +63,8 @@ def begin(given: Config, workdir: pathlib.Path) -> Begun:
     rewards = Part(problem.train, range(count, len(problem.train)))
     model, subnet = networks.network(config, problem)
     problem = problem._replace(train=Part(problem.train, range(count)), teacher=model)
-    traced = trace(model, problem.val[0][0].shape)
+    traced = networks.traced(model, problem, config.haq.network)
     kmeans = config.haq.quantizer == "kmeans"
-    networks.check(traced, config.haq.network)
     lead = quantizers.lead_of(traced)
     how = {"bounds": (1, 8), "chooses": (True, False), "pinned": ()} if kmeans else {}
     layers = env.describe(traced.convs, lead, **how)
@@ -74,6 +73,8 @@ def begin(given: Config, workdir: pathlib.Path) -> Begun:
     )
     training = fit.training(config)
     train_stage.teacher_stage(workdir, problem, training, networks.identity(config), config.teacher)
+    for split in (problem.train, problem.val):
+        split.check()
     if not (workdir / "config.json").exists():
         artefacts.write_json(workdir / "config.json", config)
     network, variables = train_stage.train_teacher(
@@ -113,10 +114,20 @@ def scorer(begun: Begun, tested: Tested, images: Any, steps: int, lr: float) -> 
     if steps:
         optimizer = sgd(lr, steps, 1.0, config.train.momentum, config.train.weight_decay)
         make_batch = fit.batches(begun.problem.train, how, config.train.batch)
-        tuning = Tuning(steps, optimizer, make_batch, key(config.seed, Purpose.TUNING))
-    held, count = batches(images, config.haq.images_per_pass), config.haq.norm_images
-    norms = central_crops(begun.problem.train, range(count), config.train.crop) if count else None
-    return evaluator(tested, held, norms, tuning, config.haq.policies_per_pass)
+        tuning = Tuning(steps, optimizer, make_batch, tuning_key(config))
+    held = batches(images, config.haq.images_per_pass)
+    return evaluator(tested, held, norm_images(begun), tuning, config.haq.policies_per_pass)
+
+
+def tuning_key(config: Config) -> Key[Array, ""]:
+    """Returns the PRNG key of the training under a policy."""
+    return key(config.seed, Purpose.TUNING)
+
+
+def norm_images(begun: Begun) -> np.ndarray | None:
+    """Returns the images of which batch norms take statistics under a policy; None for none."""
+    count, crop = begun.config.haq.norm_images, begun.config.train.crop
+    return central_crops(begun.problem.train, range(count), crop) if count else None
 
 
 def float_accuracy(begun: Begun, tested: Tested) -> float:

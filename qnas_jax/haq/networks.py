@@ -5,14 +5,19 @@ import runpy
 from typing import Any
 
 import flax.linen as nn
+import jax
+import jax.numpy as jnp
 
 from qnas_jax import space
 from qnas_jax.errors import InputError
 from qnas_jax.haq.config import Config
 from qnas_jax.nn.mobilenet_v1 import MobileNetV1
-from qnas_jax.nn.trace import Trace
+from qnas_jax.nn.trace import Trace, trace
+from qnas_jax.profiling import synthetic
 from qnas_jax.run import artefacts
 from qnas_jax.stages.experiment import Problem, teacher_subnet
+
+MANY = 100  # more blocks and layers than any subnet has
 
 
 def network(config: Config, problem: Problem) -> tuple[nn.Module, space.Subnet]:
@@ -48,17 +53,19 @@ def _own(name: str, classes: int) -> nn.Module:
     """A network of the user's."""
     file, _, function = name.rpartition(":")
     try:
-        found = runpy.run_path(file)[function](classes)
-    except Exception as error:  # it is the user's program, and may raise anything
-        reason = f"has no {function}()" if isinstance(error, KeyError) else _described(error)
-        raise InputError(f"haq.network={name!r}: {reason}") from error
+        build = runpy.run_path(file).get(function)
+        found = build(classes) if build else None
+    except (Exception, SystemExit) as error:  # it is the user's program, and may raise anything
+        raise InputError(f"haq.network={name!r}: {_described(error)}") from error
+    if not build:
+        raise InputError(f"haq.network={name!r}: {file} has no {function or 'function'}()")
     if not isinstance(found, nn.Module):
         kind = type(found).__name__
         raise InputError(f"haq.network={name!r}: gives a {kind}, must be a flax.linen.Module")
     return found
 
 
-def _described(error: Exception) -> str:
+def _described(error: BaseException) -> str:
     return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
 
 
@@ -70,15 +77,31 @@ def identity(config: Config) -> dict[str, Any]:
     return {**artefacts.plain(config.network), "name": name.rpartition(":")[2], **content}
 
 
-def check(traced: Trace, name: str) -> None:
-    """Refuses a network without layers to choose bitwidths for.
+def traced(model: nn.Module, problem: Problem, name: str) -> Trace:
+    """Returns the units of a network after checks that it can be trained, quantized and exported.
 
     Raises:
-      InputError: It has fewer than three convolutions; the first and the last keep 8 bits.
+      InputError: It cannot, or has nothing to choose for.
     """
-    count = len(traced.convs)
-    if count < 3:
+    shape, classes = problem.val[0][0].shape, problem.task.classes
+
+    def run(image):
+        keys = {name: jax.random.key(0) for name in ("params", "dropout")}
+        return model.init_with_output(keys, image, train=True)[0]
+
+    try:
+        found = trace(model, shape)
+        out = jax.eval_shape(run, jax.ShapeDtypeStruct((2, *shape), jnp.float32))
+        synthetic.network(found, [[(8, 8)] * MANY] * MANY, resize=problem.task.per_pixel)
+    except Exception as error:  # a network of the user's may raise anything
+        raise InputError(f"haq.network={name!r}: {_described(error)}") from error
+    if out.shape[-1] != classes:
         raise InputError(
-            f"haq.network={name!r}: has {count} convolutions (ConvBnAct); bitwidths are chosen for "
-            "those between the first and the last, so it needs at least 3"
+            f"haq.network={name!r}: gives {out.shape[-1]} classes, the data have {classes}"
         )
+    if len(found.convs) < 3:
+        raise InputError(
+            f"haq.network={name!r}: convolutions (ConvBnAct): {len(found.convs)}, must be at least "
+            "3, as the first and the last keep 8 bits"
+        )
+    return found

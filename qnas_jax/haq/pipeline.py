@@ -18,7 +18,7 @@ import numpy as np
 
 from qnas_jax.haq import agents, experiment, rivals
 from qnas_jax.haq.config import Config
-from qnas_jax.haq.costs import Goal
+from qnas_jax.haq.costs import TABLE, Goal
 from qnas_jax.haq.ddpg import DDPG
 from qnas_jax.haq.evaluate import Evaluate, Tested, remembering
 from qnas_jax.haq.experiment import Begun, begin
@@ -54,13 +54,15 @@ def run(given: Config, workdir: pathlib.Path) -> dict[str, Any]:
     tested, haq, stage = experiment.tested(begun), begun.config.haq, _stage(workdir, begun)
     stage.begin()
     scored = experiment.scorer(begun, tested, begun.rewards, haq.steps, haq.lr)
-    reward = remembering(scored, stage.folder / "scores.npz", "policies")
+    at_once = haq.policies_per_pass
+    reward = remembering(scored, stage.folder / "scores.npz", "policies", at_once)
     original = experiment.float_accuracy(begun, tested)
     found = _search(workdir, begun, stage, reward, original)
     found += _rivals(begun, stage, reward)
     final = {"steps": haq.final_steps, "lr": haq.final_lr}
     tester = experiment.scorer(begun, tested, begun.problem.val, **final)
-    test = remembering(tester, stage.folder / f"tests-{artefacts.digest(final)}.npz", "tests")
+    file = stage.folder / f"tests-{artefacts.digest(final)}.npz"
+    test = remembering(tester, file, "tests", at_once)
     trained = _retrain(workdir, begun, tested, stage, found, reward)
     stage.finish()
     return write_results(workdir, begun, stage, found, original, reward, test, trained)
@@ -75,8 +77,12 @@ def _stage(workdir: pathlib.Path, begun: Begun) -> Stage:
     haq, agent = artefacts.plain(begun.config.haq), begun.config.agent
     for name in _LATER:
         del haq[name]
-    if haq["table"]:  # its content counts, not its path
+    if any(
+        target.startswith(f"{TABLE}:") for target in haq["targets"]
+    ):  # its content counts, not its path
         haq["table"] = artefacts.digest(disk.read(pathlib.Path(haq["table"])).decode("latin1"))
+    else:
+        del haq["table"]
     made_from = {"network": begun.network.stage.hash, "haq": haq, "agent": agent}
     return Stage(workdir / "haq", made_from)
 
@@ -175,7 +181,6 @@ def _rivals(begun: Begun, stage: Stage, reward: Evaluate) -> list[Found]:
     found = []
     for method in haq.methods:
         for goal in begun.goals if method != "haq" else ():
-            logger.info("haq: %s for %s", method, goal)
             make = functools.partial(rivals.run, goal, method, effort, reward)
             found += rivals.once(stage.folder / FOUND, goal, method, make)
     return found
@@ -194,8 +199,10 @@ def _retrain(
     if not config.haq.exports or config.haq.quantizer == "kmeans":
         return {}
     how = fit.training(config)
+    # As the tests train; see `experiment.scorer`.
     own = {"steps": config.haq.final_steps, "lr": config.haq.final_lr, "optimizer": "sgd"}
-    how = how._replace(train=dataclasses.replace(how.train, **own, warmup=0))
+    own |= {"warmup": 0, "power": 1.0, "clip": 0.0, "compute": "float32"}
+    how = how._replace(train=dataclasses.replace(how.train, **own))
     trained = {}
     for goal in begun.goals:
         of_goal = [f for f in found if f.goal is goal and f.method == "haq"]
@@ -203,12 +210,14 @@ def _retrain(
             continue
         accuracies = reward(np.stack([f.bits for f in of_goal])).accuracy
         best = of_goal[int(np.argmax(accuracies))]
-        name = f"{goal.device}-{goal.cost_name}-{goal.title}"
+        # Other settings of the last training have other folders.
+        name = f"{goal.device}-{goal.cost_name}-{goal.title}-{artefacts.digest(own)[:6]}"
         made_from = {"haq": stage.hash, "policy": best.bits.tolist(), **own}
         one = policies.train_policy(
             workdir, begun.problem, how, Stage(workdir / "retrain" / name, made_from),
             begun.network.model, begun.variables, tested.quantize, best.bits.astype(np.int32),
-            f"retrain {name}", begun.network.subnet,
+            f"retrain {name}", experiment.tuning_key(config), experiment.norm_images(begun),
+            begun.network.subnet,
         )  # fmt: skip
         export_stage.export(workdir, begun.problem, how, begun.deployed, one)
         trained[name] = one

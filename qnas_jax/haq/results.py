@@ -30,7 +30,7 @@ def records(found: Sequence[Found], reward: Evaluate, test: Evaluate) -> list[di
             "device": one.goal.device,
             "cost_name": one.goal.cost_name,
             "budget": one.goal.choices.budget,
-            "budget_bits": float(one.goal.title),
+            "budget_setting": float(one.goal.title),
             "method": one.method,
             "seed": one.seed,
             "accuracy": round(float(accuracy[number]), 4),
@@ -53,7 +53,7 @@ def transfers(goals: Sequence[Goal], found: Sequence[dict[str, Any]]) -> list[di
     by_goal = {goal[:3]: [] for goal in goals}
     for record in found:
         if record["method"] == "haq":
-            title = f"{record['budget_bits']:g}"
+            title = f"{record['budget_setting']:g}"
             by_goal[record["device"], record["cost_name"], title].append(record["bits"])
     rows = []
     for own in goals:
@@ -63,20 +63,25 @@ def transfers(goals: Sequence[Goal], found: Sequence[dict[str, Any]]) -> list[di
                 costs = allocation.costs_of(other.choices.cost, policies)
                 row = {"found_for": own.device, "on": other.device, "cost_name": own.cost_name}
                 budget = float(own.title)
-                rows.append({**row, "budget_bits": budget, "cost": float(np.mean(costs))})
+                rows.append({**row, "budget_setting": budget, "cost": float(np.mean(costs))})
     return rows
 
 
-def policy_json(traced: Trace, bits: Sequence[Sequence[int]]) -> dict[str, Any]:
+def policy_json(traced: Trace, bits: Sequence[Sequence[int]], quantizer: str) -> dict[str, Any]:
     """Returns a policy as its file has it.
 
-    `layers` are the convolutions with the bits of their weights and of what they read, `units` all
-    units with those of their weights and of their output, as `nn.with_policy` takes them.
+    With shared weights, `w_bits` are the bits of each convolution's weights. Else `layers` are the
+    convolutions with the bits of their weights and of what they read, and `units` all units with
+    those of their weights and of their output, as `nn.with_policy` takes them.
     """
-    values = np.asarray(bits).tolist()
+    values: list[Any] = np.asarray(bits).tolist()
     names = [conv.name for conv in traced.convs]
+    if quantizer == "kmeans":
+        w_bits = [w for w, _ in values]
+        return {"quantizer": quantizer, "w_bits": dict(zip(names, w_bits, strict=True))}
     by_unit = quantizers.unit_policy(traced, np.asarray(bits))
     return {
+        "quantizer": quantizer,
         "layers": dict(zip(names, values, strict=True)),
         "units": {name: [int(w), int(a)] for name, (w, a) in by_unit.items()},
     }
@@ -109,6 +114,7 @@ def write_results(
     teacher = page.metrics_of(workdir / "teacher", metric)
     results = {
         "metric": metric.name,
+        "quantizer": begun.config.haq.quantizer,
         "fp32": teacher["fp32"],
         "int8": teacher["quantized"],
         "reward_fp32": round(original, 4),
@@ -122,11 +128,13 @@ def write_results(
     }
     for record in held:
         name = "-".join(
-            (record["device"], record["cost_name"], f"{record['budget_bits']:g}",
+            (record["device"], record["cost_name"], f"{record['budget_setting']:g}",
              record["method"], str(record["seed"]))
         )  # fmt: skip
         path = workdir / "haq" / "policies" / f"{name}.json"
-        artefacts.write_json(path, policy_json(begun.traced, record["bits"]))
+        artefacts.write_json(
+            path, policy_json(begun.traced, record["bits"], begun.config.haq.quantizer)
+        )
     artefacts.write_json(workdir / "haq" / "results.json", results)
     artefacts.write_json(workdir / "config.json", begun.config)
     page.write(workdir, metric.title, results, begun.traced.convs, begun.goals)

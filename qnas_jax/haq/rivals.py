@@ -1,5 +1,6 @@
 """The other ways to choose bits: the same network, quantizer, budget and scores for each."""
 
+import logging
 import pathlib
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -13,6 +14,8 @@ from qnas_jax.run import artefacts
 from qnas_jax.run.stage import read_json
 from qnas_jax.search import allocation, evolution
 from qnas_jax.search.evolution import Evolution
+
+logger = logging.getLogger(__name__)
 
 DRAWN = ("random", "evolution", "haq")  # have a seed
 
@@ -77,6 +80,7 @@ def run(goal: Goal, method: str, effort: Effort, evaluate: Evaluate) -> Iterator
     Raises:
       InputError: No policy meets the budget.
     """
+    logger.info("haq: %s for %s", method, goal)
     for seed in effort.seeds if method in DRAWN else effort.seeds[:1]:
         begin, counted, asked = time.monotonic(), *_counting(evaluate)
         bits = _METHODS[method](goal, seed, effort, counted)
@@ -123,7 +127,8 @@ def _evolution(goal: Goal, seed: int, effort: Effort, evaluate: Evaluate) -> np.
     """The first population is random; children that exceed the budget lose random bits."""
     choices, how = goal.choices, Evolution()
     rng = np.random.default_rng((seed, 1))
-    first = allocation.random(rng, choices, min(2 * how.children, effort.policies))
+    count = max(1, min(2 * how.children, effort.policies // 2))
+    first = allocation.random(rng, choices, count)
     state = evolution.init(seed, first, -evaluate(first).accuracy)
     for _ in range((effort.policies - len(first)) // how.children):
         children = evolution.ask(state, how, choices.least, choices.most)

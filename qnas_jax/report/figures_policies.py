@@ -10,6 +10,7 @@ from qnas_jax.report.figures import BLOCKS, FAINT, INK, SUBNET, new_axes, svg
 
 # isort: split
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from qnas_jax.space import COSTS, Conv
 
@@ -35,7 +36,7 @@ def accuracy_over_cost(
     figure = Figure(figsize=(11, 3.8 * -(-len(panels) // 2)), layout="constrained")
     for place, (device, name) in enumerate(panels, 1):
         axes, cost = new_axes(figure, -(-len(panels) // 2), 2, place), COSTS[name]
-        axes.axhline(fp32, color=FAINT, lw=1, ls="--")
+        axes.axhline(fp32, color=FAINT, lw=1, ls="--", label="float")
         for method, mark in MARKS.items():
             held = [rows for key, rows in groups.items() if key == (device, name, key[2], method)]
             if not held:
@@ -75,7 +76,8 @@ def bits_by_layer(policies: Mapping[str, Sequence[Sequence[int]]], convs: Sequen
         axes.set_yticks(ticks, [str(abs(t)) for t in ticks])
         axes.set_ylabel("activations | weights", fontsize=9)
         axes.set_title(title, loc="left", fontsize=11)
-        axes.set_xlim(-1, len(convs))
+        axes.set_xlim(-0.7, len(convs) - 0.3)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         right = axes.twinx()
         right.plot(places, intensity, color="#d0663a", lw=1)
         right.set_yscale("log")
@@ -104,7 +106,7 @@ def curves(by_goal: Mapping[str, np.ndarray], metric: str) -> str:
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     axes = new_axes(figure, 1, 1, 1)
     for number, (title, accuracy) in enumerate(by_goal.items()):
-        window = min(WINDOW, len(accuracy))
+        window = max(1, min(WINDOW, len(accuracy) // 4))
         kernel = np.ones(window) / window
         smooth = np.stack([np.convolve(a, kernel, "valid") for a in accuracy.T])
         x, mean, std = np.arange(smooth.shape[1]) + window, smooth.mean(0), smooth.std(0)

@@ -22,9 +22,9 @@ _PAGE = string.Template("""<!doctype html>
 <style>$style</style>
 <h1>$name</h1>
 <p class="note">$metric in float $fp32 %, with 8 bits everywhere $int8 %. A budget of 4 is what 4
-bits cost everywhere (the first and the last layer keep 8). Every method has the same network, the
-same quantization and the same images to score policies; $metric below is of other images. The
-spread is the standard deviation over seeds.</p>
+bits cost everywhere, a budget of 0.6 that share of the cost of 8 bits. $bounds Every method has the
+same network, the same quantization and the same images to score policies; $metric below is of other
+images. The spread is the standard deviation over seeds.</p>
 <table>
 <tr><th>device</th><th>cost</th><th>budget</th><th>method</th><th>cost of the policy</th>
 <th>$metric</th><th>spread</th><th>seeds</th><th>policies scored</th></tr>
@@ -34,20 +34,27 @@ $rows
 $accuracy
 <h2>Bits by layer</h2>
 $bits
-<p class="note">The agent's best policy for each device: bits of weights (above the line) and of the
-activations that a layer reads (below it). Dark bars are depthwise layers. The line is how many
-operations a layer computes for each byte that it reads, at 8 bits.</p>
+<p class="note">The agent's best policy for each device at the lowest budget: bits of weights (above
+the line) and of the activations that a layer reads (below it). Dark bars are depthwise layers. The
+line is how many operations a layer computes for each byte that it reads, at 8 bits.</p>
 <h2>Learning</h2>
 $curves
 <p class="note">Accuracy of each episode's policy on the images of the rewards: mean over the seeds
-of each budget, averaged over 20 episodes, and the band of a standard deviation.</p>
+of each budget, averaged over 20 episodes (fewer of a short search), and the band of a standard
+deviation.</p>
 <h2>One device's policy on another</h2>
 $transfers
 <h2>Files</h2>
 $files
-<p class="note">Search: $seconds.</p>
+<p class="note">Agents and the other methods: $seconds.</p>
 </html>
 """)
+
+
+_BOUNDS = {
+    "linear": "The first and the last layer keep 8 bits.",
+    "kmeans": "Weights are shared; activations stay in float.",
+}
 
 
 def metrics_of(folder: pathlib.Path, metric: Metric) -> dict[str, Any]:
@@ -62,9 +69,9 @@ def grouped(records: Sequence[dict[str, Any]]) -> dict[tuple, list[dict[str, Any
     """Returns the records of each (device, cost, budget, method), which differ in their seeds."""
     found: dict[tuple, list[dict[str, Any]]] = {}
     for record in records:
-        key = tuple(record[name] for name in ("device", "cost_name", "budget_bits", "method"))
+        key = tuple(record[name] for name in ("device", "cost_name", "budget_setting", "method"))
         found.setdefault(key, []).append(record)
-    order = {key: (key[:2], key[2], number) for number, key in enumerate(found)}
+    order = {key: (key[:2], found[key][0]["budget"], number) for number, key in enumerate(found)}
     return {key: found[key] for key in sorted(found, key=lambda key: order[key])}
 
 
@@ -85,9 +92,10 @@ def write(
       goals: Costs and budgets, in the order of the agents.
     """
     records = results["records"]
+    best = _best(records)
     drawn = {
         "accuracy": figures.accuracy_over_cost(grouped(records), results["fp32"], metric),
-        "bits": figures.bits_by_layer(_best(records), convs),
+        "bits": figures.bits_by_layer(best, convs) if best else "<p>No agent has run.</p>",
         "curves": _curves(workdir, goals, metric),
     }
     for name, svg in drawn.items():
@@ -100,6 +108,7 @@ def write(
         fp32=f"{results['fp32']:.2f}",
         int8=f"{results['int8']:.2f}",
         rows="\n".join(_row(key, rows) for key, rows in grouped(records).items()),
+        bounds=_BOUNDS[results["quantizer"]],
         transfers=_transfers(results["transfers"]),
         files=_files(workdir, results["networks"], metric),
         seconds=duration(results["seconds"]["haq"]),
@@ -149,8 +158,8 @@ def _row(key: tuple, rows: Sequence[dict[str, Any]]) -> str:
 def _transfers(rows: Sequence[dict[str, Any]]) -> str:
     """A table: rows are the device that a policy was found for, columns where it runs."""
     text = []
-    for name, budget in dict.fromkeys((r["cost_name"], r["budget_bits"]) for r in rows):
-        own = [r for r in rows if (r["cost_name"], r["budget_bits"]) == (name, budget)]
+    for name, budget in dict.fromkeys((r["cost_name"], r["budget_setting"]) for r in rows):
+        own = [r for r in rows if (r["cost_name"], r["budget_setting"]) == (name, budget)]
         devices = list(dict.fromkeys(r["on"] for r in own))
         if len(devices) < 2:
             continue
@@ -162,7 +171,7 @@ def _transfers(rows: Sequence[dict[str, Any]]) -> str:
             values = "".join(f"<td>{cells[device]:.4g}</td>" for device in devices)
             text.append(f"<tr><td>found for {found_for}</td>{values}</tr>")
         text.append("</table>")
-    return "\n".join(text) or "<p>Only one device has this cost.</p>"
+    return "\n".join(text) or "<p>No cost is known for two devices.</p>"
 
 
 def _files(workdir: pathlib.Path, networks: Mapping[str, Any], metric: str) -> str:

@@ -1,18 +1,20 @@
 """Whole networks under a policy: trained to the end, straight through the rounding."""
 
+import functools
 import pathlib
 from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax
-from jaxtyping import PyTree
+import numpy as np
+from jaxtyping import Array, Key, PyTree
 
 from qnas_jax import space
 from qnas_jax.export import fold, tie_free
 from qnas_jax.run.stage import Stage
 from qnas_jax.stages import train as train_stage
-from qnas_jax.stages.experiment import Problem, Purpose, key
+from qnas_jax.stages.experiment import Problem
 from qnas_jax.stages.fit import Training, batches, fit, optimizer_of, plan, rate_of
 from qnas_jax.stages.train import Trained
 from qnas_jax.train import checkpoint, loop, supervised
@@ -30,6 +32,8 @@ def train_policy(
     quantize: Callable[[PyTree, Any], PyTree],
     bits: Any,
     title: str,
+    step_key: Key[Array, ""],
+    norm_images: np.ndarray | None = None,
     subnet: space.Subnet = (),
 ) -> Trained:
     """Trains a network under a policy, and evaluates what its file will compute.
@@ -44,6 +48,9 @@ def train_policy(
       quantize: (params, bits) -> `params` and `quant`, as `fold` takes them.
       bits: The policy.
       title: Name of the training in log lines.
+      step_key: PRNG key of dropout.
+      norm_images: Images uint8[n, h, w, 3] of which batch norms take their statistics at the end;
+        None: they keep those of the training.
       subnet: Its ops, if it has any.
     """
     trained = Trained(stage, model, subnet, NETWORK)
@@ -54,9 +61,8 @@ def train_policy(
     state = supervised.fresh_state(start, optimizer)
     if given.steps:
         step = supervised.policy_step(
-            model, problem.task.loss, optimizer, key(how.seed, Purpose.RETRAIN_TRAIN), quantize,
-            given.compute,
-        )  # fmt: skip
+            model, problem.task.loss, optimizer, step_key, quantize, given.compute
+        )
         whole = loop.Watched(
             "the network", "loss", rate_of(given, given.lr), "haq.final_lr", lambda state: state
         )
@@ -65,6 +71,9 @@ def train_policy(
         state = fit(workdir, planned, loop.several(step, bits), state, make_batch)
     read = jax.jit(quantize)(state.params, bits)
     state = state._replace(params=read["params"])
+    if norm_images is not None:
+        settle = jax.jit(functools.partial(supervised.settled, model))
+        state = state._replace(batch_stats=settle(state, read, norm_images))
     if not (stage.folder / NETWORK).is_dir():
         checkpoint.adopt(stage.folder / NETWORK, given.steps, state)
     variables, quant = state.variables(), read["quant"]
