@@ -263,7 +263,7 @@ def test_a_target_adds_a_column_and_a_figure_for_each_of_its_costs(priced):
 @pytest.mark.parametrize("known", [True, False])
 def test_fronts_are_drawn_over_each_cost(monkeypatch, known):
     drawn = []
-    monkeypatch.setattr(figures, "_svg", lambda figure: drawn.append(figure) or "<svg")
+    monkeypatch.setattr(figures, "svg", lambda figure: drawn.append(figure) or "<svg")
     points = [front.Point(i, 1.0 + i, "k3e3.w8a8", {"latency_ms": 7.0 - i}) for i in range(3)]
     subnets = [{"nsr": p.nsr, **p.costs, "fp32": 50.0, "quantized": 49.0 + p.rank} for p in points]
     teacher = {"size_bytes": 9500, "fp32": 40.0, "quantized": 39.0}
@@ -288,7 +288,7 @@ STEPS = ((30, 1.0), (20, 2.0), (10, 3.0))  # kB and NSR
 def test_the_staircase_of_a_front_promises_nothing_that_no_subnet_has(monkeypatch):
     """Between two sizes the best is the smaller one's NSR."""
     drawn = []
-    monkeypatch.setattr(figures, "_svg", lambda figure: drawn.append(figure) or "<svg")
+    monkeypatch.setattr(figures, "svg", lambda figure: drawn.append(figure) or "<svg")
     points = [
         front.Point(i, nsr, "k3e3.w8a8", {"size_bytes": kb * 1000})
         for i, (kb, nsr) in enumerate(STEPS)
@@ -341,7 +341,7 @@ def test_the_training_of_the_supernet_is_drawn_block_by_block(run):
 
 def test_curves_are_those_of_the_metrics(monkeypatch):
     lines = []
-    monkeypatch.setattr(figures, "_svg", lambda f: lines.extend(f.axes[0].lines) or "<svg")
+    monkeypatch.setattr(figures, "svg", lambda f: lines.extend(f.axes[0].lines) or "<svg")
     figures.supernet({step: {"nsr_block1": nsr, "other": 7.0} for step, nsr in CURVE.items()})
     (line,) = lines
     assert dict(line.get_xydata().tolist()) == CURVE
