@@ -79,7 +79,12 @@ def fresh(keys: Sequence[Array], how: DDPG, layers: Layers, episodes: int) -> St
 
 
 def episode(
-    how: DDPG, layers: Layers, world: World, evaluate: Accuracies, original: float
+    how: DDPG,
+    layers: Layers,
+    world: World,
+    evaluate: Accuracies,
+    original: float,
+    trim: env.Trim = env.within_budget,
 ) -> Callable[[State, int], tuple[State, dict[str, float]]]:
     """Returns a function (state, number) -> state after that episode, figures of all agents.
 
@@ -89,10 +94,11 @@ def episode(
       world: The world of each agent.
       evaluate: Gives accuracies in percent.
       original: That of the network in float, in percent.
+      trim: Brings a proposal within its budget.
     """
 
     def run(state: State, number: int):
-        found = _propose(how, layers, state.agents, world)
+        found = _propose(how, trim, layers, state.agents, world)
         bits = np.asarray(found.bits)
         accuracy = jnp.asarray(evaluate(bits), jnp.float32)
         rewards = env.reward_of(accuracy, original)
@@ -113,9 +119,9 @@ def episode(
 # Of all agents; compiled once for agents of the same constants and shapes.
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _propose(how: DDPG, layers: Layers, team: PyTree, world: World) -> env.Episode:
-    return jax.vmap(functools.partial(env.propose, how, layers))(team, world)
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _propose(how: DDPG, trim: env.Trim, layers: Layers, team: PyTree, world: World) -> env.Episode:
+    return jax.vmap(functools.partial(env.propose, how, layers, trim=trim))(team, world)
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -45,7 +45,9 @@ class Haq:
     seeds: int = 3  # runs of each method that draws random numbers
     episodes: int = 600  # and policies that "random" and "evolution" try
     per_round: int = 16  # greedy: bits taken off after each round of scores
-    order: str = "last"  # bits are taken off from the last layer on; or "sensitivity"
+    # Where bits are taken off: from the "last" layer on, as published; from the least sensitive
+    # on ("sensitivity"); or where there are most bits ("highest").
+    order: str = "last"
     reward_images: int = 10_000  # the last ones of the training split, kept out of training
     images_per_pass: int = 250
     policies_per_pass: int = 1  # scored by one program; more for accelerators
@@ -74,7 +76,7 @@ class Haq:
         checks.distinct("haq.budgets", self.budgets)
         checks.all_of("haq.methods", self.methods, lambda m: m in METHODS, f"among {METHODS}")
         checks.distinct("haq.methods", self.methods)
-        checks.one_of("haq.order", self.order, ("last", "sensitivity"))
+        checks.one_of("haq.order", self.order, ("last", "sensitivity", "highest"))
         for name in ("seeds", "episodes", "per_round", "reward_images", "images_per_pass",
                      "policies_per_pass"):  # fmt: skip
             checks.at_least(f"haq.{name}", getattr(self, name), 1)

@@ -10,8 +10,8 @@ References:
   bits is that of its code, https://github.com/mit-han-lab/haq.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -140,13 +140,42 @@ def within_budget(layers: Layers, world: World, bits: Int[Array, "l 2"]) -> Int[
     def take_off(found):
         bits, place = found
         slot = world.order[place % len(world.order)]
-        layer, kind = slot // 2, slot % 2
-        leads = (kind == 0) | (layers.lead[layer] == layer)
-        more = bits[layer, kind] > layers.least[layer, kind]
-        bits = bits.at[layer, kind].add(-(more & leads).astype(jnp.int32))
-        return tied(layers, bits), place + 1
+        taken = _can_be_taken(layers, bits)[slot].astype(jnp.int32)
+        return tied(layers, _without(bits, slot, taken)), place + 1
 
     return lax.while_loop(too_much, take_off, (tied(layers, bits), jnp.int32(0)))[0]
+
+
+def from_highest(layers: Layers, world: World, bits: Int[Array, "l 2"]) -> Int[Array, "l 2"]:
+    """Takes bits off where there are most, until the cost meets the budget.
+
+    Among equal ones, the first in the world's order. So a proposal that is far too large becomes
+    one of about the same bits everywhere, while the sweep of `within_budget` starves the layers
+    that come first in the order.
+    """
+
+    def too_much(bits):
+        return (cost_of(world, bits) > world.budget) & jnp.any(bits > layers.least)
+
+    def take_off(bits):
+        left = jnp.where(_can_be_taken(layers, bits), bits.ravel(), -1)
+        slot = world.order[jnp.argmax(left[world.order])]
+        return tied(layers, _without(bits, slot, 1))
+
+    return lax.while_loop(too_much, take_off, tied(layers, bits))
+
+
+def _can_be_taken(layers: Layers, bits: Int[Array, "l 2"]) -> Array:
+    """Which slots have a bit that may be taken off: bool[2 * layers]."""
+    leads = layers.lead == jnp.arange(len(bits))
+    return ((bits > layers.least) & jnp.stack([jnp.ones_like(leads), leads], 1)).ravel()
+
+
+def _without(bits: Int[Array, "l 2"], slot: Array, taken: Any) -> Int[Array, "l 2"]:
+    return bits.ravel().at[slot].add(-taken).reshape(bits.shape)
+
+
+Trim = Callable[[Layers, World, Array], Array]
 
 
 class Episode(NamedTuple):
@@ -163,10 +192,13 @@ class Episode(NamedTuple):
     actions: Array
 
 
-def propose(how: DDPG, layers: Layers, agent: Agent, world: World) -> Episode:
+def propose(
+    how: DDPG, layers: Layers, agent: Agent, world: World, trim: Trim = within_budget
+) -> Episode:
     """Runs an episode: a step for the weights and one for the activations of each layer.
 
-    Layers that are pinned take part like the others; their bits are set afterwards.
+    Layers that are pinned take part like the others; their bits are set afterwards. `trim` then
+    takes bits off.
     """
     least, most = jnp.min(layers.least), jnp.max(layers.most)
 
@@ -182,7 +214,7 @@ def propose(how: DDPG, layers: Layers, agent: Agent, world: World) -> Episode:
     _, (states, actions, proposed) = lax.scan(step, first, layers.slots)
     bits = layers.most.ravel().at[layers.slots].set(proposed).reshape(-1, 2)
     proposed = jnp.clip(bits, layers.least, layers.most)
-    return Episode(within_budget(layers, world, proposed), states, actions)
+    return Episode(trim(layers, world, proposed), states, actions)
 
 
 def reward_of(accuracy: Float[Array, "*n"], original: float) -> Float[Array, "*n"]:

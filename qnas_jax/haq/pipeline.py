@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qnas_jax.haq import agents, experiment, rivals
+from qnas_jax.haq import agents, env, experiment, rivals
 from qnas_jax.haq.config import Config
 from qnas_jax.haq.costs import TABLE, Goal
 from qnas_jax.haq.ddpg import DDPG
@@ -133,7 +133,8 @@ def _learned(
     root = jax.random.fold_in(jax.random.PRNGKey(config.seed), Purpose.AGENTS)
     keys = [jax.random.fold_in(root, seed) for _, seed in team]
     state = agents.fresh(keys, how, layers, config.haq.episodes)
-    one = agents.episode(how, layers, world, lambda bits: reward(bits).accuracy, original)
+    trim = env.from_highest if config.haq.order == "highest" else env.within_budget
+    one = agents.episode(how, layers, world, lambda bits: reward(bits).accuracy, original, trim)
     state = _fit(workdir, config, stage, one, state)
     curves = {"accuracy": np.asarray(state.accuracy), "bits": np.asarray(state.bits)}
     with artefacts.writing(stage.folder / "curves.npz") as file:

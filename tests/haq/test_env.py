@@ -64,6 +64,32 @@ def test_the_budget_is_met_as_by_a_plain_sweep(share):
         np.testing.assert_array_equal(found, swept(drawn, layers, world))
 
 
+def test_bits_are_taken_where_there_are_most():
+    layers = env.describe(convs(6), [0, 1, 2, 2, 4, 5])
+    world = world_of(layers, np.random.default_rng(2), 0.3)
+    least, lead, cost = (np.asarray(x) for x in (layers.least, layers.lead, world.cost))
+    rng = np.random.default_rng(3)
+    trim = jax.jit(lambda bits: env.from_highest(layers, world, bits))
+    for _ in range(10):
+        drawn = rng.integers(layers.least, layers.most, endpoint=True)
+        bits = drawn.copy()
+        bits[:, 1] = bits[lead, 1]
+        while sum(cost[i, w, a] for i, (w, a) in enumerate(bits)) > float(world.budget):
+            best = None
+            for layer in reversed(range(6)):
+                for kind in (1, 0):
+                    free = bits[layer, kind] > least[layer, kind]
+                    if free and (kind == 0 or lead[layer] == layer):
+                        if best is None or bits[layer, kind] > bits[best]:
+                            best = layer, kind
+            bits[best] -= 1
+            bits[:, 1] = bits[lead, 1]
+        np.testing.assert_array_equal(trim(jnp.asarray(drawn, jnp.int32)), bits)
+    whole = np.asarray(trim(layers.most))
+    free = whole[(np.asarray(layers.least) < 8) & (lead == np.arange(6))[:, None]]
+    assert free.max() - free.min() <= 1, "the largest policy becomes an even one"
+
+
 def test_another_order_takes_from_other_layers():
     layers = env.describe(convs(5), range(5))
     world = world_of(layers, np.random.default_rng(1), 0.8)
