@@ -66,7 +66,7 @@ def test_the_budget_is_met_as_by_a_plain_sweep(share):
 
 def test_bits_are_taken_where_there_are_most():
     layers = env.describe(convs(6), [0, 1, 2, 2, 4, 5])
-    world = world_of(layers, np.random.default_rng(2), 0.3)
+    world = world_of(layers, np.random.default_rng(2), 0.6)
     least, lead, cost = (np.asarray(x) for x in (layers.least, layers.lead, world.cost))
     rng = np.random.default_rng(3)
     trim = jax.jit(lambda bits: env.from_highest(layers, world, bits))
