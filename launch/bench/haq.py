@@ -18,7 +18,6 @@ import argparse
 import functools
 import importlib
 import os
-import pathlib
 import runpy
 import time
 from collections.abc import Callable
@@ -34,10 +33,10 @@ from qnas_jax.haq.ddpg import DDPG
 from qnas_jax.haq.evaluate import Tested, batches, evaluator
 from qnas_jax.nn import init, weights
 from qnas_jax.nn.trace import Trace, trace
-from qnas_jax.run import artefacts
+from qnas_jax.run import artefacts, paths
 from qnas_jax.stages import experiment
 
-CONFIG = pathlib.Path(__file__).parents[2] / "configs" / "haq_objects.py"
+CONFIG = "configs/haq_objects.py"
 SIDE_BY_SIDE = "1,9,27"
 REPEATS = 3
 PARTS = ("propose_s", "score_s", "update_s")
@@ -51,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--side-by-side", default=SIDE_BY_SIDE, help="agents whose updates alone are timed"
     )
-    parser.add_argument("--config", default=str(CONFIG), help="the config file of the search")
+    parser.add_argument("--config", default=CONFIG, help="the config file of the search")
     parser.add_argument("--no-torch", action="store_true")
 
 
@@ -62,7 +61,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         if value < 1:
             raise InputError(f"--{name}={value}: must be at least 1")
     begin = time.perf_counter()
-    case = _prepared(arguments.config, arguments.images)
+    case = _prepared(str(paths.named("--config", arguments.config)), arguments.images)
     convs, how = case.traced.convs, case.how
     print(
         f"{jax.devices()[0].device_kind}, jax {jax.__version__}, {len(convs)} convolutions, ",
@@ -124,7 +123,9 @@ def _prepared(file: str, images: int) -> Case:
     fresh = init.initialize(model, jax.random.key(0), (1, *crop, 3))
     variables = {kind: fresh[kind] for kind in weights.KINDS}
     if given.teacher.checkpoint:
-        variables = weights.load(pathlib.Path(given.teacher.checkpoint), model, variables)
+        variables = weights.load(
+            paths.named("teacher.checkpoint", given.teacher.checkpoint), model, variables
+        )
     traced = trace(model, problem.val[0][0].shape)
     layers = env.describe(traced.convs, quantizers.lead_of(traced))
     goals = costs.goals(haq.targets, haq.budgets, haq.table, traced.convs, layers, kmeans=False)

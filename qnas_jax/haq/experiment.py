@@ -15,7 +15,7 @@ from qnas_jax.haq.env import Layers
 from qnas_jax.haq.evaluate import Evaluate, Tested, Tuning, batches, evaluator
 from qnas_jax.nn import init
 from qnas_jax.nn.trace import Trace
-from qnas_jax.run import artefacts
+from qnas_jax.run import artefacts, paths
 from qnas_jax.stages import fit
 from qnas_jax.stages import train as train_stage
 from qnas_jax.stages.experiment import Problem, Purpose, key, prepare
@@ -58,7 +58,7 @@ def begin(given: Config, workdir: pathlib.Path) -> Begun:
       InputError: A setting, an image or a file cannot be used; before anything takes long.
     """
     given.check()
-    config, problem, deployed = prepare(given)
+    config, problem, deployed = prepare(paths.with_homes(given, ("haq.table",)))
     count = len(problem.train) - config.haq.reward_images
     rewards = Part(problem.train, range(count, len(problem.train)))
     model, subnet = networks.network(config, problem)

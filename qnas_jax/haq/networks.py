@@ -1,6 +1,5 @@
 """The network whose bitwidths are chosen, by its name in the config."""
 
-import pathlib
 import runpy
 from typing import Any
 
@@ -14,7 +13,7 @@ from qnas_jax.haq.config import Config
 from qnas_jax.nn.mobilenet_v1 import MobileNetV1
 from qnas_jax.nn.trace import Trace, trace
 from qnas_jax.profiling import synthetic
-from qnas_jax.run import artefacts
+from qnas_jax.run import artefacts, disk, paths
 from qnas_jax.stages.experiment import Problem, teacher_subnet
 
 MANY = 100  # more blocks and layers than any subnet has
@@ -53,7 +52,7 @@ def _own(name: str, classes: int) -> nn.Module:
     """A network of the user's."""
     file, _, function = name.rpartition(":")
     try:
-        build = runpy.run_path(file).get(function)
+        build = runpy.run_path(str(paths.named("haq.network", file))).get(function)
         found = build(classes) if build else None
     except (Exception, SystemExit) as error:  # it is the user's program, and may raise anything
         raise InputError(f"haq.network={name!r}: {_described(error)}") from error
@@ -72,8 +71,8 @@ def _described(error: BaseException) -> str:
 def identity(config: Config) -> dict[str, Any]:
     """Returns what the network is, for the marks of stages."""
     name = config.haq.network
-    own = pathlib.Path(name.rpartition(":")[0]) if ":" in name else None
-    content = {"content": artefacts.digest(own.read_text())} if own else {}
+    own = paths.named("haq.network", name.rpartition(":")[0]) if ":" in name else None
+    content = {"content": artefacts.digest(disk.read(own).decode("latin1"))} if own else {}
     return {**artefacts.plain(config.network), "name": name.rpartition(":")[2], **content}
 
 

@@ -118,6 +118,7 @@ def test_a_second_run_does_nothing_again(finished, monkeypatch):
     assert pipeline.run(small_haq.small(), workdir)["records"] == results["records"]
 
 
+@pytest.mark.slow
 def test_shared_weights_have_bits_for_weights_alone(tmp_path):
     config = small_haq.small(
         quantizer="kmeans", targets=("none:size_bytes",), budgets=(3.0,), seeds=1, episodes=6,
