@@ -27,6 +27,7 @@ def get_config() -> config.Config:
             targets=("bismo_edge:latency_ms", "bismo_cloud:latency_ms"),
             budgets=(4.0,),
             ranges="mse",
+            order="highest",
             seeds=2,
             episodes=120,
             per_round=64,
