@@ -77,9 +77,8 @@ def _stage(workdir: pathlib.Path, begun: Begun) -> Stage:
     haq, agent = artefacts.plain(begun.config.haq), begun.config.agent
     for name in _LATER:
         del haq[name]
-    if any(
-        target.startswith(f"{TABLE}:") for target in haq["targets"]
-    ):  # its content counts, not its path
+    if any(target.startswith(f"{TABLE}:") for target in haq["targets"]):
+        # Its content counts, not its path.
         haq["table"] = artefacts.digest(disk.read(pathlib.Path(haq["table"])).decode("latin1"))
     else:
         del haq["table"]

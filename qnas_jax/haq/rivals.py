@@ -112,7 +112,7 @@ def _random(goal: Goal, seed: int, effort: Effort, evaluate: Evaluate) -> np.nda
 
 
 def _exact(goal: Goal, seed: int, effort: Effort, evaluate: Evaluate) -> np.ndarray:
-    """Sensitivities are of the loss, which tells more of few images than the accuracy."""
+    """Sensitivities are of the loss: on few images it is less noisy than the accuracy."""
     del seed, effort
     added = allocation.sensitivities(lambda p: evaluate(p).loss, goal.choices)
     return allocation.exact(allocation.monotone(added), goal.choices)
