@@ -3,8 +3,11 @@
 import flax.linen as nn
 
 from qnas_jax.haq import config
+from qnas_jax.nn.classifier import Classifier
 from qnas_jax.nn.conv import LINEAR, ConvBnAct
+from qnas_jax.nn.mobilenet import MobileNetV2, teacher_paths
 from qnas_jax.nn.units import Add, Input, Mean
+from qnas_jax.space import Block
 
 
 class Small(nn.Module):
@@ -26,6 +29,14 @@ class Small(nn.Module):
 
 def build(classes):
     return Small(classes)
+
+
+def two_blocks():
+    """MobileNetV2 with a block of two layers and one of one layer."""
+    first = Block(8, 8, stride=1, dilation=1, depth=1)
+    blocks = (Block(8, 8, 2, 1, depth=2), Block(8, 12, 1, 1, depth=1))
+    encoder = MobileNetV2(8, first, blocks, teacher_paths(blocks))
+    return Classifier(encoder, head_channels=16, classes=12)
 
 
 class Tiny(nn.Module):

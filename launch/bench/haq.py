@@ -10,14 +10,13 @@ without training; no score is remembered. Torch has one agent; ours may run seve
 An episode has three parts: the agents propose policies, the policies are scored, the agents learn
 (an update for each step). The fastest episode counts; the parts are those of that episode. The
 first, which compiles and is the only one of the warm-up, is left out. Torch runs its episodes on
-all cores and on one, as its small updates may be faster there; ratios are to the faster of both.
-(Torch runs on the CPU, so an accelerator has no peer.)
+all cores and on one, as its small updates may be faster there; on a GPU, where ours runs on one, it
+runs there too. Ratios are to the fastest.
 """
 
 import argparse
 import functools
 import importlib
-import os
 import runpy
 import time
 from collections.abc import Callable
@@ -50,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--side-by-side", default=SIDE_BY_SIDE, help="agents whose updates alone are timed"
     )
+    parser.add_argument("--per-pass", type=int, default=1, help="policies scored by one program")
     parser.add_argument("--config", default=CONFIG, help="the config file of the search")
     parser.add_argument("--no-torch", action="store_true")
 
@@ -57,9 +57,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """Measures updates alone, then whole episodes; prints a table; returns the figures."""
     teams = sorted({int(n) for n in arguments.side_by_side.split(",") if n})
-    for name, value in (("agents", arguments.agents), ("episodes", arguments.episodes)):
+    asked = {name: getattr(arguments, name) for name in ("agents", "episodes", "per_pass")}
+    for name, value in asked.items():
         if value < 1:
-            raise InputError(f"--{name}={value}: must be at least 1")
+            raise InputError(f"--{name.replace('_', '-')}={value}: must be at least 1")
     begin = time.perf_counter()
     case = _prepared(str(paths.named("--config", arguments.config)), arguments.images)
     convs, how = case.traced.convs, case.how
@@ -76,6 +77,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         "hidden": list(how.hidden),
         "batch": how.batch,
         "images": arguments.images,
+        "per_pass": arguments.per_pass,
         "norm_images": len(case.norm_images),
         "prepare_s": time.perf_counter() - begin,
     }
@@ -178,8 +180,8 @@ def _fastest(episodes: list[dict[str, float]]) -> dict[str, float]:
     return min(episodes, key=lambda one: one["episode_s"])
 
 
-def _timed(peer: Any, threads: int) -> dict[str, float]:
-    return _parts(*peer(threads))
+def _timed(peer: Any) -> dict[str, float]:
+    return _parts(*peer())
 
 
 def _team(case: Case, number: int) -> dict[str, Any]:
@@ -202,26 +204,25 @@ def _team(case: Case, number: int) -> dict[str, Any]:
 
 def _episodes(case: Case, arguments: argparse.Namespace) -> dict[str, Any]:
     """Whole episodes; with torch's, in turns."""
-    evaluate = evaluator(case.tested, case.rewards, case.norm_images)
+    evaluate = evaluator(case.tested, case.rewards, case.norm_images, width=arguments.per_pass)
     count = arguments.agents
     agents = _Agents(case, count, arguments.episodes + 1, lambda bits: evaluate(bits).accuracy)
     first, sides, result = agents(), [agents], {}
-    threads = sorted({1, os.cpu_count() or 1})
-    if jax.default_backend() == "cpu" and not arguments.no_torch:
-        peer = importlib.import_module("haq_torch").Peer(case, evaluate)
-        result |= peer.differences()
-        peer(threads[-1])  # the warm-up
-        sides += [functools.partial(_timed, peer, number) for number in threads]
+    peers: dict[str, Callable] = {}
+    if not arguments.no_torch:
+        peers, differences = importlib.import_module("haq_torch").peers(case, evaluate)
+        result |= differences
+        sides += [functools.partial(_timed, peer) for peer in peers.values()]
     times = [[side() for side in sides] for _ in range(arguments.episodes)]
     best, *torchs = [_fastest(list(of_side)) for of_side in zip(*times, strict=True)]
-    return _rated(count, first, best, dict(zip(threads, torchs, strict=False))) | result
+    return _rated(count, first, best, dict(zip(peers, torchs, strict=True))) | result
 
 
 def _rated(
     agents: int,
     first: dict[str, float],
     best: dict[str, float],
-    torchs: dict[int, dict[str, float]],
+    torchs: dict[str, dict[str, float]],
 ) -> dict[str, Any]:
     """The figures that follow from seconds.
 
@@ -229,7 +230,7 @@ def _rated(
       agents: Number of agents.
       first: Seconds of their first episode.
       best: Seconds of their fastest episode.
-      torchs: Seconds of torch's fastest episode, by the number of threads; may be empty.
+      torchs: Seconds of torch's fastest episode, by where it ran; may be empty.
     """
     found: dict[str, Any] = {"agents": agents, **best}
     for name in PARTS:
@@ -241,10 +242,10 @@ def _rated(
         found[f"{name.removesuffix('_s')}_compile_s"] = compiled
     found["compile_s"] = sum(found[f"{n.removesuffix('_s')}_compile_s"] for n in PARTS)
     found["episodes_per_s"] = agents / best["episode_s"]
-    for threads, one in torchs.items():
+    for name, one in torchs.items():
         figures = {"episodes_per_s": 1 / one["episode_s"], **one}
         figures["ratio"] = found["episodes_per_s"] * one["episode_s"]
-        found[f"torch_{threads}_threads"] = figures
+        found[f"torch_{name}"] = figures
     if torchs:
         fastest = _fastest(list(torchs.values()))
         found["ratio_torch"] = found["episodes_per_s"] * fastest["episode_s"]

@@ -7,8 +7,9 @@ found once (there with each policy), and a transition holds its next state.
 """
 
 import functools
+import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -29,18 +30,42 @@ from qnas_jax.space import LEAST_BITS, MOST_BITS
 COMPARED = 64  # images whose logits are compared
 
 
+def peers(case: Any, evaluate: Evaluate) -> tuple[dict[str, Callable], dict[str, float]]:
+    """Returns torch's search, warmed up, by where it runs, and how far its network is from ours.
+
+    Args:
+      case: The `haq.Case`.
+      evaluate: Scores our policies.
+    """
+    places = {"cpu"}
+    if jax.default_backend() == "gpu":
+        places.add("cuda")
+    searches = {place: Peer(case, evaluate, place) for place in sorted(places)}
+    differences = {}
+    for place, peer in searches.items():
+        differences |= {f"{n}_{place}": value for n, value in peer.differences().items()}
+        peer(os.cpu_count() or 1)
+    threads = sorted({1, os.cpu_count() or 1})
+    found = {
+        f"cpu_{number}_threads": functools.partial(searches["cpu"], number) for number in threads
+    }
+    if "cuda" in searches:
+        found["cuda"] = functools.partial(searches["cuda"], 1)
+    return found, differences
+
+
 class Peer:
     """Torch's search of the first goal; each call is an episode."""
 
-    def __init__(self, case: Any, evaluate: Evaluate):
-        """Takes the `haq.Case`, and what scores our policies."""
+    def __init__(self, case: Any, evaluate: Evaluate, place: str):
+        """Takes the `haq.Case`, what scores our policies, and the device of torch."""
         import torch  # pyright: ignore[reportMissingImports]  # an extra: bench
 
-        self._torch = torch
+        self._torch, self._place = torch, place
         self._case, self._evaluate = case, evaluate
         choices = case.goals[0].choices
-        self._network = Network(case.tested, case.traced, case.rewards, case.norm_images)
-        self._agent = Agent(case.how, case.layers, choices.cost, choices.budget)
+        self._network = Network(case.tested, case.traced, case.rewards, case.norm_images, place)
+        self._agent = Agent(case.how, case.layers, choices.cost, choices.budget, place)
 
     def __call__(self, threads: int) -> list[float]:
         """The times at which the parts of an episode begin, and its end; on so many threads."""
@@ -51,6 +76,8 @@ class Peer:
         accuracy = self._network.score(bits)
         times.append(time.perf_counter())
         self._agent.learn(float(env.reward_of(jnp.float32(accuracy), 0.0)))
+        if self._place == "cuda":
+            self._torch.cuda.synchronize()
         return [*times, time.perf_counter()]
 
     def differences(self) -> dict[str, float]:
@@ -86,11 +113,13 @@ class Peer:
 class Network:
     """The network with its weights and ranges, channels_last."""
 
-    def __init__(self, tested: Tested, traced: Trace, batches: Sequence[Any], norm_images):
+    def __init__(
+        self, tested: Tested, traced: Trace, batches: Sequence[Any], norm_images, place: str
+    ):
         """Takes over weights, and ranges of each bitwidth, from this project's network."""
         import torch  # pyright: ignore[reportMissingImports]  # an extra: bench
 
-        self._torch, self._traced = torch, traced
+        self._torch, self._traced, self._place = torch, traced, place
         layers = len(traced.convs)
         self._by_bits = {
             bits: tested.quantize(tested.variables["params"], np.full((layers, 2), bits))
@@ -101,7 +130,7 @@ class Network:
         self._done = {unit.name: [n for n in last if last[n] == unit.name] for unit in traced.units}
         self._norms = self.pixels(norm_images)
         self._batches = [
-            (self.pixels(b.images), torch.from_numpy(np.array(b.labels)).long().ravel())
+            (self.pixels(b.images), torch.from_numpy(np.array(b.labels)).long().ravel().to(place))
             for b in batches
         ]
 
@@ -128,15 +157,16 @@ class Network:
         return held
 
     def _kernel(self, w):
-        w = self._torch.from_numpy(np.array(w).transpose(3, 2, 0, 1))
+        w = self._torch.from_numpy(np.array(w).transpose(3, 2, 0, 1)).to(self._place)
         return w.contiguous(memory_format=self._torch.channels_last)
 
     def _vector(self, x):
-        return self._torch.from_numpy(np.array(x, np.float32))
+        return self._torch.from_numpy(np.array(x, np.float32)).to(self._place)
 
     def pixels(self, images: np.ndarray) -> Any:
         """Bytes [n, h, w, 3] as the network reads them."""
-        x = self._torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).float() / 128 - 1
+        x = self._torch.from_numpy(np.array(images)).to(self._place)
+        x = x.permute(0, 3, 1, 2).float() / 128 - 1
         return x.contiguous(memory_format=self._torch.channels_last)
 
     def set_bits(self, bits: np.ndarray) -> None:
@@ -175,7 +205,7 @@ class Network:
     def logits(self, images: np.ndarray, quantized: bool) -> np.ndarray:
         """Of bytes [n, h, w, 3]; quantized, with the policy and the statistics of `score`."""
         with self._torch.no_grad():
-            return self._run(self.pixels(images), quantized).numpy()
+            return self._run(self.pixels(images), quantized).cpu().numpy()
 
     def _run(self, x, quantized: bool, settles: bool = False):
         values = {IMAGE: x}

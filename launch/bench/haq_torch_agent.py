@@ -12,13 +12,13 @@ from qnas_jax.haq.ddpg import DDPG
 class Agent:
     """DDPG as published: a Python loop over the steps of an episode, and over its updates."""
 
-    def __init__(self, how: DDPG, layers: env.Layers, cost: np.ndarray, budget: float):
+    def __init__(self, how: DDPG, layers: env.Layers, cost: np.ndarray, budget: float, place: str):
         """Fresh networks, and the costs float64[layers, w_bits, a_bits] of its world."""
         import torch  # pyright: ignore[reportMissingImports]  # an extra: bench
 
         if (np.asarray(layers.lead) != np.arange(len(layers.lead))).any():
             raise ValueError("the peer's layers each read a tensor of their own")
-        self._torch, self._how, self._budget = torch, how, budget
+        self._torch, self._how, self._budget, self._place = torch, how, budget, place
         self._features = np.asarray(layers.features, np.float64)
         self._least, self._most = np.asarray(layers.least), np.asarray(layers.most)
         self._cost = cost.tolist()
@@ -27,8 +27,8 @@ class Agent:
         self._memory: list[Any] = []
         torch.manual_seed(0)
         self._draw, self._pick = np.random.default_rng(0), random.Random(0)
-        self._actor, self._critic = _actor(torch, how), _critic(torch, how)
-        self._targets = _actor(torch, how), _critic(torch, how)
+        self._actor, self._critic = _actor(torch, how).to(place), _critic(torch, how).to(place)
+        self._targets = _actor(torch, how).to(place), _critic(torch, how).to(place)
         for target, source in zip(self._targets, (self._actor, self._critic), strict=True):
             target.load_state_dict(source.state_dict())
         self._actor_optimizer = torch.optim.Adam(self._actor.parameters(), how.actor_lr)
@@ -61,7 +61,7 @@ class Agent:
 
         torch, how = self._torch, self._how
         with torch.no_grad():
-            mean = float(self._actor(torch.from_numpy(state[None]).float()))
+            mean = float(self._actor(torch.from_numpy(state[None]).float().to(self._place)))
         sigma = how.sigma * how.decay ** (self._episode - how.warmup)
         ends = -mean / sigma, (1 - mean) / sigma
         drawn = stats.truncnorm.rvs(*ends, loc=mean, scale=sigma, random_state=self._draw)
@@ -103,7 +103,9 @@ class Agent:
         old = mean if self._average is None else self._average
         self._average = old + how.baseline * (mean - old)
         given = (states, actions, rewards - self._average, after, goes_on)
-        states, actions, rewards, after, goes_on = (torch.from_numpy(x).float() for x in given)
+        states, actions, rewards, after, goes_on = (
+            torch.from_numpy(x).float().to(self._place) for x in given
+        )
         actor_target, critic_target = self._targets
         with torch.no_grad():
             later = critic_target(after, actor_target(after))

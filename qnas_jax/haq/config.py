@@ -26,6 +26,7 @@ from qnas_jax.run.config import (
 from qnas_jax.space import COSTS, LEAST_BITS, MOST_BITS
 
 METHODS = ("haq", "uniform", "random", "greedy", "exact", "evolution")
+ALL_METHODS = (*METHODS, "lut")  # the last one needs a network of blocks
 
 
 @dataclasses.dataclass(slots=True)
@@ -74,7 +75,9 @@ class Haq:
             rule,
         )
         checks.distinct("haq.budgets", self.budgets)
-        checks.all_of("haq.methods", self.methods, lambda m: m in METHODS, f"among {METHODS}")
+        checks.all_of(
+            "haq.methods", self.methods, lambda m: m in ALL_METHODS, f"among {ALL_METHODS}"
+        )
         checks.distinct("haq.methods", self.methods)
         checks.one_of("haq.order", self.order, ("last", "sensitivity", "highest"))
         for name in ("seeds", "episodes", "per_round", "reward_images", "images_per_pass",

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Key, PyTree
 
 from qnas_jax.data.batching import Part, central_crops
-from qnas_jax.haq import env, networks, quantizers
+from qnas_jax.haq import blockwise, env, networks, quantizers
 from qnas_jax.haq.config import Config
 from qnas_jax.haq.costs import Goal, goals
 from qnas_jax.haq.env import Layers
@@ -71,6 +71,8 @@ def begin(given: Config, workdir: pathlib.Path) -> Begun:
     wanted = goals(
         config.haq.targets, config.haq.budgets, config.haq.table, traced.convs, layers, kmeans
     )
+    if "lut" in config.haq.methods:
+        blockwise.check(traced, (goal.choices for goal in wanted))
     training = fit.training(config)
     train_stage.teacher_stage(workdir, problem, training, networks.identity(config), config.teacher)
     for split in (problem.train, problem.val):

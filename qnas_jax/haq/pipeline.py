@@ -10,13 +10,15 @@ import dataclasses
 import functools
 import logging
 import pathlib
+import time
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qnas_jax.haq import agents, env, experiment, rivals
+from qnas_jax.data.batching import stacked
+from qnas_jax.haq import agents, blockwise, env, experiment, rivals
 from qnas_jax.haq.config import Config
 from qnas_jax.haq.costs import TABLE, Goal
 from qnas_jax.haq.ddpg import DDPG
@@ -58,7 +60,7 @@ def run(given: Config, workdir: pathlib.Path) -> dict[str, Any]:
     reward = remembering(scored, stage.folder / "scores.npz", "policies", at_once)
     original = experiment.float_accuracy(begun, tested)
     found = _search(workdir, begun, stage, reward, original)
-    found += _rivals(begun, stage, reward)
+    found += _rivals(begun, stage, reward) + _block_table(begun, tested, stage)
     final = {"steps": haq.final_steps, "lr": haq.final_lr}
     tester = experiment.scorer(begun, tested, begun.problem.val, **final)
     file = stage.folder / f"tests-{artefacts.digest(final)}.npz"
@@ -180,10 +182,35 @@ def _rivals(begun: Begun, stage: Stage, reward: Evaluate) -> list[Found]:
     effort = rivals.Effort(_seeds(begun.config), haq.episodes, haq.per_round)
     found = []
     for method in haq.methods:
-        for goal in begun.goals if method != "haq" else ():
+        for goal in begun.goals if method not in ("haq", "lut") else ():
             make = functools.partial(rivals.run, goal, method, effort, reward)
             found += rivals.once(stage.folder / FOUND, goal, method, make)
     return found
+
+
+def _block_table(begun: Begun, tested: Tested, stage: Stage) -> list[Found]:
+    """What the table of the blocks' noise says for each goal; see `blockwise`."""
+    if "lut" not in begun.config.haq.methods:
+        return []
+    blocks = blockwise.blocks_of(begun.traced)
+    tables = [blockwise.policies_of(block, begun.goals[0].choices) for block in blocks]
+    size = begun.config.haq.images_per_pass
+    images = stacked(begun.rewards, range(min(size, len(begun.rewards)))).images
+    of_block = blockwise.noise(tested, images, experiment.norm_images(begun))
+
+    def of_goal(goal: Goal):
+        start = time.monotonic()
+        noises = [
+            remembering(of_block(n), stage.folder / f"block{n + 1}.npz", f"block {n + 1}")(table)
+            for n, table in enumerate(tables)
+        ]
+        bits = blockwise.choose(tables, [noise.loss for noise in noises], goal.choices)
+        took = round(time.monotonic() - start, 3)
+        yield Found(goal, "lut", 0, bits, sum(map(len, tables)), took)
+
+    file = stage.folder / FOUND
+    of_goals = (rivals.once(file, g, "lut", lambda g=g: list(of_goal(g))) for g in begun.goals)
+    return [one for of_goal in of_goals for one in of_goal]
 
 
 def _retrain(

@@ -105,12 +105,12 @@ def test_rates_follow_from_the_seconds(bench):
     best = {"propose_s": 0.5, "score_s": 1.0, "update_s": 2.5, "episode_s": 4.0}
     one = {"propose_s": 1.0, "score_s": 2.0, "update_s": 3.0, "episode_s": 6.0}
     all_cores = {"propose_s": 1.0, "score_s": 1.0, "update_s": 8.0, "episode_s": 10.0}
-    found = bench("haq")._rated(2, first, best, {1: one, 4: all_cores})
+    found = bench("haq")._rated(2, first, best, {"cpu_1_threads": one, "cuda": all_cores})
     assert found["episodes_per_s"] == 0.5, "two agents in four seconds"
     assert found["update_share"] == 0.625
     assert found["compile_s"] == 2.5 + 20, "none where the first is the faster"
     assert found["ratio_torch"] == 3, "above one where torch is slower; of its faster episodes"
-    assert found["torch_4_threads"]["ratio"] == 5
+    assert found["torch_cuda"]["ratio"] == 5
     assert found["ratio_torch_score"] == 2.0 / 0.5, "for an agent"
 
 
@@ -118,6 +118,6 @@ def test_rates_follow_from_the_seconds(bench):
 def test_torchs_network_is_the_same(tmp_path):
     found = figures(tmp_path)
     check(found)
-    assert found["max_diff_logits"] < 1e-4
-    assert found["equal_predictions"] > 0.8
+    assert found["max_diff_logits_cpu"] < 1e-4
+    assert found["equal_predictions_cpu"] > 0.8
     assert found["ratio_torch"] > 0
