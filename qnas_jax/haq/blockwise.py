@@ -2,8 +2,9 @@
 
 A layer of a block has one bitwidth, for the weights of its convolutions and for what they read. All
 choices of a block are scored, with 8 bits in all other blocks: the noise-to-signal ratio of the
-block's output against the network in float. Noise is taken to add up over the blocks, and the best
-combination within a budget is exact. Layers outside of blocks keep their largest bitwidths.
+block's output against the network in float. Layers outside of blocks are one more group with one
+bitwidth, scored by the noise of the logits. Noise is taken to add up over the groups, and the best
+combination within a budget is exact.
 
 References:
   Lu et al., 2023, https://arxiv.org/abs/2401.12350.
@@ -11,7 +12,7 @@ References:
 
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -31,37 +32,36 @@ from qnas_jax.train import supervised
 BITS = (2, 3, 4, 6, 8)  # of a layer
 
 
-def blocks_of(traced: Trace) -> list[list[list[int]]]:
-    """Returns the numbers of the convolutions, by block and layer; empty where there are none."""
+def groups_of(traced: Trace) -> list[list[list[int]]]:
+    """Returns the numbers of the convolutions, by block and layer, and last all outside of blocks.
+
+    Raises:
+      InputError: The network has no blocks.
+    """
     sites = {unit.name: unit.site for unit in traced.units}
     found: dict[int, dict[int, list[int]]] = {}
+    outside = []
     for number, conv in enumerate(traced.convs):
         if site := sites[conv.name]:
             found.setdefault(site.block, {}).setdefault(site.layer, []).append(number)
-    return [list(layers.values()) for _, layers in sorted(found.items())]
-
-
-def check(traced: Trace, budgets: Iterable[Choices]) -> None:
-    """Raises InputError where the network has no blocks, or their fewest bits exceed a budget."""
-    blocks = blocks_of(traced)
-    if not blocks:
+        else:
+            outside.append(number)
+    if not found:
         raise InputError("haq.methods: 'lut' needs a network of blocks: MobileNetV2 or a subnet")
-    for choices in budgets:
-        policies = [policies_of(block, choices)[:1] for block in blocks]
-        choose(policies, [np.zeros(1)] * len(blocks), choices)
+    return [*(list(layers.values()) for _, layers in sorted(found.items())), [outside]]
 
 
-def policies_of(block: Sequence[Sequence[int]], choices: Choices) -> np.ndarray:
-    """Returns all choices of a block as policies of the whole network, int64[n, layers, 2].
+def policies_of(group: Sequence[Sequence[int]], choices: Choices) -> np.ndarray:
+    """Returns all choices of a group as policies of the whole network, int64[n, layers, 2].
 
     Args:
-      block: The numbers of the convolutions of each layer.
+      group: The numbers of the convolutions of each layer.
       choices: Bounds, and who reads the same tensor.
     """
     found = []
-    for chosen in itertools.product(BITS, repeat=len(block)):
+    for chosen in itertools.product(BITS, repeat=len(group)):
         policy = choices.most.copy()
-        for bits, layer in zip(chosen, block, strict=True):
+        for bits, layer in zip(chosen, group, strict=True):
             policy[layer] = bits
         found.append(np.clip(policy, choices.least, choices.most))
     return np.unique(allocation.tied(choices.lead, np.stack(found)), axis=0)
@@ -70,9 +70,9 @@ def policies_of(block: Sequence[Sequence[int]], choices: Choices) -> np.ndarray:
 def noise(
     tested: Tested, images: np.ndarray, norm_images: np.ndarray | None
 ) -> Callable[[int], Evaluate]:
-    """Returns a function from a block to what scores its choices, with the noise as the loss.
+    """Returns a function from a group to what scores its choices, with the noise as the loss.
 
-    One program serves all blocks. There is no accuracy: it is NaN.
+    One program serves all groups. There is no accuracy: it is NaN.
 
     Args:
       tested: The network; its `features` are the maps at all boundaries of blocks.
@@ -80,7 +80,10 @@ def noise(
       norm_images: Of which batch norms take statistics under a policy; None: they keep theirs.
     """
     state = supervised.fresh_state(tested.variables, optax.identity())
-    in_float: Any = jax.jit(supervised.features(tested.model))
+
+    def outputs(read, images) -> Any:
+        maps: Any = tested.model.apply(read, pixels(images), method="features")
+        return [*maps[1:], tested.model.apply(read, pixels(images))]  # one pass when compiled
 
     @jax.jit
     def measured(bits, images, norms, maps):
@@ -88,24 +91,24 @@ def noise(
         stats = state.batch_stats
         if norms is not None:
             stats = supervised.settled(tested.model, state, read, norms)
-        read = {**read, "batch_stats": stats}
-        found: Any = tested.model.apply(read, pixels(images), method="features")
+        found = outputs({**read, "batch_stats": stats}, images)
         pairs = zip(found, maps, strict=True)
         return jnp.stack([metrics.nsr(y, x, metrics.channel_variance(x)) for y, x in pairs])
 
-    @functools.cache  # only where a block is not known yet
+    @functools.cache  # only where a group is not known yet
     def given():
-        return jnp.asarray(images), norm_images, in_float(tested.variables, images)
+        seen = jnp.asarray(images)
+        return seen, norm_images, jax.jit(outputs)(tested.variables, seen)
 
-    def of_block(block: int) -> Evaluate:
+    def of_group(group: int) -> Evaluate:
         def evaluate(policies: np.ndarray) -> Scores:
             bits = [jnp.asarray(policy, jnp.int32) for policy in policies]
-            found = np.array([measured(one, *given())[block + 1] for one in bits], np.float64)
+            found = np.array([measured(one, *given())[group] for one in bits], np.float64)
             return Scores(np.full(len(found), np.nan), found)
 
         return evaluate
 
-    return of_block
+    return of_group
 
 
 def choose(
@@ -114,7 +117,7 @@ def choose(
     """Returns the policy of the least sum of noises within the budget, int64[layers, 2].
 
     Args:
-      tables: For each block the policies of its choices, see `policies_of`.
+      tables: For each group the policies of its choices, see `policies_of`.
       noises: Their noise, float[n].
       choices: Bounds, costs and the budget.
 
@@ -131,9 +134,8 @@ def choose(
     if not len(affordable):
         lowest = whole + front.objectives[:, 0].min()
         raise InputError(
-            f"haq.methods: 'lut' costs at least {lowest:.4g}, with {BITS[0]} bits in all blocks "
-            f"and the most in all other layers; a budget is {choices.budget:.4g}"
+            f"the budget is {choices.budget:g}; with {BITS[0]} bits everywhere it is {lowest:g}"
         )
     best = affordable[np.argmin(front.objectives[affordable, 1])]
     chosen = [policies[row] for policies, row in zip(tables, front.rows[best], strict=True)]
-    return np.min(chosen, 0)  # what a block does not choose has the most bits
+    return np.min(chosen, 0)  # what a group does not choose has the most bits

@@ -189,19 +189,19 @@ def _rivals(begun: Begun, stage: Stage, reward: Evaluate) -> list[Found]:
 
 
 def _block_table(begun: Begun, tested: Tested, stage: Stage) -> list[Found]:
-    """What the table of the blocks' noise says for each goal; see `blockwise`."""
+    """What the table of noise says for each goal; see `blockwise`."""
     if "lut" not in begun.config.haq.methods:
         return []
-    blocks = blockwise.blocks_of(begun.traced)
-    tables = [blockwise.policies_of(block, begun.goals[0].choices) for block in blocks]
+    groups = blockwise.groups_of(begun.traced)
+    tables = [blockwise.policies_of(group, begun.goals[0].choices) for group in groups]
     size = begun.config.haq.images_per_pass
     images = stacked(begun.rewards, range(min(size, len(begun.rewards)))).images
-    of_block = blockwise.noise(tested, images, experiment.norm_images(begun))
+    of_group = blockwise.noise(tested, images, experiment.norm_images(begun))
 
     def of_goal(goal: Goal):
         start = time.monotonic()
         noises = [
-            remembering(of_block(n), stage.folder / f"block{n + 1}.npz", f"block {n + 1}")(table)
+            remembering(of_group(n), stage.folder / f"noise{n + 1}.npz", f"block {n + 1}")(table)
             for n, table in enumerate(tables)
         ]
         bits = blockwise.choose(tables, [noise.loss for noise in noises], goal.choices)
