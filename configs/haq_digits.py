@@ -2,7 +2,7 @@
 
     pip install -e '.[digits]' && python launch/main.py --config configs/haq_digits.py
 
-Trains a MobileNetV1 of a quarter of the width first. Digits are easy: they check the path from real
+Trains a MobileNetV1 of half the width first. Digits are easy: they check the path from real
 data to a file, and say little about bits.
 """
 
@@ -13,9 +13,9 @@ def get_config() -> config.Config:
     """MobileNetV1 at 32 x 32 pixels, 10 classes."""
     return config.Config(
         data=config.Data(source="digits", height=32, width=32),
-        network=config.Network(stem_stride=1, width=0.25, dropout=0.0),
+        network=config.Network(stem_stride=1, width=0.5, dropout=0.0),
         train=config.Train(
-            steps=400,
+            steps=1200,
             batch=32,
             optimizer="adamw",
             lr=2e-3,
@@ -31,8 +31,9 @@ def get_config() -> config.Config:
             network="mobilenet_v1",
             ranges="mse",
             targets=("bitfusion:latency_ms", "bitfusion:energy_mj"),
-            budgets=(3.0,),
+            budgets=(4.0,),
             seeds=2,
+            order="highest",
             episodes=100,
             per_round=24,
             reward_images=200,

@@ -25,10 +25,11 @@ def get_config() -> config.Config:
         haq=config.Haq(
             targets=("bismo_edge:latency_ms", "bismo_cloud:latency_ms", "bitfusion:latency_ms"),
             budgets=(4.0, 5.0, 6.0),
-            methods=("haq", "uniform", "exact", "greedy"),
+            methods=("haq", "uniform", "exact", "greedy", "lut"),
             ranges="mse",
+            order="highest",
             seeds=3,
-            episodes=300,
+            episodes=600,
             per_round=48,
             reward_images=250,
             images_per_pass=250,
