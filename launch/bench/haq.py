@@ -27,13 +27,13 @@ import numpy as np
 
 from qnas_jax.data.batching import Batch, Part, central_crops
 from qnas_jax.errors import InputError
-from qnas_jax.haq import agents, config, costs, env, networks, quantizers
+from qnas_jax.haq import agents, config, costs, env, networks
 from qnas_jax.haq.ddpg import DDPG
-from qnas_jax.haq.evaluate import Tested, batches, evaluator
 from qnas_jax.nn import init, weights
 from qnas_jax.nn.trace import Trace, trace
 from qnas_jax.run import artefacts, paths
-from qnas_jax.stages import experiment
+from qnas_jax.stages import experiment, quantizers
+from qnas_jax.stages.scoring import Tested, batches, evaluator
 
 CONFIG = "configs/haq_objects.py"
 SIDE_BY_SIDE = "1,9,27"

@@ -17,8 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from haq_torch_agent import Agent
-from qnas_jax.haq import env, quantizers
-from qnas_jax.haq.evaluate import Evaluate, Tested
+from qnas_jax.haq import env
 from qnas_jax.kernels import convolution
 from qnas_jax.nn import policy
 from qnas_jax.nn.conv import ConvBnAct
@@ -26,6 +25,8 @@ from qnas_jax.nn.trace import IMAGE, Trace, Unit
 from qnas_jax.nn.units import Add, Input, Mean, pixels
 from qnas_jax.search import allocation
 from qnas_jax.space import LEAST_BITS, MOST_BITS
+from qnas_jax.stages import quantizers
+from qnas_jax.stages.scoring import Evaluate, Tested
 
 COMPARED = 64  # images whose logits are compared
 

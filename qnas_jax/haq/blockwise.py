@@ -22,11 +22,11 @@ import optax
 
 from qnas_jax import metrics
 from qnas_jax.errors import InputError
-from qnas_jax.haq.evaluate import Evaluate, Scores, Tested
 from qnas_jax.nn.trace import Trace
 from qnas_jax.nn.units import pixels
 from qnas_jax.search import allocation, pareto
 from qnas_jax.search.allocation import Choices
+from qnas_jax.stages.scoring import Evaluate, Scores, Tested
 from qnas_jax.train import supervised
 
 BITS = (2, 3, 4, 6, 8)  # of a layer

@@ -8,17 +8,17 @@ import numpy as np
 from jaxtyping import Array, Key, PyTree
 
 from qnas_jax.data.batching import Part, central_crops
-from qnas_jax.haq import blockwise, env, networks, quantizers
+from qnas_jax.haq import blockwise, env, networks
 from qnas_jax.haq.config import Config
 from qnas_jax.haq.costs import Goal, goals
 from qnas_jax.haq.env import Layers
-from qnas_jax.haq.evaluate import Evaluate, Tested, Tuning, batches, evaluator
 from qnas_jax.nn import init
 from qnas_jax.nn.trace import Trace
 from qnas_jax.run import artefacts, paths
-from qnas_jax.stages import fit
+from qnas_jax.stages import fit, quantizers
 from qnas_jax.stages import train as train_stage
 from qnas_jax.stages.experiment import Problem, Purpose, key, prepare
+from qnas_jax.stages.scoring import Evaluate, Tested, Tuning, batches, evaluator
 from qnas_jax.stages.train import Trained
 from qnas_jax.train.optimizers import sgd
 

@@ -22,7 +22,6 @@ from qnas_jax.haq import agents, blockwise, env, experiment, rivals
 from qnas_jax.haq.config import Config
 from qnas_jax.haq.costs import TABLE, Goal
 from qnas_jax.haq.ddpg import DDPG
-from qnas_jax.haq.evaluate import Evaluate, Tested, remembering
 from qnas_jax.haq.experiment import Begun, begin
 from qnas_jax.haq.results import as_text, write_results
 from qnas_jax.haq.rivals import Found
@@ -32,6 +31,7 @@ from qnas_jax.search import allocation
 from qnas_jax.stages import export as export_stage
 from qnas_jax.stages import fit, policies
 from qnas_jax.stages.experiment import Purpose
+from qnas_jax.stages.scoring import Evaluate, Tested, remembering
 from qnas_jax.stages.train import Trained
 from qnas_jax.train import loop
 

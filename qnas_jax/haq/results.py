@@ -6,15 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from qnas_jax.haq import quantizers
 from qnas_jax.haq.costs import Goal
-from qnas_jax.haq.evaluate import Evaluate
 from qnas_jax.haq.rivals import Found
 from qnas_jax.nn.trace import Trace
 from qnas_jax.report import policies as page
 from qnas_jax.run import artefacts
 from qnas_jax.search import allocation
 from qnas_jax.space import COSTS
+from qnas_jax.stages import quantizers
+from qnas_jax.stages.scoring import Evaluate
 
 
 def records(found: Sequence[Found], reward: Evaluate, test: Evaluate) -> list[dict[str, Any]]:

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from qnas_jax.haq.costs import Goal
-from qnas_jax.haq.evaluate import Evaluate, Scores
 from qnas_jax.run import artefacts
 from qnas_jax.run.stage import read_json
 from qnas_jax.search import allocation, evolution
 from qnas_jax.search.evolution import Evolution
+from qnas_jax.stages.scoring import Evaluate, Scores
 
 logger = logging.getLogger(__name__)
 

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Int, PyTree
+from jaxtyping import Float, Int, PyTree
 
 from qnas_jax.nn.supernet import Params
 
@@ -54,13 +54,17 @@ def _op(drawn: PyTree, layer: PyTree) -> PyTree:
 
 
 def _important(layer: PyTree, count: int) -> Int[np.ndarray, "kept"]:
-    """The hidden channels that contribute the largest variance to the output, in their order.
+    """The hidden channels that contribute the largest variance to the output, in their order."""
+    return np.sort(np.argsort(-importance(layer), kind="stable")[:count])
+
+
+def importance(layer: PyTree) -> Float[np.ndarray, "hidden"]:
+    """Returns the variance that each hidden channel of an inverted residual adds to the output.
 
     Before its activation, a channel's deviation is the scale of its norm.
     """
-    deviation = layer["depthwise"]["norm"]["scale"]
-    variance = ((deviation[:, None] * layer["project"]["kernel"][0, 0]) ** 2).sum(axis=1)
-    return np.sort(np.argsort(-variance, kind="stable")[:count])
+    deviation = np.asarray(layer["depthwise"]["norm"]["scale"])
+    return ((deviation[:, None] * np.asarray(layer["project"]["kernel"][0, 0])) ** 2).sum(axis=1)
 
 
 def _with_side(leaf: np.ndarray, side: int) -> np.ndarray:

@@ -10,11 +10,12 @@ import pytest
 import small_haq
 from qnas_jax import metrics
 from qnas_jax.errors import InputError
-from qnas_jax.haq import blockwise, env, evaluate, quantizers
+from qnas_jax.haq import blockwise, env
 from qnas_jax.nn import init
 from qnas_jax.nn.trace import trace
 from qnas_jax.nn.units import pixels
 from qnas_jax.search.allocation import Choices, costs_of
+from qnas_jax.stages import quantizers, scoring
 
 
 def choices_of(layers, budget=np.inf):
@@ -86,7 +87,7 @@ def test_noise_is_that_of_the_output(case, group):
     variables = init.initialize(model, jax.random.key(0), images.shape)
     kept = {name: variables[name] for name in ("params", "batch_stats")}
     quantize = quantizers.linear(model, traced, kept, variables["quant"], [images], "min_max")
-    tested = evaluate.Tested(model, None, kept, quantize)
+    tested = scoring.Tested(model, None, kept, quantize)
 
     def output(read):
         x = pixels(jnp.asarray(images))

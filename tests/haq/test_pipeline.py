@@ -226,7 +226,7 @@ def test_a_table_must_have_every_layer(tmp_path):
 
 def test_no_policy_is_compiled_anew(finished):
     """Bits are data: a run of scores compiles as much as one score."""
-    from qnas_jax.haq import evaluate, experiment
+    from qnas_jax.haq import experiment
 
     workdir, _ = finished
     begun = experiment.begin(small_haq.small(), workdir)
@@ -245,9 +245,9 @@ def test_no_policy_is_compiled_anew(finished):
     assert first > 0
     assert len(compiled) == first
     assert one.accuracy[0] == several.accuracy[0]
-    wide = evaluate.evaluator(
-        tested, evaluate.batches(begun.rewards, 24), width=3
+    wide = scoring.evaluator(
+        tested, scoring.batches(begun.rewards, 24), width=3
     )(policies)  # fmt: skip
-    narrow = evaluate.evaluator(tested, evaluate.batches(begun.rewards, 24))(policies)
+    narrow = scoring.evaluator(tested, scoring.batches(begun.rewards, 24))(policies)
     np.testing.assert_allclose(wide.accuracy, narrow.accuracy, atol=5)
     np.testing.assert_allclose(wide.loss, narrow.loss, rtol=1e-3)

@@ -9,10 +9,10 @@ import pytest
 
 import small_haq
 import small_network
-from qnas_jax.haq import quantizers
 from qnas_jax.nn import init, policy
 from qnas_jax.nn.trace import trace
 from qnas_jax.nn.units import pixels
+from qnas_jax.stages import quantizers
 
 CASE = small_network.make_case(small_network.INT8)
 CASE = CASE._replace(variables=jax.tree.map(jnp.asarray, CASE.variables))

@@ -13,11 +13,11 @@ import optax
 from jaxtyping import Array, Key, PyTree
 
 from qnas_jax.data.batching import Batch, Dataset, prefetch, stacked
-from qnas_jax.haq.quantizers import Quantize
 from qnas_jax.nn.units import pixels
 from qnas_jax.run import artefacts
 from qnas_jax.run.log import Progress
 from qnas_jax.run.stage import reading
+from qnas_jax.stages.quantizers import Quantize
 from qnas_jax.tasks.task import Task, ranked
 from qnas_jax.train import supervised
 from qnas_jax.train.supervised import TrainState

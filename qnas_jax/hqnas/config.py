@@ -1,0 +1,103 @@
+"""The settings of a search for a network and its bitwidths by gradient.
+
+A config file has `get_config()`, which returns a `Config`. Chen et al., 2022
+(https://arxiv.org/abs/2210.08485) have published an abstract; the defaults are this project's.
+"""
+
+import dataclasses
+
+from qnas_jax.run import checks
+from qnas_jax.run.config import OBJECTS_TEACHER as OBJECTS_TEACHER  # for config files
+from qnas_jax.run.config import STREETS_TEACHER as STREETS_TEACHER
+from qnas_jax.run.config import (
+    Data,
+    Export,
+    Hardware,
+    Network,
+    Quantize,
+    Run,
+    Space,
+    Teacher,
+    Train,
+    check_images,
+    check_sections,
+)
+from qnas_jax.space import COSTS, LEAST_BITS, MOST_BITS
+
+
+@dataclasses.dataclass(slots=True)
+class Hqnas:
+    """What is searched, and how."""
+
+    bits: tuple[int, ...] = (2, 3, 4, 6, 8)  # of weights and of activations, by layer
+    cost: str = "latency_ms"  # that the budgets bound, on hardware.target
+    budgets: tuple[float, ...] = (0.5,)  # shares of the teacher's cost at 8 bits
+    seeds: int = 1
+    warmup_steps: int = 1000  # of the shared weights, under random choices
+    steps: int = 1000  # of weights and logits together, for each budget
+    batch: int = 64
+    lr: float = 1e-3  # Adam, of the weights; falls to 0 as a cosine in each of the two parts
+    logit_lr: float = 2e-2  # Adam, of the logits
+    bilevel: bool = False  # logits learn on other images than weights: the second half of a batch
+    temperature: tuple[float, float] = (2.0, 0.5)  # first and last
+    rate: float = 0.05  # how fast the controller follows
+    most_weight: float = 20.0  # of the cost in the loss
+    samples: int = 16  # choices that are drawn in the end, and scored; the best is trained
+    score_images: int = 250  # the last ones of the training split, kept out of training
+    images_per_pass: int = 250
+    norm_images: int = 64  # of which batch norms take statistics before a choice is scored
+    final_steps: int = 1000  # of the training of the found network
+    final_lr: float = 2e-3
+    exports: bool = True
+
+    def check(self) -> None:
+        """Raises InputError for the first value that cannot be used."""
+        rule = f"bitwidths lie in [{LEAST_BITS}, {MOST_BITS}]"
+        checks.all_of("hqnas.bits", self.bits, lambda b: LEAST_BITS <= b <= MOST_BITS, rule)
+        checks.distinct("hqnas.bits", self.bits)
+        checks.one_of("hqnas.cost", self.cost, tuple(COSTS))
+        checks.all_of("hqnas.budgets", self.budgets, lambda b: 0 < b <= 1, "above 0, at most 1")
+        checks.distinct("hqnas.budgets", self.budgets)
+        for name in ("seeds", "warmup_steps", "steps", "samples", "score_images",
+                     "images_per_pass", "norm_images"):  # fmt: skip
+            checks.at_least(f"hqnas.{name}", getattr(self, name), 1)
+        checks.at_least("hqnas.batch", self.batch, 2 if self.bilevel else 1)
+        checks.at_least("hqnas.final_steps", self.final_steps, 0)
+        for name in ("lr", "logit_lr", "rate", "most_weight", "final_lr"):
+            checks.above_zero(f"hqnas.{name}", getattr(self, name))
+        checks.length("hqnas.temperature", self.temperature, 2)
+        checks.all_of("hqnas.temperature", self.temperature, lambda t: t > 0, "above 0")
+
+
+@dataclasses.dataclass(slots=True)
+class Config:
+    """All settings of a run."""
+
+    seed: int = 0  # of all training and sampling
+    data: Data = dataclasses.field(default_factory=Data)
+    network: Network = dataclasses.field(default_factory=Network)
+    train: Train = dataclasses.field(default_factory=Train)
+    teacher: Teacher = dataclasses.field(default_factory=Teacher)
+    space: Space = dataclasses.field(default_factory=Space)  # of ops; bits are hqnas.bits
+    quantize: Quantize = dataclasses.field(default_factory=Quantize)
+    hardware: Hardware = dataclasses.field(default_factory=Hardware)
+    hqnas: Hqnas = dataclasses.field(default_factory=Hqnas)
+    export: Export = dataclasses.field(default_factory=Export)
+    run: Run = dataclasses.field(default_factory=Run)
+
+    def check(self) -> None:
+        """Raises InputError for the first value that cannot be used."""
+        check_sections(self)
+        if self.data.train_images:
+            self.check_images(self.data.train_images)
+
+    def check_images(self, known: int) -> None:
+        """Raises InputError for a setting that asks for more than the known training images."""
+        kept = self.hqnas.score_images
+        check_images(
+            known,
+            {
+                "hqnas.score_images + hqnas.norm_images": kept + self.hqnas.norm_images,
+                "hqnas.score_images + quantize.images": kept + self.quantize.images,
+            },
+        )

@@ -1,0 +1,124 @@
+"""Choices as probabilities that learn by gradient, and a controller that holds the budget.
+
+Each layer has logits for its ops, for the bits of its weights and for those of its activations.
+
+References:
+  Jang et al., 2017, https://arxiv.org/abs/1611.01144 (Gumbel-softmax, straight through).
+  Wu et al., 2019, https://arxiv.org/abs/1812.03443 (the expected cost of a relaxed network).
+"""
+
+import functools
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from qnas_jax.hqnas.shared import Shared, Shares
+
+
+class Costs(NamedTuple):
+    """What a network costs on a device, and the bound.
+
+    Attributes:
+      layers: float32[layers, ops, w_bits, a_bits] of each candidate, in any unit.
+      fixed: What all else costs, in that unit.
+      budget: The highest cost of the whole network.
+    """
+
+    layers: Array
+    fixed: Array
+    budget: Array
+
+
+PROPORTION = 5.0  # of the controller: the weight of a cost that is twice its budget
+
+Bounds = Mapping[str, Costs]  # by the name of the cost
+
+
+def zeros(shared: Shared) -> Shares:
+    """Returns logits of equal probabilities."""
+    layers = len(shared.layers)
+    op, bits = jnp.zeros((layers, len(shared.ops))), jnp.zeros((layers, len(shared.bits)))
+    return Shares(op, bits, bits)
+
+
+def probabilities(logits: Shares) -> Shares:
+    """Returns the probability of each candidate, the continuous mixture."""
+    return Shares(*(jax.nn.softmax(x, axis=-1) for x in logits))
+
+
+def sample(logits: Shares, key: Key[Array, ""], temperature: Float[Array, ""]) -> Shares:
+    """Returns a random choice, one-hot; its gradient is that of the relaxed choice.
+
+    The largest of the logits with Gumbel noise is a draw from their softmax. The gradient is that
+    of the softmax of the noisy logits over the temperature (straight through).
+
+    Args:
+      logits: Of each candidate.
+      key: PRNG key.
+      temperature: Above 0; the lower, the nearer is the relaxed choice to the one-hot one.
+    """
+
+    def one(logits, key):
+        soft = jax.nn.softmax((logits + jax.random.gumbel(key, logits.shape)) / temperature)
+        hard = jax.nn.one_hot(jnp.argmax(soft, -1), logits.shape[-1])
+        return hard + (soft - jax.lax.stop_gradient(soft))
+
+    return Shares(*map(one, logits, jax.random.split(key, len(logits))))
+
+
+def most_likely(logits: Shares) -> Shares:
+    """Returns the choice of the highest probabilities, one-hot."""
+    return Shares(*(jax.nn.one_hot(jnp.argmax(x, -1), x.shape[-1]) for x in logits))
+
+
+def expected_cost(shares: Shares, costs: Costs) -> Float[Array, ""]:
+    """Returns the mean cost of the networks that independent draws give, ``sum(p * cost)``.
+
+    With one-hot shares it is the cost of that subnet.
+    """
+    return costs.fixed + jnp.einsum("lo,lw,la,lowa->", *shares, costs.layers)
+
+
+def excess(shares: Shares, bounds: Bounds) -> dict[str, Array]:
+    """Returns by how much each cost is above its budget, relative to it; negative below."""
+    return {name: expected_cost(shares, one) / one.budget - 1 for name, one in bounds.items()}
+
+
+def penalty(shares: Shares, bounds: Bounds, weights: Mapping[str, Array]) -> Float[Array, ""]:
+    """Returns the term of the loss that pulls each cost to its budget.
+
+    A weight is that of the controller, which follows slowly (see `controlled`), and a part in
+    proportion to the present excess, without which the cost would swing around its budget.
+    """
+    total = jnp.float32(0)
+    for name, over in excess(shares, bounds).items():
+        now = jax.lax.stop_gradient(weights[name] + PROPORTION * over)
+        total += jnp.maximum(now, 0.0) * over
+    return total
+
+
+def controlled(
+    weights: Mapping[str, Array], over: Mapping[str, Array], rate: float, most: float
+) -> dict[str, Array]:
+    """Returns the weights of the costs after a step, so that budgets hold without tuning.
+
+    A weight grows while the cost is above its budget, and shrinks to 0 below (dual ascent on the
+    Lagrangian).
+
+    Args:
+      weights: Of each cost.
+      over: Its relative excess, see `excess`.
+      rate: How fast weights follow.
+      most: Their bound.
+    """
+    return {name: jnp.clip(weights[name] + rate * over[name], 0.0, most) for name in weights}
+
+
+@functools.partial(jax.jit, static_argnums=(2,))
+def draws(logits: Shares, key: Key[Array, ""], count: int) -> Shares:
+    """Returns several choices, one-hot, the first axis being the choices."""
+    keys = jax.random.split(key, count)
+    return jax.vmap(lambda k: sample(logits, k, jnp.float32(1)))(keys)

@@ -1,0 +1,213 @@
+"""One network that holds every subnet and every bitwidth: choices are data that change its weights.
+
+The network is the subnet of the largest op, whose tensors are shared: a smaller kernel is the
+middle of the largest, a smaller expansion the first hidden channels, which are sorted by what they
+contribute, and fewer bits are the leading bits of the 8-bit codes (`quant/nested.py`). A choice is
+three shares of a layer: of its ops, of the bits of its weights, and of the bits of its activations.
+One-hot shares give a subnet, others a mixture. Both take the memory and the time of the largest op.
+
+References:
+  Cai et al., 2020, https://arxiv.org/abs/1908.09791 (smaller ops within larger ones).
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PyTree
+
+from qnas_jax import space
+from qnas_jax.nn import inherit, policy
+from qnas_jax.nn.trace import Trace
+from qnas_jax.quant.nested import mixed_weights
+
+PARTS = ("expand", "depthwise", "project")
+
+
+class Shares(NamedTuple):
+    """A choice for each layer: weights of all candidates, which sum to 1. One-hot for a subnet.
+
+    Attributes:
+      op: float32[layers, ops].
+      w: float32[layers, bitwidths], of weights.
+      a: float32[layers, bitwidths], of activations.
+    """
+
+    op: Array
+    w: Array
+    a: Array
+
+
+class Shared(NamedTuple):
+    """What is fixed about a network of shared weights.
+
+    Attributes:
+      ops: The candidates; the largest kernel and the largest expansion are one of them.
+      bits: The bitwidths to choose from.
+      layers: The path of each layer in the parameters, "encoder/block1/layer0".
+      depths: Number of layers of each block.
+      units: The layer of each unit that has a grid, by the unit's name.
+    """
+
+    ops: tuple[space.Op, ...]
+    bits: tuple[int, ...]
+    layers: tuple[str, ...]
+    depths: tuple[int, ...]
+    units: dict[str, int]
+
+
+def largest(ops: tuple[space.Op, ...]) -> space.Op:
+    """Returns the op that holds all others."""
+    return space.Op(max(op.kernel for op in ops), max(op.expansion for op in ops))
+
+
+def widest(found: space.Space, bits: int = 8) -> space.Subnet:
+    """Returns the subnet that holds all others."""
+    choice = space.Choice(largest(found.ops), bits, bits)
+    return tuple((choice,) * block.depth for block in found.blocks)
+
+
+def describe(traced: Trace, found: space.Space, bits: tuple[int, ...]) -> Shared:
+    """Returns what a search needs of the network.
+
+    Args:
+      traced: The units of the widest subnet.
+      found: The search space.
+      bits: The bitwidths to choose from.
+    """
+    layers: list[str] = []
+    units = {}
+    for unit in traced.units:
+        if unit.site:
+            path = unit.name.rpartition("/")[0]
+            if path not in layers:
+                layers.append(path)
+            if unit.has_grid:
+                units[unit.name] = layers.index(path)
+    depths = tuple(block.depth for block in found.blocks)
+    return Shared(found.ops, bits, tuple(layers), depths, units)
+
+
+def chosen(shared: Shared, quant: PyTree, params: PyTree, shares: Shares) -> PyTree:
+    """Returns the variables that the network reads under a choice, without `batch_stats`.
+
+    Args:
+      shared: The network's layers.
+      quant: Its fresh `quant` collection; what is in no layer keeps float.
+      params: The shared parameters.
+      shares: The choice; differentiable.
+    """
+    params = jax.tree.map(lambda leaf: leaf, params)
+    bits = jnp.array(shared.bits)
+    for number, path in enumerate(shared.layers):
+        layer = policy.at(params, path)
+        middle, first = _kept(shared.ops, layer["depthwise"]["kernel"], shares.op[number])
+        layer["depthwise"]["kernel"] = layer["depthwise"]["kernel"] * middle[:, :, None, None]
+        layer["project"]["kernel"] = layer["project"]["kernel"] * first[None, None, :, None]
+        for part in PARTS:
+            w = layer[part]["kernel"]
+            layer[part]["kernel"] = mixed_weights(w, shares.w[number], bits)
+    read: PyTree = {}
+    for name, number in shared.units.items():
+        leaves = _made(read, policy_path(quant, name))
+        leaves["mixture"] = {"shares": shares.a[number], "bits": bits}
+    return {"params": params, "quant": read}
+
+
+def policy_path(quant: PyTree, name: str) -> list[str]:
+    """Returns where the grid of a unit's output is in a `quant` collection."""
+    parts = name.split("/")
+    return [*parts, "out"] if "out" in policy.at(quant, name) else parts
+
+
+def _made(tree: Any, path: list[str]) -> dict[str, Any]:
+    for part in path:
+        tree = tree.setdefault(part, {})
+    return tree
+
+
+def _kept(ops, kernel, shares) -> tuple[Float[Array, "k k"], Float[Array, "hidden"]]:
+    """How much of each place of the kernel, and of each hidden channel, the ops have."""
+    side, hidden = kernel.shape[0], kernel.shape[-1]
+    most = largest(ops).expansion
+    middles, firsts = [], []
+    for op in ops:
+        middle = np.zeros((side, side), np.float32)
+        cut = (side - op.kernel) // 2
+        middle[cut : side - cut, cut : side - cut] = 1
+        middles.append(middle)
+        firsts.append(np.arange(hidden) < hidden * op.expansion // most)
+    of_ops = jnp.asarray(np.stack(middles)), jnp.asarray(np.stack(firsts), jnp.float32)
+    middle, first = (jnp.tensordot(shares, one, 1) for one in of_ops)
+    return middle, first
+
+
+def one_hot(shared: Shared, subnet: space.Subnet) -> Shares:
+    """Returns the choice of a subnet."""
+    choices = [choice for block in subnet for choice in block]
+    found = (
+        ([shared.ops.index(c.op) for c in choices], len(shared.ops)),
+        ([shared.bits.index(c.w_bits) for c in choices], len(shared.bits)),
+        ([shared.bits.index(c.a_bits) for c in choices], len(shared.bits)),
+    )
+    return Shares(*(jax.nn.one_hot(jnp.array(rows), count) for rows, count in found))
+
+
+def subnet_of(shared: Shared, shares: Shares) -> space.Subnet:
+    """Returns the subnet of the largest shares."""
+    op, w, a = (np.argmax(np.asarray(values), 1) for values in shares)
+    bits = shared.bits
+    rows = [space.Choice(shared.ops[i], bits[j], bits[k]) for i, j, k in zip(op, w, a, strict=True)]
+    ends = np.cumsum(shared.depths)
+    return tuple(tuple(rows[e - d : e]) for e, d in zip(ends, shared.depths, strict=True))
+
+
+def cut(shared: Shared, collection: PyTree, subnet: space.Subnet) -> PyTree:
+    """Returns the parameters, or the statistics, of a subnet as its own network takes them."""
+    found = jax.tree.map(lambda leaf: leaf, collection)
+    choices = [choice for block in subnet for choice in block]
+    most = largest(shared.ops)
+    for path, choice in zip(shared.layers, choices, strict=True):
+        layer = policy.at(found, path)
+        side = (most.kernel - choice.op.kernel) // 2
+
+        def smaller(leaf, axis, share=choice.op.expansion / most.expansion):
+            return jax.lax.slice_in_dim(leaf, 0, round(leaf.shape[axis] * share), axis=axis)
+
+        for part in ("expand", "depthwise"):
+            layer[part] = jax.tree.map(lambda leaf: smaller(leaf, leaf.ndim - 1), layer[part])
+        if "kernel" in layer["depthwise"]:
+            kernel = layer["depthwise"]["kernel"]
+            end = most.kernel - side
+            layer["depthwise"]["kernel"] = kernel[side:end, side:end]
+            layer["project"]["kernel"] = smaller(layer["project"]["kernel"], 2)
+    return found
+
+
+def from_teacher(shared: Shared, drawn: PyTree, teacher: PyTree) -> PyTree:
+    """Returns shared parameters that begin as the teacher's, as far as its layers go.
+
+    Hidden channels are sorted by their share in the layer's output, so that a smaller expansion
+    has the important ones. What is in no layer is the teacher's.
+
+    Args:
+      shared: The layers.
+      drawn: Fresh parameters of the widest subnet.
+      teacher: The teacher's parameters.
+    """
+    op = str(largest(shared.ops))
+    found = {**teacher, "encoder": dict(teacher["encoder"])}
+    for name in dict.fromkeys(path.rpartition("/")[0] for path in shared.layers):
+        layers = {key: {op: value} for key, value in policy.at(drawn, name).items()}
+        made = inherit.block_params(layers, policy.at(teacher, name))
+        found["encoder"][name.rpartition("/")[2]] = {k: _sorted(v[op]) for k, v in made.items()}
+    return found
+
+
+def _sorted(layer: PyTree) -> PyTree:
+    """An inverted residual with its hidden channels in the order of their importance."""
+    order = np.argsort(-inherit.importance(layer), kind="stable")
+    last = {part: jax.tree.map(lambda x: x[..., order], layer[part]) for part in PARTS[:2]}
+    project = {**layer["project"], "kernel": layer["project"]["kernel"][:, :, order]}
+    return {**last, "project": project}
