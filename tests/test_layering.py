@@ -22,12 +22,12 @@ LAYERS = (
     {"export"},
     {"profiling"},
     {"stages"},
-    {"bwnas", "haq"},
+    {"bwnas", "haq", "hqnas"},
     {"programs"},
     {"__main__"},
 )
 
-SYSTEMS = ("bwnas", "haq")
+SYSTEMS = ("bwnas", "haq", "hqnas")
 
 # The only rooms that see a whole config; all others are given values.
 READ_CONFIG = {"run", "stages", *SYSTEMS, "programs"}

@@ -15,12 +15,15 @@ from qnas_jax.bwnas import config as bwnas_config
 from qnas_jax.bwnas import pipeline as bwnas_pipeline
 from qnas_jax.haq import config as haq_config
 from qnas_jax.haq import pipeline as haq_pipeline
+from qnas_jax.hqnas import config as hqnas_config
+from qnas_jax.hqnas import pipeline as hqnas_pipeline
 from qnas_jax.run import cli, disk, platform
 
 # The system that searches, by the type of the config.
 SYSTEMS: dict[type, types.ModuleType] = {
     bwnas_config.Config: bwnas_pipeline,
     haq_config.Config: haq_pipeline,
+    hqnas_config.Config: hqnas_pipeline,
 }
 
 cli.define_run_flags()

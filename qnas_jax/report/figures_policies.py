@@ -16,8 +16,9 @@ from qnas_jax.space import COSTS, Conv
 
 MARKS = {
     "haq": "o", "uniform": "s", "random": "x", "greedy": "v", "exact": "^", "evolution": "D",
+    "lut": "P",
 }  # fmt: skip
-COLOURS = dict(zip(MARKS, BLOCKS, strict=True))
+COLOURS = dict(zip(MARKS, (*BLOCKS, INK), strict=True))
 WINDOW = 20  # episodes of which a curve shows the mean
 
 

@@ -64,7 +64,7 @@ def train_policy(
             model, problem.task.loss, optimizer, step_key, quantize, given.compute
         )
         whole = loop.Watched(
-            "the network", "loss", rate_of(given, given.lr), "haq.final_lr", lambda state: state
+            "the network", "loss", rate_of(given, given.lr), "final_lr", lambda state: state
         )
         planned = plan(stage, how, title, given.steps, [whole])
         make_batch = batches(problem.train, how, given.batch)

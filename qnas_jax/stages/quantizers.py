@@ -4,6 +4,7 @@ A `Quantize` is a function (parameters, bits) -> the variables that the network 
 data, int32[layers, 2]: bitwidths of each convolution's weights and of the tensor that it reads.
 """
 
+import functools
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -66,6 +67,7 @@ def linear(
     quant: PyTree,
     batches: Iterable[np.ndarray],
     ranges: str,
+    by_unit: Callable[[Any], dict[str, tuple[Any, Any]]] | None = None,
 ) -> Quantize:
     """Returns linear quantization, with a clipping range for each tensor and bitwidth.
 
@@ -79,7 +81,10 @@ def linear(
       quant: Its fresh `quant` collection.
       batches: Images, uint8[n, h, w, 3], on which the ranges of activations are found.
       ranges: How ranges are chosen, "min_max", "mse" or "kl".
+      by_unit: Bits -> bitwidths of each unit's weights and of its output; see `unit_policy`, which
+        is taken if there is none.
     """
+    by_unit = by_unit or functools.partial(unit_policy, traced)
     shares = _weight_shares(traced, variables["params"], ranges)
     found = _ranges(_observed(model, traced, variables, batches), ranges)
 
@@ -89,10 +94,10 @@ def linear(
             leaves = policy.at(params, name)
             w_share = shares[name][bits[number, 0]]
             leaves["kernel"] = _clipped(leaves["kernel"], w_share)
-        by_unit = unit_policy(traced, bits)
-        new = policy.with_policy(quant, by_unit)
+        units = by_unit(bits)
+        new = policy.with_policy(quant, units)
         for name, of_bits in found.items():
-            policy.output_at(new, name)["range"] = of_bits[by_unit[name][1]]
+            policy.output_at(new, name)["range"] = of_bits[units[name][1]]
         return {"params": params, "quant": new}
 
     return quantize

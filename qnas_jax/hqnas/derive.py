@@ -1,0 +1,105 @@
+"""From logits to a network: draws within the budget, scored with the shared weights."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Array, Key
+
+from qnas_jax import space
+from qnas_jax.errors import InputError
+from qnas_jax.hqnas import relax
+from qnas_jax.hqnas.shared import Shared, Shares, one_hot, subnet_of
+from qnas_jax.stages.scoring import Evaluate
+
+
+class Scored(NamedTuple):
+    """A subnet with its score.
+
+    Attributes:
+      subnet: Ops and bitwidths.
+      cost: Of the whole network, in the unit of the budget.
+      accuracy: On the held-out images with the shared weights, in percent.
+    """
+
+    subnet: space.Subnet
+    cost: float
+    accuracy: float
+
+
+def scored(
+    described: Shared,
+    logits: Shares,
+    costs: relax.Costs,
+    evaluate: Callable[[list[space.Subnet]], np.ndarray],
+    key: Key[Array, ""],
+    count: int,
+) -> list[Scored]:
+    """Returns the most likely subnet and some draws, brought within the budget, the best first.
+
+    Args:
+      described: The layers.
+      logits: Of their choices.
+      costs: What bounds the subnets.
+      evaluate: Subnets -> accuracies.
+      key: PRNG key of the draws.
+      count: Number of subnets.
+    """
+    drawn = relax.draws(logits, key, max(count - 1, 1))
+    each = [Shares(*(part[i] for part in drawn)) for i in range(count - 1)]
+    subnets = [subnet_of(described, one) for one in (relax.most_likely(logits), *each)]
+    subnets = list(dict.fromkeys(within(described, one, costs) for one in subnets))
+    rows = zip(subnets, evaluate(subnets), strict=True)
+    found = [Scored(s, cost_of(described, s, costs), float(a)) for s, a in rows]
+    return sorted(found, key=lambda one: -one.accuracy)
+
+
+def cost_of(described: Shared, subnet: space.Subnet, costs: relax.Costs) -> float:
+    """Returns the cost of a subnet."""
+    return float(relax.expected_cost(one_hot(described, subnet), costs))
+
+
+def within(described: Shared, subnet: space.Subnet, costs: relax.Costs) -> space.Subnet:
+    """Returns a subnet that meets the budget: the given one, or one of less.
+
+    One choice after another is replaced by the next cheaper one, each time that which saves least,
+    so that the result stays near the given subnet.
+
+    Raises:
+      InputError: No subnet meets the budget.
+    """
+    layers = np.asarray(costs.layers, np.float64)
+    most = float(costs.budget) - float(costs.fixed)
+    places = np.stack([np.argmax(np.asarray(p), 1) for p in one_hot(described, subnet)], 1)
+    rows = np.arange(len(places))
+
+    def each(places) -> Any:
+        return layers[rows, places[:, 0], places[:, 1], places[:, 2]]
+
+    while each(places).sum() > most * (1 + 1e-6):
+        best, moved = np.inf, None
+        for layer, part in np.ndindex(places.shape):
+            for value in range(layers.shape[part + 1]):
+                tried = places.copy()
+                tried[layer, part] = value
+                saved = each(places)[layer] - each(tried)[layer]
+                if 0 < saved < best:
+                    best, moved = saved, tried
+        if moved is None:
+            raise InputError(f"no subnet meets the budget {float(costs.budget):g}")
+        places = moved
+    ends = np.cumsum(described.depths)
+    choices = [
+        space.Choice(described.ops[o], described.bits[w], described.bits[a]) for o, w, a in places
+    ]
+    return tuple(tuple(choices[e - d : e]) for e, d in zip(ends, described.depths, strict=True))
+
+
+def accuracies(evaluate: Evaluate, codes: Callable[[space.Subnet], np.ndarray]) -> Callable:
+    """Returns a function subnets -> accuracies.
+
+    Args:
+      evaluate: Scores subnets as `codes` gives them.
+      codes: A subnet as numbers of its candidates.
+    """
+    return lambda subnets: evaluate(np.stack([codes(one) for one in subnets])).accuracy

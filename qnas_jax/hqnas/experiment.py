@@ -1,0 +1,191 @@
+"""A run of HQNAS before its first step: images, networks, costs and budgets."""
+
+import functools
+import pathlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+
+from qnas_jax import space
+from qnas_jax.data.batching import Part, central_crops
+from qnas_jax.errors import InputError
+from qnas_jax.hardware import matrix
+from qnas_jax.hardware.deployment import Deployment
+from qnas_jax.hqnas import shared
+from qnas_jax.hqnas.config import Config
+from qnas_jax.hqnas.learn import Network
+from qnas_jax.hqnas.relax import Costs
+from qnas_jax.hqnas.shared import Shared, Shares
+from qnas_jax.nn import init
+from qnas_jax.nn.trace import trace
+from qnas_jax.run import artefacts
+from qnas_jax.space import COSTS
+from qnas_jax.stages import fit, scoring
+from qnas_jax.stages import train as train_stage
+from qnas_jax.stages.experiment import Problem, Purpose, key, prepare, teacher_costs
+from qnas_jax.stages.scoring import Evaluate, Tested
+from qnas_jax.stages.train import Trained
+
+
+class Begun(NamedTuple):
+    """A run whose teacher is trained.
+
+    Attributes:
+      config: Its config.
+      problem: Images and task; the training split without the images of the scores.
+      held_out: The images on which choices are scored.
+      deployed: The device and the size of its images.
+      teacher: The teacher.
+      network: The widest network.
+      params: Its shared weights at the beginning.
+      costs: float64[layers, ops, w_bits, a_bits] and all else, by the name of the cost.
+      budgets: The bound of `hqnas.cost` in its unit, by the setting.
+    """
+
+    config: Config
+    problem: Problem
+    held_out: Part
+    deployed: Deployment
+    teacher: Trained
+    network: Network
+    params: PyTree
+    costs: dict[str, tuple[np.ndarray, float]]
+    budgets: dict[float, float]
+
+
+def begin(given: Config, workdir: pathlib.Path) -> Begun:
+    """Prepares the run and trains the teacher.
+
+    Raises:
+      InputError: A setting, an image or a file cannot be used; before anything takes long.
+    """
+    given.check()
+    config, problem, deployed = prepare(given)
+    own = config.hqnas
+    count = len(problem.train) - own.score_images
+    held_out = Part(problem.train, range(count, len(problem.train)))
+    problem = problem._replace(train=Part(problem.train, range(count)))
+    costs = costs_of(deployed, problem.space.ops, own.bits)
+    if own.cost not in costs:
+        known = ", ".join(costs)
+        raise InputError(f"hqnas.cost={own.cost!r}: target {deployed.target.name!r} knows {known}")
+    most = teacher_costs(deployed, problem.teacher)[own.cost] if own.cost != "size_bytes" else 0.0
+    most = most or teacher_size(problem)
+    budgets = {share: share * most for share in own.budgets}
+    _check_budgets(config, costs[own.cost], budgets)
+    training, mark = fit.training(config), artefacts.plain(config.network)
+    train_stage.teacher_stage(workdir, problem, training, mark, config.teacher)
+    for split in (problem.train, problem.val):
+        split.check()
+    if not (workdir / "config.json").exists():
+        artefacts.write_json(workdir / "config.json", config)
+    teacher, variables = train_stage.train_teacher(workdir, problem, training, mark, config.teacher)
+    model = problem.student(shared.widest(problem.space))
+    traced = trace(model, problem.val[0][0].shape)
+    described = shared.describe(traced, problem.space, tuple(own.bits))
+    shape = (1, *config.train.crop, 3)
+    fresh = init.initialize(model, key(config.seed, Purpose.SUPERNET_INIT), shape)
+    network = Network(model, described, fresh, problem.task.loss)
+    params = shared.from_teacher(described, fresh["params"], variables["params"])
+    return Begun(config, problem, held_out, deployed, teacher, network, params, costs, budgets)
+
+
+def costs_of(
+    deployed: Deployment, ops: tuple[space.Op, ...], bits: tuple[int, ...]
+) -> dict[str, tuple[np.ndarray, float]]:
+    """Returns every cost of each candidate, and of all that is in no block, by its name."""
+    pairs = [(w, a) for w in bits for a in bits]
+    fixed = deployed.fixed()
+    found = {}
+    for name, values in deployed.matrix(ops, pairs).items():
+        if np.isfinite(values).all():
+            shape = (*values.shape[:2], len(bits), len(bits))
+            found[name] = values.reshape(shape), float(sum(fixed[name].values()))
+    return found
+
+
+def teacher_size(problem: Problem) -> float:
+    """Returns the bytes of the teacher at 8 bits."""
+    fresh = jax.eval_shape(
+        lambda: problem.teacher.init(jax.random.key(0), jnp.zeros((1, *problem.val[0][0].shape)))
+    )
+    eight = jax.tree.map(lambda leaf: np.full(leaf.shape, 8), fresh["quant"])
+    sizes = train_stage.network_sizes(problem.teacher, eight, problem.val[0][0].shape)
+    return float(sizes["size_bytes"])
+
+
+def _check_budgets(config: Config, cost: tuple[np.ndarray, float], budgets) -> None:
+    layers, fixed = cost
+    lowest = fixed + float(layers.min((1, 2, 3)).sum())
+    shown = COSTS[config.hqnas.cost]
+    for share, budget in budgets.items():
+        if budget < lowest:
+            raise InputError(
+                f"hqnas.budgets={tuple(config.hqnas.budgets)}: {share:g} of the teacher is "
+                f"{budget / shown.per_shown_unit:.4g} {shown.shown_unit}, but "
+                f"{shown.lowest} {lowest / shown.per_shown_unit:.4g} {shown.shown_unit}"
+            )
+
+
+def bounds(begun: Begun, budget: float) -> dict[str, Costs]:
+    """Returns what the search keeps within a budget."""
+    name = begun.config.hqnas.cost
+    layers, fixed = begun.costs[name]
+    values = (jnp.asarray(x, jnp.float32) for x in (layers, fixed, budget))
+    return {name: Costs(*values)}
+
+
+def cost_of(begun: Begun, subnet: space.Subnet) -> dict[str, float]:
+    """Returns every cost of a subnet, by its name."""
+    ops, bits = begun.problem.space.ops, tuple(begun.config.hqnas.bits)
+    pairs = [(w, a) for w in bits for a in bits]
+    flat = {
+        name: values.reshape(*values.shape[:2], -1) for name, (values, _) in begun.costs.items()
+    }
+    found = matrix.subnet_costs(flat, ops, pairs, subnet)
+    return {name: found[name] + begun.costs[name][1] for name in found}
+
+
+def codes_of(described: Shared, subnet: space.Subnet) -> np.ndarray:
+    """Returns a subnet as numbers of its candidates, uint8[layers, 3]: op, w_bits, a_bits."""
+    rows = (np.argmax(np.asarray(part), 1) for part in shared.one_hot(described, subnet))
+    return np.stack(list(rows), 1).astype(np.uint8)
+
+
+def scorer(begun: Begun, params: PyTree) -> Evaluate:
+    """Returns what scores subnets on the held-out images, with the shared weights.
+
+    Subnets are as `codes_of` gives them. Nothing is compiled for another subnet.
+    """
+    config, network = begun.config, begun.network
+    counts = [len(network.shared.ops), *[len(network.shared.bits)] * 2]
+
+    def quantize(params, codes):
+        shares = Shares(*(jax.nn.one_hot(codes[:, i], n) for i, n in enumerate(counts)))
+        return shared.chosen(network.shared, network.variables["quant"], params, shares)
+
+    variables = {"params": params, "batch_stats": network.variables["batch_stats"]}
+    tested = Tested(network.model, begun.problem.task, variables, quantize)
+    images = scoring.batches(begun.held_out, config.hqnas.images_per_pass)
+    return scoring.evaluator(tested, images, norm_images(begun))
+
+
+def norm_images(begun: Begun) -> np.ndarray:
+    """Returns the images of which batch norms take statistics under a choice."""
+    config = begun.config
+    return central_crops(begun.problem.train, range(config.hqnas.norm_images), config.train.crop)
+
+
+def settled_in_float(begun: Begun, model: nn.Module, params: PyTree) -> PyTree:
+    """Returns the variables of a subnet's own network, with statistics of norms in float."""
+    shape = (1, *begun.config.train.crop, 3)
+    fresh = init.initialize(model, key(begun.config.seed, Purpose.RETRAIN_INIT), shape)
+    state = scoring.supervised.TrainState(params, fresh["batch_stats"], None)
+    settle: Callable[..., Any] = jax.jit(functools.partial(scoring.supervised.settled, model))
+    stats = settle(state, {"params": params}, norm_images(begun))
+    return {"params": params, "batch_stats": stats, "quant": fresh["quant"]}

@@ -1,0 +1,173 @@
+"""The steps of a search: shared weights learn, and with them the logits of all choices.
+
+Every step draws a choice. The widest network in float learns the labels, and the drawn subnet, with
+its few bits, learns what the widest one says: without help, few bits pull the shared weights apart.
+
+References:
+  Yu et al., 2020, https://arxiv.org/abs/2003.11142 (the largest network teaches the others).
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Key, PyTree
+
+from qnas_jax.hqnas import relax
+from qnas_jax.hqnas.relax import Bounds
+from qnas_jax.hqnas.shared import Shared, Shares, chosen
+from qnas_jax.nn.units import pixels
+from qnas_jax.train import optimizers
+
+
+class How(NamedTuple):
+    """How weights and logits learn.
+
+    Attributes:
+      steps: Number of steps.
+      lr: Of the weights, the highest.
+      logit_lr: Of the logits; 0: they stay as they are, and choices cost nothing.
+      temperature: Of draws, the first and the last; between, it falls in proportion.
+      rate: Of the controller, see `relax.controlled`.
+      most_weight: Of a cost.
+      bilevel: Whether logits learn on the second half of a batch, and weights on the first.
+    """
+
+    steps: int
+    lr: float
+    logit_lr: float
+    temperature: tuple[float, float]
+    rate: float
+    most_weight: float
+    bilevel: bool
+
+
+class State(NamedTuple):
+    """All that changes.
+
+    Attributes:
+      params: The shared weights.
+      optimizer: That of the weights.
+      logits: Of each layer's choices.
+      logit_optimizer: That of the logits.
+      weights: Of each cost in the loss.
+    """
+
+    params: PyTree
+    optimizer: PyTree
+    logits: Shares
+    logit_optimizer: PyTree
+    weights: dict[str, Array]
+
+
+class Network(NamedTuple):
+    """The widest network.
+
+    Attributes:
+      model: It.
+      shared: Its layers.
+      variables: Its fresh `quant` and `batch_stats`; norms use the batch's own statistics.
+      loss: (logits, labels) -> mean loss.
+    """
+
+    model: nn.Module
+    shared: Shared
+    variables: PyTree
+    loss: Callable[[Array, Any], Array]
+
+
+def _optimizers(how: How) -> tuple[optax.GradientTransformation, optax.GradientTransformation]:
+    return optimizers.adamw(how.lr, how.steps, 0, 0.0, 1.0), optax.adam(how.logit_lr, b1=0.5)
+
+
+def begin(how: How, params: PyTree, logits: Shares, costs: tuple[str, ...]) -> State:
+    """Returns the state before the first step."""
+    weights, own = _optimizers(how)
+    zero = {name: jnp.float32(0) for name in costs}
+    return State(params, weights.init(params), logits, own.init(logits), zero)
+
+
+def step(network: Network, how: How, key: Key[Array, ""]) -> Callable:
+    """Returns a step (bounds, state, images, labels, number) -> state, metrics.
+
+    Args:
+      network: The widest network.
+      how: How it learns.
+      key: PRNG key of draws and dropout; each step folds its number into it.
+    """
+    outputs = functools.partial(_outputs, network)
+    weights_by, logits_by = _optimizers(how)
+    first, last = how.temperature
+
+    def total(params, logits, weights, bounds, seen, keys, temperature):
+        images, labels = seen
+        shares = relax.sample(logits, keys[0], temperature)
+        whole = outputs({"params": params}, images, keys[1])
+        read = chosen(network.shared, network.variables["quant"], params, shares)
+        small = outputs(read, images, keys[2])
+        hard = network.loss(whole, labels)
+        soft = imitation(small, jax.lax.stop_gradient(whole))
+        pull = relax.penalty(relax.probabilities(logits), bounds, weights)
+        return hard + soft + pull, {"loss": hard, "imitation": soft}
+
+    def one(bounds: Bounds, state: State, images, labels, number):
+        keys = jax.random.split(jax.random.fold_in(key, number), 3)
+        temperature = first * (last / first) ** (number / how.steps)
+        here = functools.partial(jax.grad, total, has_aux=True)
+        given = state.params, state.logits, state.weights, bounds
+        if how.bilevel and how.logit_lr:
+            half = len(images) // 2
+            former, latter = (images[:half], labels[:half]), (images[half:], labels[half:])
+            slope, figures = here(0)(*given, former, keys, temperature)
+            logit_slope, _ = here(1)(*given, latter, keys, temperature)
+        else:
+            both, figures = here((0, 1))(*given, (images, labels), keys, temperature)
+            slope, logit_slope = both
+        moved, optimizer = weights_by.update(slope, state.optimizer, state.params)
+        params = optax.apply_updates(state.params, moved)
+        logits, own, weights = state.logits, state.logit_optimizer, state.weights
+        if how.logit_lr:
+            moved, own = logits_by.update(logit_slope, own)
+            logits = Shares(*optax.apply_updates(logits, moved))  # pyright: ignore
+            over = relax.excess(relax.probabilities(logits), bounds)
+            weights = relax.controlled(weights, over, how.rate, how.most_weight)
+        after = State(params, optimizer, logits, own, weights)
+        return after, {**figures, **_figures(network, after, bounds)}
+
+    return one
+
+
+def _outputs(network: Network, read: PyTree, images, key) -> Array:
+    """Logits with norms of the batch's own statistics."""
+    read = {**read, "batch_stats": network.variables["batch_stats"]}
+    found: Any = network.model.apply(
+        read, pixels(images), train=True, mutable=["batch_stats"], rngs={"dropout": key}
+    )
+    return found[0]
+
+
+def imitation(
+    logits: Float[Array, "*shape classes"], target: Float[Array, "*shape classes"]
+) -> Float[Array, ""]:
+    """Returns the cross-entropy of logits from the probabilities of others, mean over all."""
+    likely = jax.nn.softmax(target, axis=-1)
+    return -jnp.mean(jnp.sum(likely * jax.nn.log_softmax(logits, axis=-1), axis=-1))
+
+
+def _figures(network: Network, state: State, bounds: Bounds) -> dict[str, Array]:
+    """What progress lines and curves show."""
+    likely = relax.probabilities(state.logits)
+    bits = jnp.array(network.shared.bits, jnp.float32)
+    found = {
+        "w_bits": jnp.mean(likely.w @ bits),
+        "a_bits": jnp.mean(likely.a @ bits),
+        "op_entropy": -jnp.mean(jnp.sum(likely.op * jnp.log(likely.op + 1e-9), -1)),
+    }
+    for name, over in relax.excess(likely, bounds).items():
+        found[f"{name}_over_budget"] = over
+        found[f"{name}_weight"] = state.weights[name]
+    return found
