@@ -198,7 +198,8 @@ def propose(
     """Runs an episode: a step for the weights and one for the activations of each layer.
 
     Layers that are pinned take part like the others; their bits are set afterwards. `trim` then
-    takes bits off.
+    takes bits off. The first episode of all proposes the most bits everywhere (the paper's is
+    random): what is left of them is near uniform bits, so the best policy is no worse than these.
     """
     least, most = jnp.min(layers.least), jnp.max(layers.most)
 
@@ -206,7 +207,7 @@ def propose(
         layer, kind = slot // 2, slot % 2
         own = layers.features[layer]
         state = jnp.concatenate([own, jnp.stack([last, kind.astype(jnp.float32)])])
-        action = ddpg.act(how, agent, state, slot)
+        action = jnp.where(agent.episodes == 0, 1.0, ddpg.act(how, agent, state, slot))
         bits = to_bits(action, least, most)
         return bits / most, (state, action, bits)
 

@@ -117,9 +117,8 @@ def searched(
 
 def _how(begun: Begun, steps: int, logit_lr: float) -> How:
     own = begun.config.hqnas
-    return How(
-        steps, own.lr, logit_lr, tuple(own.temperature), own.rate, own.most_weight, own.bilevel
-    )
+    first, last = own.temperature
+    return How(steps, own.lr, logit_lr, (first, last), own.rate, own.most_weight, own.bilevel)
 
 
 def _fit(workdir, begun: Begun, stage: Stage, how: How, state: State, limits, seed, title):
@@ -184,8 +183,8 @@ def train(
         traced = trace(model, begun.problem.val[0][0].shape)
         cut = shared.cut(begun.network.shared, params, subnet)
         start = experiment.settled_in_float(begun, model, cut)
-        by_unit = {unit.name: (8, 8) for unit in traced.units if unit.conv or unit.has_grid}
-        by_unit |= policy.of_subnet(traced, subnet)
+        quantized = [unit.name for unit in traced.units if unit.conv or unit.has_grid]
+        by_unit = {**dict.fromkeys(quantized, (8, 8)), **policy.of_subnet(traced, subnet)}
         bits = np.array([by_unit[conv.name] for conv in traced.convs], np.int32)
         crop, per_pass = config.train.crop, config.quantize.images_per_pass
         images = (

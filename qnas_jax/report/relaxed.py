@@ -25,9 +25,9 @@ _PAGE = string.Template("""<!doctype html>
 <title>qnas_jax: $name</title>
 <style>$style</style>
 <h1>$name</h1>
-<p class="note">The teacher: $metric $fp32 % in float, $int8 % with 8 bits everywhere. A budget of 0.5
-is half of the teacher's $cost with 8 bits on $device. $metric below is that of the trained network
-with its bitwidths, on the validation images.</p>
+<p class="note">The teacher: $metric $fp32 % in float, $int8 % with 8 bits everywhere. A budget of
+0.5 is half of the teacher's $cost with 8 bits on $device. $metric below is that of the trained
+network with its bitwidths, on the validation images.</p>
 <table>
 <tr><th>budget</th><th>seed</th><th>$cost</th><th>size</th><th>$metric</th><th>before training</th>
 <th>subnet</th></tr>

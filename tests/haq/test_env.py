@@ -173,3 +173,16 @@ def test_an_order_leaves_out_what_is_not_chosen():
     assert np.asarray(world.order).tolist() == [[4, 2, 0]] * 2, "from the last layer on"
     ordered = agents.ordered(world, layers, np.array([3, 2, 5, 0, 1, 4]))
     assert np.asarray(ordered.order).tolist() == [[2, 0, 4]] * 2
+
+
+def test_the_first_episode_proposes_the_most_bits():
+    how = ddpg.DDPG(hidden=(6, 5), warmup=2)
+    layers = env.describe(convs(6), range(6))
+    world = world_of(layers, np.random.default_rng(3))
+    agent = ddpg.init(jax.random.PRNGKey(0), how, len(layers.slots), env.FEATURES)
+    free = world._replace(budget=jnp.float32(np.inf))
+    first = env.propose(how, layers, agent, free)
+    np.testing.assert_array_equal(first.bits, layers.most)
+    np.testing.assert_array_equal(first.actions, np.ones(len(layers.slots)))
+    later = env.propose(how, layers, agent._replace(episodes=jnp.int32(1)), free)
+    assert (np.asarray(later.bits) < np.asarray(layers.most)).any()
