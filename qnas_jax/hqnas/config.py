@@ -6,6 +6,7 @@ A config file has `get_config()`, which returns a `Config`. Chen et al., 2022
 
 import dataclasses
 
+from qnas_jax.errors import InputError
 from qnas_jax.run import checks
 from qnas_jax.run.config import OBJECTS_TEACHER as OBJECTS_TEACHER  # for config files
 from qnas_jax.run.config import STREETS_TEACHER as STREETS_TEACHER
@@ -70,6 +71,31 @@ class Hqnas:
 
 
 @dataclasses.dataclass(slots=True)
+class Adapt:
+    """What `--adapt=NAME` makes of a finished search of the same folder."""
+
+    of: float = 0.0  # the budget whose search is adapted; 0: the first of hqnas.budgets
+    seed: int = -1  # of that search; -1: the first
+    target: str = ""  # the other device; "": the same
+    cost: str = ""  # the cost that is bounded; "": the same
+    budget: float = 0.0  # a share of the teacher's cost at 8 bits on that device; 0: the same
+    # A preference instead of a budget: weights of costs in the loss, each for the cost of the
+    # teacher: (("latency_ms", 0.2), ("energy_mj", 0.1)).
+    prices: tuple[tuple[str, float], ...] = ()
+
+    def check(self) -> None:
+        """Raises InputError for the first value that cannot be used."""
+        for name in ("of", "budget"):
+            checks.within(f"adapt.{name}", getattr(self, name), 0.0, 1.0)
+        checks.at_least("adapt.seed", self.seed, -1)
+        if self.cost:
+            checks.one_of("adapt.cost", self.cost, tuple(COSTS))
+        if self.prices and (self.budget or self.cost):
+            raise InputError("adapt.prices: a preference has no adapt.budget and no adapt.cost")
+        checks.bounds("adapt.prices", self.prices, tuple(COSTS))
+
+
+@dataclasses.dataclass(slots=True)
 class Config:
     """All settings of a run."""
 
@@ -82,6 +108,7 @@ class Config:
     quantize: Quantize = dataclasses.field(default_factory=Quantize)
     hardware: Hardware = dataclasses.field(default_factory=Hardware)
     hqnas: Hqnas = dataclasses.field(default_factory=Hqnas)
+    adapt: Adapt = dataclasses.field(default_factory=Adapt)
     export: Export = dataclasses.field(default_factory=Export)
     run: Run = dataclasses.field(default_factory=Run)
 

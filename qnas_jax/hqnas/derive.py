@@ -10,7 +10,6 @@ from qnas_jax import space
 from qnas_jax.errors import InputError
 from qnas_jax.hqnas import relax
 from qnas_jax.hqnas.shared import Shared, Shares, one_hot, subnet_of
-from qnas_jax.stages.scoring import Evaluate
 
 
 class Scored(NamedTuple):
@@ -93,13 +92,3 @@ def within(described: Shared, subnet: space.Subnet, costs: relax.Costs) -> space
         space.Choice(described.ops[o], described.bits[w], described.bits[a]) for o, w, a in places
     ]
     return tuple(tuple(choices[e - d : e]) for e, d in zip(ends, described.depths, strict=True))
-
-
-def accuracies(evaluate: Evaluate, codes: Callable[[space.Subnet], np.ndarray]) -> Callable:
-    """Returns a function subnets -> accuracies.
-
-    Args:
-      evaluate: Scores subnets as `codes` gives them.
-      codes: A subnet as numbers of its candidates.
-    """
-    return lambda subnets: evaluate(np.stack([codes(one) for one in subnets])).accuracy

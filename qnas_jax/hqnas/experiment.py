@@ -74,10 +74,9 @@ def begin(given: Config, workdir: pathlib.Path) -> Begun:
     if own.cost not in costs:
         known = ", ".join(costs)
         raise InputError(f"hqnas.cost={own.cost!r}: target {deployed.target.name!r} knows {known}")
-    most = teacher_costs(deployed, problem.teacher)[own.cost] if own.cost != "size_bytes" else 0.0
-    most = most or teacher_size(problem)
+    most = teacher_cost(deployed, problem, own.cost)
     budgets = {share: share * most for share in own.budgets}
-    _check_budgets(config, costs[own.cost], budgets)
+    check_budgets("hqnas.budgets", own.cost, costs[own.cost], budgets)
     training, mark = fit.training(config), artefacts.plain(config.network)
     train_stage.teacher_stage(workdir, problem, training, mark, config.teacher)
     for split in (problem.train, problem.val):
@@ -109,8 +108,10 @@ def costs_of(
     return found
 
 
-def teacher_size(problem: Problem) -> float:
-    """Returns the bytes of the teacher at 8 bits."""
+def teacher_cost(deployed: Deployment, problem: Problem, name: str) -> float:
+    """Returns a cost of the teacher at 8 bits."""
+    if name != "size_bytes":
+        return teacher_costs(deployed, problem.teacher)[name]
     fresh = jax.eval_shape(
         lambda: problem.teacher.init(jax.random.key(0), jnp.zeros((1, *problem.val[0][0].shape)))
     )
@@ -119,14 +120,24 @@ def teacher_size(problem: Problem) -> float:
     return float(sizes["size_bytes"])
 
 
-def _check_budgets(config: Config, cost: tuple[np.ndarray, float], budgets) -> None:
+def check_budgets(
+    setting: str, name: str, cost: tuple[np.ndarray, float], budgets: dict[float, float]
+) -> None:
+    """Raises InputError where the smallest subnet exceeds a budget.
+
+    Args:
+      setting: Of the budgets.
+      name: Of the cost.
+      cost: That of each candidate, and of all else.
+      budgets: Bounds by their share of the teacher's cost.
+    """
     layers, fixed = cost
     lowest = fixed + float(layers.min((1, 2, 3)).sum())
-    shown = COSTS[config.hqnas.cost]
+    shown = COSTS[name]
     for share, budget in budgets.items():
         if budget < lowest:
             raise InputError(
-                f"hqnas.budgets={tuple(config.hqnas.budgets)}: {share:g} of the teacher is "
+                f"{setting}={share:g}: that share of the teacher's is "
                 f"{budget / shown.per_shown_unit:.4g} {shown.shown_unit}, but "
                 f"{shown.lowest} {lowest / shown.per_shown_unit:.4g} {shown.shown_unit}"
             )

@@ -15,35 +15,32 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Key, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from qnas_jax.hqnas import relax
 from qnas_jax.hqnas.relax import Bounds
 from qnas_jax.hqnas.shared import Shared, Shares, chosen
 from qnas_jax.nn.units import pixels
-from qnas_jax.train import optimizers
 
 
 class How(NamedTuple):
-    """How weights and logits learn.
+    """How weights and logits learn: numbers, so that one program serves warm-up and all searches.
 
     Attributes:
       steps: Number of steps.
-      lr: Of the weights, the highest.
+      lr: Of the weights, the highest; falls to 0 as a cosine.
       logit_lr: Of the logits; 0: they stay as they are, and choices cost nothing.
       temperature: Of draws, the first and the last; between, it falls in proportion.
       rate: Of the controller, see `relax.controlled`.
       most_weight: Of a cost.
-      bilevel: Whether logits learn on the second half of a batch, and weights on the first.
     """
 
-    steps: int
-    lr: float
-    logit_lr: float
-    temperature: tuple[float, float]
-    rate: float
-    most_weight: float
-    bilevel: bool
+    steps: Array | int
+    lr: Array | float
+    logit_lr: Array | float
+    temperature: tuple[Array | float, Array | float]
+    rate: Array | float
+    most_weight: Array | float
 
 
 class State(NamedTuple):
@@ -80,28 +77,27 @@ class Network(NamedTuple):
     loss: Callable[[Array, Any], Array]
 
 
-def _optimizers(how: How) -> tuple[optax.GradientTransformation, optax.GradientTransformation]:
-    return optimizers.adamw(how.lr, how.steps, 0, 0.0, 1.0), optax.adam(how.logit_lr, b1=0.5)
+# The rates are applied by the step, as numbers of `How`.
+WEIGHTS = optax.chain(optax.clip_by_global_norm(1.0), optax.scale_by_adam())
+LOGITS = optax.scale_by_adam(b1=0.5)
 
 
-def begin(how: How, params: PyTree, logits: Shares, costs: tuple[str, ...]) -> State:
+def begin(params: PyTree, logits: Shares, costs: tuple[str, ...]) -> State:
     """Returns the state before the first step."""
-    weights, own = _optimizers(how)
     zero = {name: jnp.float32(0) for name in costs}
-    return State(params, weights.init(params), logits, own.init(logits), zero)
+    return State(params, WEIGHTS.init(params), logits, LOGITS.init(logits), zero)
 
 
-def step(network: Network, how: How, key: Key[Array, ""]) -> Callable:
-    """Returns a step (bounds, state, images, labels, number) -> state, metrics.
+def step(network: Network, bilevel: bool) -> Callable:
+    """Returns a step (how, bounds, key, state, images, labels, number) -> state, metrics.
+
+    The key is that of draws and dropout; each step folds its number into it.
 
     Args:
       network: The widest network.
-      how: How it learns.
-      key: PRNG key of draws and dropout; each step folds its number into it.
+      bilevel: Whether logits learn on the second half of a batch, and weights on the first.
     """
     outputs = functools.partial(_outputs, network)
-    weights_by, logits_by = _optimizers(how)
-    first, last = how.temperature
 
     def total(params, logits, weights, bounds, seen, keys, temperature):
         images, labels = seen
@@ -114,27 +110,31 @@ def step(network: Network, how: How, key: Key[Array, ""]) -> Callable:
         pull = relax.penalty(relax.probabilities(logits), bounds, weights)
         return hard + soft + pull, {"loss": hard, "imitation": soft}
 
-    def one(bounds: Bounds, state: State, images, labels, number):
+    def slopes(given, images, labels, keys, temperature):
+        of = functools.partial(jax.grad, total, has_aux=True)
+        if not bilevel:
+            both, figures = of((0, 1))(*given, (images, labels), keys, temperature)
+            return *both, figures
+        half = len(images) // 2
+        former, latter = (images[:half], labels[:half]), (images[half:], labels[half:])
+        slope, figures = of(0)(*given, former, keys, temperature)
+        return slope, of(1)(*given, latter, keys, temperature)[0], figures
+
+    def one(how: How, bounds: Bounds, key, state: State, images, labels, number):
         keys = jax.random.split(jax.random.fold_in(key, number), 3)
-        temperature = first * (last / first) ** (number / how.steps)
-        here = functools.partial(jax.grad, total, has_aux=True)
+        part = number / how.steps
+        first, last = how.temperature
+        temperature = first * (last / first) ** part
         given = state.params, state.logits, state.weights, bounds
-        if how.bilevel and how.logit_lr:
-            half = len(images) // 2
-            former, latter = (images[:half], labels[:half]), (images[half:], labels[half:])
-            slope, figures = here(0)(*given, former, keys, temperature)
-            logit_slope, _ = here(1)(*given, latter, keys, temperature)
-        else:
-            both, figures = here((0, 1))(*given, (images, labels), keys, temperature)
-            slope, logit_slope = both
-        moved, optimizer = weights_by.update(slope, state.optimizer, state.params)
-        params = optax.apply_updates(state.params, moved)
-        logits, own, weights = state.logits, state.logit_optimizer, state.weights
-        if how.logit_lr:
-            moved, own = logits_by.update(logit_slope, own)
-            logits = Shares(*optax.apply_updates(logits, moved))  # pyright: ignore
-            over = relax.excess(relax.probabilities(logits), bounds)
-            weights = relax.controlled(weights, over, how.rate, how.most_weight)
+        slope, logit_slope, figures = slopes(given, images, labels, keys, temperature)
+        moved, optimizer = WEIGHTS.update(slope, state.optimizer)
+        lr = how.lr * 0.5 * (1 + jnp.cos(jnp.pi * part))
+        params = jax.tree.map(lambda w, m: w - lr * m, state.params, moved)
+        moved, own = LOGITS.update(logit_slope, state.logit_optimizer)
+        logits = jax.tree.map(lambda x, m: x - how.logit_lr * m, state.logits, moved)
+        over = relax.excess(relax.probabilities(logits), bounds)
+        rate = jnp.where(how.logit_lr > 0, how.rate, 0.0)
+        weights = relax.controlled(state.weights, over, rate, how.most_weight)
         after = State(params, optimizer, logits, own, weights)
         return after, {**figures, **_figures(network, after, bounds)}
 

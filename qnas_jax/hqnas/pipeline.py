@@ -7,22 +7,23 @@ the folder of the run.
 """
 
 import dataclasses
-import functools
 import logging
 import pathlib
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
 from qnas_jax import space
 from qnas_jax.data.batching import central_crops
 from qnas_jax.hqnas import derive, experiment, learn, relax, shared
+from qnas_jax.hqnas.config import Config
 from qnas_jax.hqnas.derive import Scored
 from qnas_jax.hqnas.experiment import Begun, begin
 from qnas_jax.hqnas.learn import How, State
-from qnas_jax.hqnas.results import as_text, write_results
+from qnas_jax.hqnas.results import Row, as_text, write_results
 from qnas_jax.nn import policy
 from qnas_jax.nn.trace import trace
 from qnas_jax.run import artefacts
@@ -30,7 +31,7 @@ from qnas_jax.run.stage import Stage, read_json
 from qnas_jax.stages import export as export_stage
 from qnas_jax.stages import fit, policies, quantizers
 from qnas_jax.stages.experiment import Purpose, key
-from qnas_jax.stages.scoring import remembering
+from qnas_jax.stages.scoring import Evaluate, remembering
 from qnas_jax.stages.train import Trained
 from qnas_jax.train import loop, optimizers
 
@@ -55,10 +56,11 @@ def run(given: Any, workdir: pathlib.Path) -> dict[str, Any]:
         warm_stage, warm = warmed_up(workdir, begun, seed)
         for share in begun.budgets:
             stage, state = searched(workdir, begun, warm_stage, warm, seed, share)
-            best, scored = found(begun, stage, state, seed, share)
-            network = train(workdir, begun, stage, state.params, best.subnet, seed)
+            limits = experiment.bounds(begun, begun.budgets[share])[begun.config.hqnas.cost]
+            scored = found(begun, stage, state, limits, seed, stage)
+            network = train(workdir, begun, stage, state.params, scored[0].subnet, seed)
             stage.finish()
-            rows.append((seed, share, stage, best, scored, network, warm_stage))
+            rows.append(Row(seed, share, stage, scored, network, warm_stage.seconds))
             trained.append(network)
     folders = [workdir / "export" / one.stage.folder.name for one in trained]
     if begun.config.hqnas.exports:
@@ -84,7 +86,7 @@ def warmed_up(workdir: pathlib.Path, begun: Begun, seed: int) -> tuple[Stage, St
     stage.begin()
     how = _how(begun, own.warmup_steps, logit_lr=0.0)
     logits = relax.zeros(begun.network.shared)
-    state = learn.begin(how, begun.params, logits, (own.cost,))
+    state = learn.begin(begun.params, logits, (own.cost,))
     any_budget = experiment.bounds(begun, max(begun.budgets.values()))
     state = _fit(workdir, begun, stage, how, state, any_budget, seed, "warm-up")
     stage.finish()
@@ -105,58 +107,77 @@ def searched(
         "budget": begun.budgets[share],
         **{name: artefacts.plain(own)[name] for name in recipe},
     }
-    name = f"{begun.config.hardware.target}-{own.cost}-{share:g}-s{seed}"
+    name = folder_name(begun.config, share, seed)
     stage = Stage(workdir / "hqnas" / name, made_from)
     stage.begin()
     how = _how(begun, own.steps, own.logit_lr)
     logits = relax.zeros(begun.network.shared)
-    state = learn.begin(how, start.params, logits, (own.cost,))
+    state = learn.begin(start.params, logits, (own.cost,))
     limits = experiment.bounds(begun, begun.budgets[share])
     return stage, _fit(workdir, begun, stage, how, state, limits, seed, f"search {name}")
+
+
+def folder_name(config: Config, share: float, seed: int) -> str:
+    """Returns the folder of a search."""
+    return f"{config.hardware.target}-{config.hqnas.cost}-{share:g}-s{seed}"
 
 
 def _how(begun: Begun, steps: int, logit_lr: float) -> How:
     own = begun.config.hqnas
     first, last = own.temperature
-    return How(steps, own.lr, logit_lr, (first, last), own.rate, own.most_weight, own.bilevel)
+    return How(steps, own.lr, logit_lr, (first, last), own.rate, own.most_weight)
 
 
 def _fit(workdir, begun: Begun, stage: Stage, how: How, state: State, limits, seed, title):
     """Runs the steps with checkpoints, metrics and progress."""
-    training = fit.training(begun.config)
-    step = learn.step(begun.network, how, key(seed, Purpose.SUPERNET_TRAIN))
-    rate = optimizers.cosine(how.lr, how.steps, 0)
+    training, own = fit.training(begun.config), begun.config.hqnas
+    step = learn.step(begun.network, own.bilevel)
+    draws = key(seed, Purpose.SUPERNET_TRAIN)
+    rate = optimizers.cosine(own.lr, int(how.steps), 0)
     watched = loop.Watched("the shared weights", "loss", rate, "hqnas.lr", lambda state: state)
-    planned = fit.plan(stage, training, title, how.steps, [watched])
-    make_batch = fit.batches(
-        begun.problem.train, training._replace(seed=seed), begun.config.hqnas.batch
-    )
-    return fit.fit(workdir, planned, loop.several(step, limits), state, make_batch)
+    planned = fit.plan(stage, training, title, int(how.steps), [watched])
+    make_batch = fit.batches(begun.problem.train, training._replace(seed=seed), own.batch)
+    steps = loop.several(step, jax.tree.map(jnp.asarray, how), limits, draws)
+    return fit.fit(workdir, planned, steps, state, make_batch)
 
 
 def found(
-    begun: Begun, stage: Stage, state: State, seed: int, share: float
-) -> tuple[Scored, list[Scored]]:
-    """Returns the best of the drawn subnets, and all of them; keeps them in `subnets.json`."""
+    begun: Begun, stage: Stage, state: State, limits: relax.Costs, seed: int, base: Stage
+) -> list[Scored]:
+    """Returns the drawn subnets, the best first; they are kept in `subnets.json`.
+
+    Args:
+      begun: The run.
+      stage: The stage of the search, or of an adaptation.
+      state: Shared weights and logits.
+      limits: The cost that bounds them.
+      seed: Of the draws.
+      base: The stage of the search, which holds all scores with its shared weights.
+    """
     file = stage.folder / "subnets.json"
     if not file.exists():
-        own, described = begun.config.hqnas, begun.network.shared
-        evaluate = remembering(
-            experiment.scorer(begun, state.params), stage.folder / "scores.npz", "subnets"
-        )
+        described = begun.network.shared
         rows = derive.scored(
             described,
             state.logits,
-            experiment.bounds(begun, begun.budgets[share])[own.cost],
-            derive.accuracies(evaluate, functools.partial(experiment.codes_of, described)),
+            limits,
+            lambda subnets: (
+                scores(begun, base, state.params)(
+                    np.stack([experiment.codes_of(described, one) for one in subnets])
+                ).accuracy
+            ),
             key(seed, Purpose.SUPERNET_PATHS),
-            own.samples,
+            begun.config.hqnas.samples,
         )
         held = [(space.format_subnet(s), cost, accuracy) for s, cost, accuracy in rows]
         probabilities = [np.asarray(p).tolist() for p in relax.probabilities(state.logits)]
         artefacts.write_json(file, {"subnets": held, "probabilities": probabilities})
-    rows = [Scored(space.parse_subnet(s), *rest) for s, *rest in read_json(file)["subnets"]]
-    return rows[0], rows
+    return [Scored(space.parse_subnet(s), *rest) for s, *rest in read_json(file)["subnets"]]
+
+
+def scores(begun: Begun, base: Stage, params: PyTree) -> Evaluate:
+    """Returns what scores subnets with the shared weights of a search, each once."""
+    return remembering(experiment.scorer(begun, params), base.folder / "scores.npz", "subnets")
 
 
 def train(

@@ -101,7 +101,10 @@ def penalty(shares: Shares, bounds: Bounds, weights: Mapping[str, Array]) -> Flo
 
 
 def controlled(
-    weights: Mapping[str, Array], over: Mapping[str, Array], rate: float, most: float
+    weights: Mapping[str, Array],
+    over: Mapping[str, Array],
+    rate: Array | float,
+    most: Array | float,
 ) -> dict[str, Array]:
     """Returns the weights of the costs after a step, so that budgets hold without tuning.
 

@@ -2,83 +2,114 @@
 
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
-
-import numpy as np
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from qnas_jax import space
 from qnas_jax.hqnas import experiment
+from qnas_jax.hqnas.derive import Scored
+from qnas_jax.metrics import Metric
 from qnas_jax.report import relaxed as page
 from qnas_jax.report.policies import metrics_of
 from qnas_jax.run import artefacts
+from qnas_jax.run.stage import Stage, read_json
 from qnas_jax.space import COSTS
+from qnas_jax.stages.train import Trained
 
 
-def write_results(
-    workdir: pathlib.Path, begun: Any, rows: Sequence[tuple[Any, ...]]
-) -> dict[str, Any]:
+class Row(NamedTuple):
+    """A network that was found.
+
+    Attributes:
+      seed: Of the search.
+      share: The budget as the config has it; 0 for a preference.
+      stage: The stage of the search or of the adaptation.
+      scored: The drawn subnets, the best first.
+      network: The trained network.
+      warmup_seconds: Of the warm-up, which all budgets share.
+      adapted_from: The folder of the search that was adapted; "" for a search.
+      seconds: By part, of an adaptation.
+    """
+
+    seed: int
+    share: float
+    stage: Stage
+    scored: list[Scored]
+    network: Trained
+    warmup_seconds: float = 0.0
+    adapted_from: str = ""
+    seconds: Mapping[str, float] = MappingProxyType({})
+
+
+def write_results(workdir: pathlib.Path, begun: Any, rows: Sequence[Row]) -> dict[str, Any]:
     """Writes `hqnas/results.json` and the page; returns the results.
+
+    Records of other searches and adaptations of the folder stay.
 
     Args:
       workdir: The folder of the run.
-      begun: The run.
-      rows: Of each search its seed, budget, stage, best subnet, all scored subnets, trained
-        network and the stage of the warm-up.
+      begun: The run; its device and costs are those of the rows.
+      rows: What was found.
     """
-    metric, own = begun.problem.task.metric, begun.config.hqnas
+    metric, file = begun.problem.task.metric, workdir / "hqnas" / "results.json"
+    new = [_record(begun, row, metric) for row in rows]
+    old = read_json(file, "records")["records"] if file.exists() else []
+    names = {record["name"] for record in new}
+    records = [record for record in old if record["name"] not in names] + new
     teacher = metrics_of(begun.teacher.stage.folder, metric)
-    records = []
-    for seed, share, stage, best, scored, network, warm in rows:
-        trained = metrics_of(network.stage.folder, metric)
-        records.append(
-            {
-                "method": "hqnas",
-                "stage": stage.folder.name,
-                "seed": seed,
-                "budget": begun.budgets[share],
-                "budget_setting": share,
-                "accuracy": trained["quantized"],
-                "accuracy_fp32": trained["fp32"],
-                "search_accuracy": best.accuracy,
-                "subnet": space.format_subnet(best.subnet),
-                **experiment.cost_of(begun, best.subnet),
-                "seconds": round(stage.seconds, 1),
-                "warmup_seconds": round(warm.seconds, 1),
-                "train_seconds": round(network.stage.seconds, 1),
-                "scored": [[space.format_subnet(s), c, a] for s, c, a in scored],
-            }
-        )
     results = {
         "metric": metric.name,
-        "device": begun.config.hardware.target,
-        "cost_name": own.cost,
         "fp32": teacher["fp32"],
         "int8": teacher["quantized"],
-        "teacher_cost": begun.budgets[own.budgets[0]] / own.budgets[0],
-        "records": records,
+        "records": sorted(records, key=lambda record: bool(record["adapted_from"])),
         "seed": begun.config.seed,
     }
-    artefacts.write_json(workdir / "hqnas" / "results.json", results)
-    artefacts.write_json(workdir / "config.json", begun.config)
+    artefacts.write_json(file, results)
     page.write(workdir, metric.title, results)
     return results
 
 
+def _record(begun: Any, row: Row, metric: Metric) -> dict[str, Any]:
+    own, best = begun.config.hqnas, row.scored[0]
+    trained = metrics_of(row.network.stage.folder, metric)
+    teacher = experiment.teacher_cost(begun.deployed, begun.problem, own.cost)
+    return {
+        "method": "hqnas",
+        "name": row.stage.folder.name,
+        "adapted_from": row.adapted_from,
+        "seed": row.seed,
+        "device": begun.deployed.target.name,
+        "cost_name": own.cost,
+        "teacher_cost": teacher,
+        "budget": row.share * teacher,
+        "budget_setting": row.share,
+        "accuracy": trained["quantized"],
+        "accuracy_fp32": trained["fp32"],
+        "search_accuracy": best.accuracy,
+        "subnet": space.format_subnet(best.subnet),
+        **experiment.cost_of(begun, best.subnet),
+        "seconds": round(row.stage.seconds, 1),
+        "warmup_seconds": round(row.warmup_seconds, 1),
+        "train_seconds": round(row.network.stage.seconds, 1),
+        **row.seconds,
+        "scored": [[space.format_subnet(s), c, a] for s, c, a in row.scored],
+    }
+
+
 def as_text(results: Mapping[str, Any]) -> str:
     """The networks of a run, a line each, for a terminal."""
-    cost = COSTS[results["cost_name"]]
     lines = [
         f"{results['metric']} of the teacher: in float {results['fp32']:.2f}, "
-        f"INT8 {results['int8']:.2f}, {cost.title} "
-        f"{results['teacher_cost'] / cost.per_shown_unit:.4g} {cost.shown_unit}",
-        f"{'budget':>8} {'seed':>5} {cost.title:>10} {'size':>9} {results['metric']:>8}  subnet",
+        f"INT8 {results['int8']:.2f}",
+        f"{'device':>12} {'budget':>7} {'seed':>4} {'cost':>10} {'size':>10} "
+        f"{results['metric']:>7}  subnet",
     ]
     for row in results["records"]:
-        value = row[results["cost_name"]] / cost.per_shown_unit
+        cost = COSTS[row["cost_name"]]
+        value = f"{row[row['cost_name']] / cost.per_shown_unit:.4g} {cost.shown_unit}"
+        size = f"{row['size_bytes'] / 1e3:.1f} kB"
         lines.append(
-            f"{row['budget_setting']:8g} {row['seed']:5} {value:7.4g} {cost.shown_unit} "
-            f"{row['size_bytes'] / 1e3:6.1f} kB {row['accuracy']:8.2f}  {row['subnet']}"
+            f"{row['device']:>12} {row['budget_setting']:7g} {row['seed']:4} {value:>10} "
+            f"{size:>10} {row['accuracy']:7.2f}  {row['subnet']}"
         )
-    scores = [row["accuracy"] for row in results["records"]]
-    lines.append(f"mean {np.mean(scores):.2f}")
     return "\n".join(lines)

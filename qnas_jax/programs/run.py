@@ -13,9 +13,11 @@ from absl import flags
 
 from qnas_jax.bwnas import config as bwnas_config
 from qnas_jax.bwnas import pipeline as bwnas_pipeline
+from qnas_jax.errors import InputError
 from qnas_jax.haq import config as haq_config
 from qnas_jax.haq import pipeline as haq_pipeline
 from qnas_jax.hqnas import config as hqnas_config
+from qnas_jax.hqnas import lifelong
 from qnas_jax.hqnas import pipeline as hqnas_pipeline
 from qnas_jax.run import cli, disk, platform
 
@@ -28,6 +30,9 @@ SYSTEMS: dict[type, types.ModuleType] = {
 
 cli.define_run_flags()
 _UNTIL = flags.DEFINE_enum("until", "report", ["teacher", "report"], "The last stage to run.")
+_ADAPT = flags.DEFINE_string(
+    "adapt", "", "A name: adapt the finished search of the folder as --config.adapt says (HQNAS)."
+)
 
 
 def main() -> None:
@@ -39,6 +44,11 @@ def main() -> None:
         if _UNTIL.value == "teacher":
             system.begin(given, workdir)
             return
-        results = system.run(given, workdir)
+        if _ADAPT.present:
+            if system is not hqnas_pipeline:
+                raise InputError(f"--adapt={_ADAPT.value}: needs a config of HQNAS")
+            results = lifelong.run(given, workdir, _ADAPT.value)
+        else:
+            results = system.run(given, workdir)
     print(system.as_text(results))
     print(f"report: {workdir / 'report' / 'index.html'}")

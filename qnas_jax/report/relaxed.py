@@ -3,7 +3,7 @@
 import html
 import pathlib
 import string
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,11 +26,11 @@ _PAGE = string.Template("""<!doctype html>
 <style>$style</style>
 <h1>$name</h1>
 <p class="note">The teacher: $metric $fp32 % in float, $int8 % with 8 bits everywhere. A budget of
-0.5 is half of the teacher's $cost with 8 bits on $device. $metric below is that of the trained
-network with its bitwidths, on the validation images.</p>
+0.5 is half of the teacher's cost with 8 bits on that device; 0 is a preference. $metric below is
+that of the trained network with its bitwidths, on the validation images.</p>
 <table>
-<tr><th>budget</th><th>seed</th><th>$cost</th><th>size</th><th>$metric</th><th>before training</th>
-<th>subnet</th></tr>
+<tr><th>name</th><th>device</th><th>budget</th><th>cost</th><th>size</th><th>$metric</th>
+<th>before training</th><th>subnet</th></tr>
 $rows
 </table>
 <h2>Accuracy over cost</h2>
@@ -41,7 +41,7 @@ with the shared weights on the held-out images.</p>
 $layers
 <h2>The search</h2>
 $search
-<p class="note">Mean bitwidths and the expected $cost relative to its budget, over the steps. The
+<p class="note">Mean bitwidths and the expected cost relative to its budget, over the steps. The
 controller raises the weight of the cost until the budget holds.</p>
 </html>
 """)
@@ -55,11 +55,11 @@ def write(workdir: pathlib.Path, metric: str, results: Mapping[str, Any]) -> Non
       metric: Title of the task's figure.
       results: The content of `hqnas/results.json`.
     """
-    cost = COSTS[results["cost_name"]]
+    records = results["records"]
     drawn = {
         "accuracy": accuracy_over_cost(results, metric),
-        "layers": layers(results),
-        "search": curves(workdir, results),
+        "layers": layers(records),
+        "search": curves(workdir, [row for row in records if not row["adapted_from"]]),
     }
     for name, figure in drawn.items():
         artefacts.write(workdir / "report" / f"{name}.svg", figure.encode())
@@ -68,22 +68,21 @@ def write(workdir: pathlib.Path, metric: str, results: Mapping[str, Any]) -> Non
         style=STYLE,
         name=html.escape(workdir.name),
         metric=metric,
-        cost=cost.title,
-        device=results["device"],
         fp32=f"{results['fp32']:.2f}",
         int8=f"{results['int8']:.2f}",
-        rows="\n".join(_row(row, results["cost_name"]) for row in results["records"]),
+        rows="\n".join(map(_row, records)),
     )
     artefacts.write(workdir / "report" / "index.html", page.encode())
     artefacts.write_json(workdir / "report" / "results.json", results)
 
 
-def _row(row: Mapping[str, Any], name: str) -> str:
-    cost = COSTS[name]
+def _row(row: Mapping[str, Any]) -> str:
+    cost = COSTS[row["cost_name"]]
     cells = (
+        row["name"],
+        row["device"],
         f"{row['budget_setting']:g}",
-        f"{row['seed']}",
-        f"{row[name] / cost.per_shown_unit:.4g} {cost.shown_unit}",
+        f"{row[row['cost_name']] / cost.per_shown_unit:.4g} {cost.shown_unit}",
         f"{row['size_bytes'] / 1e3:.1f} kB",
         f"{row['accuracy']:.2f}",
         f"{row['search_accuracy']:.2f}",
@@ -94,29 +93,32 @@ def _row(row: Mapping[str, Any], name: str) -> str:
 
 @style.plain
 def accuracy_over_cost(results: Mapping[str, Any], metric: str) -> str:
-    """Accuracy over the cost of the trained networks, of the draws, and of the teacher."""
-    cost = COSTS[results["cost_name"]]
-    figure = Figure(figsize=(8, 4.2), layout="constrained")
-    axes = new_axes(figure, 1, 1, 1)
-    for number, row in enumerate(results["records"]):
-        x = [c / cost.per_shown_unit for _, c, _ in row["scored"]]
-        label = "drawn, shared weights" if not number else None
-        axes.plot(x, [a for *_, a in row["scored"]], "o", mfc="none", color=FAINT, label=label)
-    x = [row[results["cost_name"]] / cost.per_shown_unit for row in results["records"]]
-    axes.plot(
-        x, [row["accuracy"] for row in results["records"]], "o", color=SUBNET, label="trained"
-    )
-    teacher = results["teacher_cost"] / cost.per_shown_unit
-    axes.plot([teacher], [results["int8"]], "s", color=TEACHER, label="teacher, 8 bits")
-    axes.set(xlabel=f"{cost.title} ({cost.shown_unit})", ylabel=f"{metric} (%)")
-    axes.legend(fontsize=8, frameon=False)
+    """A panel for each device and cost: trained networks, the draws, and the teacher.
+
+    Args:
+      results: The content of `hqnas/results.json`.
+      metric: Title of the task's figure.
+    """
+    panels = list(dict.fromkeys((r["device"], r["cost_name"]) for r in results["records"]))
+    figure = Figure(figsize=(11, 3.8 * -(-len(panels) // 2)), layout="constrained")
+    for place, (device, name) in enumerate(panels, 1):
+        axes, cost = new_axes(figure, -(-len(panels) // 2), 2, place), COSTS[name]
+        rows = [r for r in results["records"] if (r["device"], r["cost_name"]) == (device, name)]
+        drawn = [(c / cost.per_shown_unit, a) for row in rows for _, c, a in row["scored"]]
+        axes.plot(*zip(*drawn, strict=True), "o", mfc="none", color=FAINT, label="shared weights")
+        trained = [(row[name] / cost.per_shown_unit, row["accuracy"]) for row in rows]
+        axes.plot(*zip(*trained, strict=True), "o", color=SUBNET, label="trained")
+        teacher = rows[0]["teacher_cost"] / cost.per_shown_unit
+        axes.plot([teacher], [results["int8"]], "s", color=TEACHER, label="teacher, 8 bits")
+        axes.set_title(device, loc="left", fontsize=11)
+        axes.set(xlabel=f"{cost.title} ({cost.shown_unit})", ylabel=f"{metric} (%)")
+        axes.legend(fontsize=8, frameon=False)
     return svg(figure)
 
 
 @style.plain
-def layers(results: Mapping[str, Any]) -> str:
+def layers(records: Sequence[Mapping[str, Any]]) -> str:
     """A panel for each network: bits of weights and of activations, and the op, by layer."""
-    records = results["records"]
     figure = Figure(figsize=(11, 2.2 * len(records)), layout="constrained")
     for number, row in enumerate(records, 1):
         axes = new_axes(figure, len(records), 1, number)
@@ -127,23 +129,21 @@ def layers(results: Mapping[str, Any]) -> str:
         axes.axhline(0, color=INK, lw=0.8)
         axes.set_xticks(places, [str(c.op) for c in choices], fontsize=7, rotation=60)
         axes.set(ylim=(-9, 9), ylabel="a_bits | w_bits")
-        title = f"budget {row['budget_setting']:g}, seed {row['seed']}"
-        axes.set_title(title, loc="left", fontsize=10)
+        axes.set_title(row["name"], loc="left", fontsize=10)
     return svg(figure)
 
 
 @style.plain
-def curves(workdir: pathlib.Path, results: Mapping[str, Any]) -> str:
+def curves(workdir: pathlib.Path, records: Sequence[Mapping[str, Any]]) -> str:
     """Mean bitwidths, and the expected cost relative to its budget, over the steps."""
     figure = Figure(figsize=(11, 3.6), layout="constrained")
     bits, over = new_axes(figure, 1, 2, 1), new_axes(figure, 1, 2, 2)
-    for number, row in enumerate(results["records"]):
-        found = read_metrics(workdir, f"hqnas/{row['stage']}")
+    for number, row in enumerate(records):
+        found = read_metrics(workdir, f"hqnas/{row['name']}")
         steps, colour = sorted(found), f"C{number}"
-        label = f"budget {row['budget_setting']:g}, seed {row['seed']}"
-        bits.plot(steps, [found[s]["w_bits"] for s in steps], color=colour, label=label)
+        bits.plot(steps, [found[s]["w_bits"] for s in steps], color=colour, label=row["name"])
         bits.plot(steps, [found[s]["a_bits"] for s in steps], color=colour, ls="--")
-        name = f"{results['cost_name']}_over_budget"
+        name = f"{row['cost_name']}_over_budget"
         over.plot(steps, [100 * found[s][name] for s in steps], color=colour)
     bits.set(xlabel="step", ylabel="mean bits (dashed: activations)")
     over.axhline(0, color=INK, lw=0.8)
