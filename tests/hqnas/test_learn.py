@@ -43,8 +43,8 @@ def run(case, logit_lr, bilevel=False, parts=((0, STEPS),), batches=None):
     how = learn.How(STEPS, 1e-2, logit_lr, (2.0, 0.5), 0.05, 20.0)
     how = jax.tree.map(jnp.asarray, how)
     steps = loop.several(learn.step(network, bilevel), how, bounds, jax.random.key(1))
-    params = jax.tree.map(jnp.copy, params)  # the steps reuse the memory of their state
     state = learn.begin(params, relax.zeros(network.shared), ("latency_ms",))
+    state = jax.tree.map(jnp.copy, state)  # the steps reuse its memory
     for start, end in parts:
         part = slice(start, end)
         state, figures = steps(state, images[part], labels[part], jnp.arange(start, end))
