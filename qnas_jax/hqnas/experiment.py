@@ -2,7 +2,6 @@
 
 import functools
 import pathlib
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -21,15 +20,18 @@ from qnas_jax.hqnas.config import Config
 from qnas_jax.hqnas.learn import Network
 from qnas_jax.hqnas.relax import Costs
 from qnas_jax.hqnas.shared import Shared, Shares
-from qnas_jax.nn import init
+from qnas_jax.nn import init, policy
 from qnas_jax.nn.trace import trace
+from qnas_jax.quant.nested import nested
 from qnas_jax.run import artefacts
 from qnas_jax.space import COSTS
-from qnas_jax.stages import fit, scoring
+from qnas_jax.stages import fit, quantizers, scoring
 from qnas_jax.stages import train as train_stage
 from qnas_jax.stages.experiment import Problem, Purpose, key, prepare, teacher_costs
+from qnas_jax.stages.quantizers import Quantize
 from qnas_jax.stages.scoring import Evaluate, Tested
 from qnas_jax.stages.train import Trained
+from qnas_jax.train import supervised
 
 
 class Begun(NamedTuple):
@@ -192,11 +194,48 @@ def norm_images(begun: Begun) -> np.ndarray:
     return central_crops(begun.problem.train, range(config.hqnas.norm_images), config.train.crop)
 
 
-def settled_in_float(begun: Begun, model: nn.Module, params: PyTree) -> PyTree:
-    """Returns the variables of a subnet's own network, with statistics of norms in float."""
-    shape = (1, *begun.config.train.crop, 3)
-    fresh = init.initialize(model, key(begun.config.seed, Purpose.RETRAIN_INIT), shape)
-    state = scoring.supervised.TrainState(params, fresh["batch_stats"], None)
-    settle: Callable[..., Any] = jax.jit(functools.partial(scoring.supervised.settled, model))
-    stats = settle(state, {"params": params}, norm_images(begun))
-    return {"params": params, "batch_stats": stats, "quant": fresh["quant"]}
+def alone(
+    begun: Begun, model: nn.Module, params: PyTree, subnet: space.Subnet
+) -> tuple[PyTree, Quantize]:
+    """Returns the variables of a subnet's own network, and what its bitwidths do to them.
+
+    Its weights have nested codes, as in the search; ranges of activations are those of the least
+    squared error.
+
+    Args:
+      begun: The run.
+      model: The subnet's network.
+      params: Its parameters, cut from the shared ones.
+      subnet: The subnet.
+    """
+    config, image_shape = begun.config, begun.problem.val[0][0].shape
+    traced = trace(model, image_shape)
+    names = [unit.name for unit in traced.units if unit.conv or unit.has_grid]
+    by_unit = {**dict.fromkeys(names, (8, 8)), **policy.of_subnet(traced, subnet)}
+
+    def rounded(params):
+        params = jax.tree.map(lambda leaf: leaf, params)
+        for conv in traced.convs:
+            leaves = policy.at(params, conv.name)
+            leaves["kernel"] = nested(leaves["kernel"], jnp.int32(by_unit[conv.name][0]))
+        return params
+
+    shape = (1, *config.train.crop, 3)
+    fresh = init.initialize(model, key(config.seed, Purpose.RETRAIN_INIT), shape)
+    state = supervised.TrainState(params, fresh["batch_stats"], None)
+    settle: Any = jax.jit(functools.partial(supervised.settled, model))
+    read = {"params": rounded(params)}
+    stats = settle(state, read, norm_images(begun))
+    count, per_pass = config.quantize.images, config.quantize.images_per_pass
+    images = (
+        central_crops(begun.problem.train, range(s, min(s + per_pass, count)), config.train.crop)
+        for s in range(0, count, per_pass)
+    )
+    found = quantizers.ranges_of(model, traced, {**read, "batch_stats": stats}, images, "mse")
+
+    def quantize(params, bits):
+        del bits  # those of the subnet
+        quant = quantizers.with_ranges(fresh["quant"], by_unit, found)
+        return {"params": rounded(params), "quant": quant}
+
+    return {"params": params, "batch_stats": stats}, quantize

@@ -17,19 +17,16 @@ import numpy as np
 from jaxtyping import PyTree
 
 from qnas_jax import space
-from qnas_jax.data.batching import central_crops
 from qnas_jax.hqnas import derive, experiment, learn, relax, shared
 from qnas_jax.hqnas.config import Config
 from qnas_jax.hqnas.derive import Scored
 from qnas_jax.hqnas.experiment import Begun, begin
 from qnas_jax.hqnas.learn import How, State
 from qnas_jax.hqnas.results import Row, as_text, write_results
-from qnas_jax.nn import policy
-from qnas_jax.nn.trace import trace
 from qnas_jax.run import artefacts
 from qnas_jax.run.stage import Stage, read_json
 from qnas_jax.stages import export as export_stage
-from qnas_jax.stages import fit, policies, quantizers
+from qnas_jax.stages import fit, policies
 from qnas_jax.stages.experiment import Purpose, key
 from qnas_jax.stages.scoring import Evaluate, remembering
 from qnas_jax.stages.train import Trained
@@ -201,24 +198,10 @@ def train(
     if stage.done:
         trained = Trained(stage, model, subnet, policies.NETWORK)
     else:
-        traced = trace(model, begun.problem.val[0][0].shape)
         cut = shared.cut(begun.network.shared, params, subnet)
-        start = experiment.settled_in_float(begun, model, cut)
-        quantized = [unit.name for unit in traced.units if unit.conv or unit.has_grid]
-        by_unit = {**dict.fromkeys(quantized, (8, 8)), **policy.of_subnet(traced, subnet)}
-        bits = np.array([by_unit[conv.name] for conv in traced.convs], np.int32)
-        crop, per_pass = config.train.crop, config.quantize.images_per_pass
-        images = (
-            central_crops(
-                begun.problem.train, range(s, min(s + per_pass, config.quantize.images)), crop
-            )
-            for s in range(0, config.quantize.images, per_pass)
-        )
-        quantize = quantizers.linear(
-            model, traced, start, start["quant"], images, "mse", lambda bits: by_unit
-        )
+        start, quantize = experiment.alone(begun, model, cut, subnet)
         trained = policies.train_policy(
-            workdir, begun.problem, how, stage, model, start, quantize, bits, f"retrain {name}",
+            workdir, begun.problem, how, stage, model, start, quantize, None, f"retrain {name}",
             jax.random.fold_in(key(seed, Purpose.RETRAIN_TRAIN), 0),
             experiment.norm_images(begun), subnet,
         )  # fmt: skip

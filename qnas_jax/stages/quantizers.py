@@ -4,8 +4,7 @@ A `Quantize` is a function (parameters, bits) -> the variables that the network 
 data, int32[layers, 2]: bitwidths of each convolution's weights and of the tensor that it reads.
 """
 
-import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -67,7 +66,6 @@ def linear(
     quant: PyTree,
     batches: Iterable[np.ndarray],
     ranges: str,
-    by_unit: Callable[[Any], dict[str, tuple[Any, Any]]] | None = None,
 ) -> Quantize:
     """Returns linear quantization, with a clipping range for each tensor and bitwidth.
 
@@ -81,12 +79,9 @@ def linear(
       quant: Its fresh `quant` collection.
       batches: Images, uint8[n, h, w, 3], on which the ranges of activations are found.
       ranges: How ranges are chosen, "min_max", "mse" or "kl".
-      by_unit: Bits -> bitwidths of each unit's weights and of its output; see `unit_policy`, which
-        is taken if there is none.
     """
-    by_unit = by_unit or functools.partial(unit_policy, traced)
     shares = _weight_shares(traced, variables["params"], ranges)
-    found = _ranges(_observed(model, traced, variables, batches), ranges)
+    found = ranges_of(model, traced, variables, batches, ranges)
 
     def quantize(params, bits):
         params = _without_alias(params)
@@ -94,13 +89,26 @@ def linear(
             leaves = policy.at(params, name)
             w_share = shares[name][bits[number, 0]]
             leaves["kernel"] = _clipped(leaves["kernel"], w_share)
-        units = by_unit(bits)
-        new = policy.with_policy(quant, units)
-        for name, of_bits in found.items():
-            policy.output_at(new, name)["range"] = of_bits[units[name][1]]
-        return {"params": params, "quant": new}
+        by_unit = unit_policy(traced, bits)
+        return {"params": params, "quant": with_ranges(quant, by_unit, found)}
 
     return quantize
+
+
+def with_ranges(
+    quant: PyTree, by_unit: Mapping[str, tuple[Any, Any]], found: Mapping[str, Array]
+) -> PyTree:
+    """Returns a `quant` collection with a policy and its ranges.
+
+    Args:
+      quant: The collection.
+      by_unit: Bitwidths of each unit's weights and of its output.
+      found: Ranges by unit and bitwidth, see `ranges_of`.
+    """
+    new = policy.with_policy(quant, by_unit)
+    for name, of_bits in found.items():
+        policy.output_at(new, name)["range"] = of_bits[by_unit[name][1]]
+    return new
 
 
 def _without_alias(tree: PyTree) -> PyTree:
@@ -169,9 +177,16 @@ def _observed(
     return found
 
 
-def _ranges(observed: dict[str, np.ndarray], ranges: str) -> dict[str, Array]:
-    """For each unit, the range of its output by bitwidth, float32[9, 2]."""
+def ranges_of(
+    model: nn.Module,
+    traced: Trace,
+    variables: PyTree,
+    batches: Iterable[np.ndarray],
+    ranges: str,
+) -> dict[str, Array]:
+    """Returns the range of each unit's output by bitwidth, float32[9, 2]; see `linear`."""
     find = _by_bits(calibrate.RANGES[ranges])
+    observed = _observed(model, traced, variables, batches)
     return {name: find(values) for name, values in observed.items()}
 
 
