@@ -12,14 +12,15 @@ As a library; arrays and functions, no config and no folder:
     search      exact Pareto fronts of sums: pareto_front
     bwnas       block-wise search: init_supernet, distill_step, score, search
     haq         an agent chooses the bits of each layer: describe, search, DDPG
+    hqnas       ops and bits learn by gradient; see `hqnas/learn.py` and `hqnas/relax.py`
     export      networks as files: to_graph, to_onnx, to_tflite; simulator runs them in JAX
     data        images and labels: Streets, Objects, Digits, Cityscapes, Folders
     metrics     every figure, defined once: nsr, mean_iou, kendall_tau
 
 A package is imported when it is first used, so `import qnas_jax` takes milliseconds.
 
-As a program, `launch/main.py` runs a whole search: `stages` has its steps, `bwnas/pipeline` and
-`haq/pipeline` their order, `run` what any run needs (config, files, log), `train` the training
+As a program, `launch/main.py` runs a whole search: `stages` has its steps, `bwnas/pipeline`,
+`haq/pipeline` and `hqnas/pipeline` their order, `run` what any run needs (config, files, log), `train` the training
 loop, `kernels` convolutions, `profiling` timing on runtimes, and `report` the page of a run.
 """
 

@@ -25,7 +25,8 @@ class Progress:
     def __init__(self, title: str, total: int | float, done: int | float = 0):
         """`done` of `total` are done already.
 
-        The ETA is computed from the progress after the first report, which compilation delays.
+        The ETA is computed from the progress after the first report, which compilation delays;
+        the first line has none.
         """
         self.title = title
         self._first, self._total = done, total
@@ -48,11 +49,9 @@ class Progress:
             return
         self._shown = now
         share = 100 * done / (self._total or 1)
-        eta = duration((self._total - done) / rate) if rate else "?"
-        logger.info(
-            "%s %.6g/%.6g (%.0f%%) %.3g/s ETA %s %s",
-            *(self.title, done, self._total, share, rate, eta, text),
-        )
+        eta = duration((self._total - done) / rate) if rate else ""
+        speed = f"{rate:.3g}/s ETA {eta} " if rate else ""
+        logger.info("%s %.6g/%.6g (%.0f%%) %s%s", self.title, done, self._total, share, speed, text)
 
 
 class Metrics:
