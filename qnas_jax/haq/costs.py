@@ -73,6 +73,8 @@ def goals(
             bits, share = (int(budget), 1.0) if budget >= 1 else (MOST_BITS, budget)
             same = allocation.same_bits(unbound, bits)
             bound = float(share * allocation.costs_of(cost, same))
+            if bound <= 0:
+                raise InputError(f"haq.targets: {target!r} costs nothing, so it bounds nothing")
             if lowest > bound * (1 + 1e-9):
                 raise InputError(
                     f"haq.budgets={tuple(budgets)}: {budget:g} is {_shown(bound, name)} on "

@@ -208,6 +208,16 @@ def test_another_network_is_refused_in_the_same_folder(finished):
         pipeline.run(changed, finished[0])
 
 
+def test_a_table_of_zeros_is_refused(tmp_path):
+    table = tmp_path / "table.csv"
+    lines = [f"{conv.name},{w},{a},0" for conv in CONVS for w in range(2, 9) for a in range(2, 9)]
+    table.write_text("\n".join(["layer,w_bits,a_bits,latency_ms", *lines]))
+    with pytest.raises(InputError, match="'table:latency_ms' costs nothing"):
+        pipeline.run(
+            small_haq.small(targets=("table:latency_ms",), table=str(table)), tmp_path / "run"
+        )
+
+
 def test_a_table_must_have_every_layer(tmp_path):
     lines = ["layer,w_bits,a_bits,latency_ms"]
     for conv in CONVS:
