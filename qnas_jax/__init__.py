@@ -20,8 +20,9 @@ As a library; arrays and functions, no config and no folder:
 A package is imported when it is first used, so `import qnas_jax` takes milliseconds.
 
 As a program, `launch/main.py` runs a whole search: `stages` has its steps, `bwnas/pipeline`,
-`haq/pipeline` and `hqnas/pipeline` their order, `run` what any run needs (config, files, log), `train` the training
-loop, `kernels` convolutions, `profiling` timing on runtimes, and `report` the page of a run.
+`haq/pipeline` and `hqnas/pipeline` their order, `run` what any run needs (config, files, log),
+`train` the training loop, `kernels` convolutions, `profiling` timing on runtimes, and `report` the
+page of a run.
 """
 
 import importlib
