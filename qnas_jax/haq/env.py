@@ -184,7 +184,8 @@ class Episode(NamedTuple):
     Attributes:
       bits: int32[layers, 2], the policy within its budget.
       states: float32[steps, FEATURES].
-      actions: float32[steps], as they were proposed.
+      actions: float32[steps]: as proposed where the bits are those of the proposal, else an action
+        that proposes the bits that are left.
     """
 
     bits: Array
@@ -200,6 +201,10 @@ def propose(
     Layers that are pinned take part like the others; their bits are set afterwards. `trim` then
     takes bits off. The first episode of all proposes the most bits everywhere (the paper's is
     random): what is left of them is near uniform bits, so the best policy is no worse than these.
+
+    States and actions are those of the policy that is left, from which the agent learns. The
+    paper's are those of the proposal: where bits are taken off, all large proposals give the same
+    policy, and the actor then drifts to the largest actions and stays there.
     """
     least, most = jnp.min(layers.least), jnp.max(layers.most)
 
@@ -214,8 +219,11 @@ def propose(
     first = jnp.float32(1.0)  # an image has the most bits
     _, (states, actions, proposed) = lax.scan(step, first, layers.slots)
     bits = layers.most.ravel().at[layers.slots].set(proposed).reshape(-1, 2)
-    proposed = jnp.clip(bits, layers.least, layers.most)
-    return Episode(trim(layers, world, proposed), states, actions)
+    bits = trim(layers, world, jnp.clip(bits, layers.least, layers.most))
+    left = bits.ravel()[layers.slots]
+    actions = jnp.where(left == proposed, actions, (left - least + 0.5) / (most - least + 1))
+    before = jnp.concatenate([first[None], left[:-1] / most])
+    return Episode(bits, states.at[:, -2].set(before), actions)
 
 
 def reward_of(accuracy: Float[Array, "*n"], original: float) -> Float[Array, "*n"]:
