@@ -51,6 +51,15 @@ def groups_of(traced: Trace) -> list[list[list[int]]]:
     return [*(list(layers.values()) for _, layers in sorted(found.items())), [outside]]
 
 
+def check(traced: Trace, choices: Choices) -> None:
+    """Raises InputError where the network has no blocks, or the fewest bits exceed the budget."""
+    tables = [policies_of(group, choices)[:1] for group in groups_of(traced)]
+    try:
+        choose(tables, [np.zeros(1)] * len(tables), choices)
+    except InputError as error:
+        raise InputError(f"haq.methods: 'lut': {error}") from None
+
+
 def policies_of(group: Sequence[Sequence[int]], choices: Choices) -> np.ndarray:
     """Returns all choices of a group as policies of the whole network, int64[n, layers, 2].
 
@@ -130,6 +139,8 @@ def choose(
         for policies, noise in zip(tables, noises, strict=True)
     ]
     front = pareto.pareto_front(objectives)
+    if not len(front):
+        raise InputError("haq.methods: 'lut': all choices of a block have noise that is not finite")
     affordable = np.flatnonzero(whole + front.objectives[:, 0] <= choices.budget * (1 + 1e-9))
     if not len(affordable):
         lowest = whole + front.objectives[:, 0].min()

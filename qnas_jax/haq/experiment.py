@@ -72,7 +72,8 @@ def begin(given: Config, workdir: pathlib.Path) -> Begun:
         config.haq.targets, config.haq.budgets, config.haq.table, traced.convs, layers, kmeans
     )
     if "lut" in config.haq.methods:
-        blockwise.groups_of(traced)
+        for goal in wanted:
+            blockwise.check(traced, goal.choices)
     training = fit.training(config)
     train_stage.teacher_stage(workdir, problem, training, networks.identity(config), config.teacher)
     for split in (problem.train, problem.val):

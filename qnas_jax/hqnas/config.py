@@ -58,7 +58,7 @@ class Hqnas:
         checks.distinct("hqnas.bits", self.bits)
         checks.one_of("hqnas.cost", self.cost, tuple(COSTS))
         checks.all_of("hqnas.budgets", self.budgets, lambda b: 0 < b <= 1, "above 0, at most 1")
-        checks.distinct("hqnas.budgets", self.budgets)
+        checks.distinct("hqnas.budgets", tuple(f"{b:g}" for b in self.budgets))  # name folders
         for name in ("seeds", "warmup_steps", "steps", "samples", "score_images",
                      "images_per_pass", "norm_images"):  # fmt: skip
             checks.at_least(f"hqnas.{name}", getattr(self, name), 1)
@@ -115,6 +115,9 @@ class Config:
     def check(self) -> None:
         """Raises InputError for the first value that cannot be used."""
         check_sections(self)
+        if self.adapt.of and self.adapt.of not in self.hqnas.budgets:
+            rule = f"must be among hqnas.budgets={tuple(self.hqnas.budgets)}, or 0"
+            raise InputError(f"adapt.of={self.adapt.of:g}: {rule}")
         if self.data.train_images:
             self.check_images(self.data.train_images)
 

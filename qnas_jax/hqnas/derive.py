@@ -1,7 +1,7 @@
 """From logits to a network: draws within the budget, scored with the shared weights."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Array, Key
@@ -61,32 +61,25 @@ def cost_of(described: Shared, subnet: space.Subnet, costs: relax.Costs) -> floa
 def within(described: Shared, subnet: space.Subnet, costs: relax.Costs) -> space.Subnet:
     """Returns a subnet that meets the budget: the given one, or one of less.
 
-    One choice after another is replaced by the next cheaper one, each time that which saves least,
-    so that the result stays near the given subnet.
+    One layer after another takes another choice, each time that which saves least, so that the
+    result stays near the given subnet.
 
     Raises:
       InputError: No subnet meets the budget.
     """
     layers = np.asarray(costs.layers, np.float64)
+    flat = layers.reshape(len(layers), -1)
     most = float(costs.budget) - float(costs.fixed)
-    places = np.stack([np.argmax(np.asarray(p), 1) for p in one_hot(described, subnet)], 1)
-    rows = np.arange(len(places))
-
-    def each(places) -> Any:
-        return layers[rows, places[:, 0], places[:, 1], places[:, 2]]
-
-    while each(places).sum() > most * (1 + 1e-6):
-        best, moved = np.inf, None
-        for layer, part in np.ndindex(places.shape):
-            for value in range(layers.shape[part + 1]):
-                tried = places.copy()
-                tried[layer, part] = value
-                saved = each(places)[layer] - each(tried)[layer]
-                if 0 < saved < best:
-                    best, moved = saved, tried
-        if moved is None:
+    places = np.stack([np.argmax(np.asarray(p), 1) for p in one_hot(described, subnet)])
+    chosen = np.array(np.ravel_multi_index(tuple(places), layers.shape[1:]))
+    while flat[np.arange(len(flat)), chosen].sum() > most * (1 + 1e-6):
+        saved = flat[np.arange(len(flat)), chosen][:, None] - flat
+        saved = np.where(saved > 0, saved, np.inf)
+        layer, choice = np.unravel_index(np.argmin(saved), saved.shape)
+        if np.isinf(saved[layer, choice]):
             raise InputError(f"no subnet meets the budget {float(costs.budget):g}")
-        places = moved
+        chosen[layer] = choice
+    places = np.stack(np.unravel_index(chosen, layers.shape[1:]), 1)
     ends = np.cumsum(described.depths)
     choices = [
         space.Choice(described.ops[o], described.bits[w], described.bits[a]) for o, w, a in places

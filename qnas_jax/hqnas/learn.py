@@ -99,34 +99,38 @@ def step(network: Network, bilevel: bool) -> Callable:
     """
     outputs = functools.partial(_outputs, network)
 
-    def total(params, logits, weights, bounds, seen, keys, temperature):
-        images, labels = seen
-        shares = relax.sample(logits, keys[0], temperature)
-        whole = outputs({"params": params}, images, keys[1])
-        read = chosen(network.shared, network.variables["quant"], params, shares)
-        small = outputs(read, images, keys[2])
-        hard = network.loss(whole, labels)
-        soft = imitation(small, jax.lax.stop_gradient(whole))
-        pull = relax.penalty(relax.probabilities(logits), bounds, weights)
-        return hard + soft + pull, {"loss": hard, "imitation": soft}
+    def of_widest(params, images, labels, key):
+        found = outputs({"params": params}, images, key)
+        return network.loss(found, labels), found
 
-    def slopes(given, images, labels, keys, temperature):
-        of = functools.partial(jax.grad, total, has_aux=True)
-        if not bilevel:
-            both, figures = of((0, 1))(*given, (images, labels), keys, temperature)
-            return *both, figures
-        half = len(images) // 2
-        former, latter = (images[:half], labels[:half]), (images[half:], labels[half:])
-        slope, figures = of(0)(*given, former, keys, temperature)
-        return slope, of(1)(*given, latter, keys, temperature)[0], figures
+    def of_drawn(params, logits, weights, bounds, images, target, keys, temperature):
+        shares = relax.sample(logits, keys[0], temperature)
+        read = chosen(network.shared, network.variables["quant"], params, shares)
+        soft = imitation(outputs(read, images, keys[2]), target)
+        return soft + relax.penalty(relax.probabilities(logits), bounds, weights), soft
+
+    def slopes(state: State, bounds, images, labels, keys, temperature):
+        half = len(images) // 2 if bilevel else len(images)
+        (hard, target), widest = jax.value_and_grad(of_widest, has_aux=True)(
+            state.params, images[:half], labels[:half], keys[1]
+        )
+        given = state.params, state.logits, state.weights, bounds
+        of = functools.partial(jax.grad, of_drawn, has_aux=True)
+        if bilevel:
+            drawn, soft = of(0)(*given, images[:half], target, keys, temperature)
+            later = outputs({"params": state.params}, images[half:], keys[1])
+            moved, _ = of(1)(*given, images[half:], later, keys, temperature)
+        else:
+            (drawn, moved), soft = of((0, 1))(*given, images, target, keys, temperature)
+        both = jax.tree.map(jnp.add, widest, drawn)
+        return both, moved, {"loss": hard, "imitation": soft}
 
     def one(how: How, bounds: Bounds, key, state: State, images, labels, number):
         keys = jax.random.split(jax.random.fold_in(key, number), 3)
         part = number / how.steps
         first, last = how.temperature
         temperature = first * (last / first) ** part
-        given = state.params, state.logits, state.weights, bounds
-        slope, logit_slope, figures = slopes(given, images, labels, keys, temperature)
+        slope, logit_slope, figures = slopes(state, bounds, images, labels, keys, temperature)
         moved, optimizer = WEIGHTS.update(slope, state.optimizer)
         lr = how.lr * 0.5 * (1 + jnp.cos(jnp.pi * part))
         params = jax.tree.map(lambda w, m: w - lr * m, state.params, moved)

@@ -18,6 +18,7 @@ from qnas_jax.hqnas.config import Config
 from qnas_jax.hqnas.experiment import Begun
 from qnas_jax.hqnas.relax import Costs
 from qnas_jax.hqnas.results import Row, write_results
+from qnas_jax.run import artefacts
 from qnas_jax.run.stage import Stage, is_finished, read_json
 
 logger = logging.getLogger(__name__)
@@ -63,13 +64,12 @@ def run(given: Config, workdir: pathlib.Path, name: str) -> dict[str, Any]:
     limits, prices = _limits(moved, begun, given)
     most = jnp.float32(given.hqnas.most_weight)
     logits = jax.block_until_ready(adapt.adapted(state.logits, added, limits, prices, most))
-    seconds = {
-        "cache_seconds": round(cached, 2),
-        "logit_seconds": round(time.monotonic() - began, 2),
-    }
-    logger.info(
-        "adapt %s: scores of single choices in %.1f s, logits in %.1f s", name, *seconds.values()
-    )
+    learned = time.monotonic() - began
+    logger.info("adapt %s: scores of choices in %.1f s, logits in %.1f s", name, cached, learned)
+    timed = stage.folder / "seconds.json"
+    if not timed.exists():
+        found = {"cache_seconds": round(cached, 2), "logit_seconds": round(learned, 2)}
+        artefacts.write_json(timed, found)
     cost = limits[moved.config.hqnas.cost]
     if prices:  # a preference bounds nothing
         cost = cost._replace(budget=jnp.float32(jnp.inf))
@@ -78,7 +78,7 @@ def run(given: Config, workdir: pathlib.Path, name: str) -> dict[str, Any]:
     stage.finish()
     row = Row(
         seed, 0.0 if prices else next(iter(moved.budgets)), stage, scored, network,
-        adapted_from=base, seconds=seconds,
+        adapted_from=base, seconds=read_json(timed),
     )  # fmt: skip
     return write_results(workdir, moved, [row])
 
@@ -89,10 +89,11 @@ def _moved(begun: Begun, share: float) -> Begun:
     target = hardware.named(wanted.target or config.hardware.target)
     deployed = begun.deployed if not wanted.target else begun.deployed._replace(target=target)
     config.hardware = dataclasses.replace(config.hardware, target=target.name)
-    cost = wanted.cost or config.hqnas.cost
+    prices = [name for name, _ in wanted.prices]
+    cost = prices[0] if prices else wanted.cost or config.hqnas.cost
     config.hqnas = dataclasses.replace(config.hqnas, cost=cost)
     costs = experiment.costs_of(deployed, begun.problem.space.ops, tuple(config.hqnas.bits))
-    for name in (cost, *dict(wanted.prices)):
+    for name in (cost, *prices):
         if name not in costs:
             known = ", ".join(costs)
             raise InputError(
@@ -100,20 +101,19 @@ def _moved(begun: Begun, share: float) -> Begun:
             )
     share = wanted.budget or share
     budgets = {share: share * experiment.teacher_cost(deployed, begun.problem, cost)}
-    if not wanted.prices:
+    if not prices:
         experiment.check_budgets("adapt.budget", cost, costs[cost], budgets)
     return begun._replace(config=config, deployed=deployed, costs=costs, budgets=budgets)
 
 
 def _limits(moved: Begun, begun: Begun, given: Config) -> tuple[dict[str, Costs], dict[str, Any]]:
     """What the logits keep within budgets, and the prices of a preference."""
-    (budget,) = moved.budgets.values()
-    limits = experiment.bounds(moved, budget)
-    for name in dict(given.adapt.prices):
+    if not given.adapt.prices:
+        (budget,) = moved.budgets.values()
+        return experiment.bounds(moved, budget), {}
+    limits = {}
+    for name, _ in given.adapt.prices:
         layers, fixed = moved.costs[name]
         unit = experiment.teacher_cost(moved.deployed, begun.problem, name)
         limits[name] = Costs(*(jnp.asarray(x, jnp.float32) for x in (layers, fixed, unit)))
-    prices = {name: jnp.float32(price) for name, price in given.adapt.prices}
-    if prices:
-        prices = {name: jnp.float32(0) for name in limits} | prices
-    return limits, prices
+    return limits, {name: jnp.float32(price) for name, price in given.adapt.prices}

@@ -71,6 +71,7 @@ def warmed_up(workdir: pathlib.Path, begun: Begun, seed: int) -> tuple[Stage, St
     made_from = {
         "teacher": begun.teacher.stage.hash,
         "space": [str(op) for op in begun.problem.space.ops],
+        "depths": [block.depth for block in begun.problem.space.blocks],
         "bits": list(own.bits),
         "steps": own.warmup_steps,
         "batch": own.batch,
@@ -96,7 +97,8 @@ def searched(
     """Trains shared weights and logits together, within a budget."""
     own = begun.config.hqnas
     values, fixed = begun.costs[own.cost]
-    recipe = ("steps", "batch", "lr", "logit_lr", "bilevel", "temperature", "rate", "most_weight")
+    recipe = ("steps", "batch", "lr", "logit_lr", "bilevel", "temperature", "rate", "most_weight",
+              "samples", "norm_images")  # fmt: skip
     made_from = {
         "warmup": warm.hash,
         "cost": own.cost,

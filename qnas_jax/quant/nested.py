@@ -59,7 +59,7 @@ def nested(
       bits: Bitwidth in ``[2, 8]``; an array, so it can be traced and vmapped.
 
     Returns:
-      The values. `affine.fake_quant_weight` of them gives the same values, so they can be exported
+      The values. `affine.fake_quant_weight` of them gives the same codes, so they can be exported
       as any weights. The gradient is 1.
     """
     return _rounded(w, bits)
