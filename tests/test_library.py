@@ -87,6 +87,7 @@ def test_the_readme_scores_a_block_and_prints_its_front():
     assert all(len(qn.parse_subnet(line[-1])) == 1 for line in lines)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("per_layer", [False, True])
 def test_a_score_is_that_of_its_path_evaluated_alone(per_layer):
     params = [reference.random_block(block, SPACE.ops) for block in BLOCKS]

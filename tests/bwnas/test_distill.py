@@ -149,6 +149,7 @@ def test_what_each_block_is_given_and_its_key():
     assert len(set(np.ravel(draws))) == 8
 
 
+@pytest.mark.slow
 def test_bfloat16_changes_the_arithmetic_and_nothing_else(state):
     steps = {}
     for compute in ("float32", "bfloat16"):

@@ -215,6 +215,7 @@ np.savez(folder / "found.npz", **found)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     platform.machine() != "x86_64" or not shutil.which("qemu-x86_64"),
     reason="needs an x86 CPU, and qemu-user from 7.2 on to emulate another",

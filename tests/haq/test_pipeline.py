@@ -234,9 +234,11 @@ def test_a_table_must_have_every_layer(tmp_path):
     assert exact["cost"] <= uniform["cost"]
 
 
+@pytest.mark.slow
 def test_no_policy_is_compiled_anew(finished):
     """Bits are data: a run of scores compiles as much as one score."""
     from qnas_jax.haq import experiment
+    from qnas_jax.stages import scoring
 
     workdir, _ = finished
     begun = experiment.begin(small_haq.small(), workdir)

@@ -68,6 +68,7 @@ def test_logits_learn_in_the_search_and_costs_fall(case):
     assert (figures["latency_ms_weight"] > 0).all()
 
 
+@pytest.mark.slow
 def test_a_search_in_two_parts_is_the_same(case):
     whole, _ = run(case, logit_lr=0.1)
     halves, _ = run(case, logit_lr=0.1, parts=((0, 2), (2, STEPS)))
@@ -75,6 +76,7 @@ def test_a_search_in_two_parts_is_the_same(case):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_two_levels_learn_on_different_images(case):
     """Other images of the second half change the logits' step, and not that of the weights."""
     images, labels = case[3]

@@ -32,6 +32,7 @@ def figures(folder, *arguments):
     return json.loads(file.read_text())
 
 
+@pytest.mark.slow
 def test_a_training_step_is_measured(tmp_path):
     begin = time.monotonic()
     found = figures(tmp_path, "distill", "--blocks=6", "--batch=1", "--no-torch")

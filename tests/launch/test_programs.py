@@ -42,7 +42,8 @@ def test_without_a_name_help_is_that_of_the_search_and_lists_the_others():
     code, output, _ = qnas("--help", command=("launch/main.py",))
     assert code == 0
     assert output.startswith("Runs the whole search")
-    assert "\nqnas:\n  --config: " in output
+    assert "\nqnas:\n  --adapt: " in output
+    assert "\n  --config: " in output
     listed = re.findall(r"^  (\w+) +\S", output, re.MULTILINE)
     assert listed == [file.stem for file in FILES if file.stem != "run"]
 

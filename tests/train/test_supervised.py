@@ -61,6 +61,7 @@ def trained(network):
     return step, supervised.fresh_state(variables, optimizer), optimizer
 
 
+@pytest.mark.slow
 def test_a_step_in_bfloat16_is_close_to_float32(network, trained):
     model, _, images, labels = network
     step, state, optimizer = trained
