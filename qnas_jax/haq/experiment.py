@@ -97,14 +97,9 @@ def _quantizer(begun: Begun) -> quantizers.Quantize:
     config, model = begun.config, begun.network.model
     if config.haq.quantizer == "kmeans":
         return quantizers.shared(begun.traced, begun.variables["params"])
-    crop, per_pass = config.train.crop, config.quantize.images_per_pass
-    fresh = init.initialize(model, key(config.seed, Purpose.TEACHER_INIT), (1, *crop, 3))
-    images = (
-        central_crops(
-            begun.problem.train, range(s, min(s + per_pass, config.quantize.images)), crop
-        )
-        for s in range(0, config.quantize.images, per_pass)
-    )
+    shape = (1, *config.train.crop, 3)
+    fresh = init.initialize(model, key(config.seed, Purpose.TEACHER_INIT), shape)
+    images = fit.range_images(begun.problem.train, fit.training(config))
     return quantizers.linear(
         model, begun.traced, begun.variables, fresh["quant"], images, config.haq.ranges
     )

@@ -227,8 +227,7 @@ def _retrain(
         return {}
     how = fit.training(config)
     # As the tests train; see `experiment.scorer`.
-    own = {"steps": config.haq.final_steps, "lr": config.haq.final_lr, "optimizer": "sgd"}
-    own |= {"warmup": 0, "power": 1.0, "clip": 0.0, "compute": "float32"}
+    own = policies.recipe(config.haq.final_steps, config.haq.final_lr)
     how = how._replace(train=dataclasses.replace(how.train, **own))
     trained = {}
     for goal in begun.goals:

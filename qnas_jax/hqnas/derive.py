@@ -9,7 +9,7 @@ from jaxtyping import Array, Key
 from qnas_jax import space
 from qnas_jax.errors import InputError
 from qnas_jax.hqnas import relax
-from qnas_jax.hqnas.shared import Shared, Shares, one_hot, subnet_of
+from qnas_jax.hqnas.shared import Shared, Shares, codes_of, one_hot, subnet_at, subnet_of
 
 
 class Scored(NamedTuple):
@@ -70,8 +70,8 @@ def within(described: Shared, subnet: space.Subnet, costs: relax.Costs) -> space
     layers = np.asarray(costs.layers, np.float64)
     flat = layers.reshape(len(layers), -1)
     most = float(costs.budget) - float(costs.fixed)
-    places = np.stack([np.argmax(np.asarray(p), 1) for p in one_hot(described, subnet)])
-    chosen = np.array(np.ravel_multi_index(tuple(places), layers.shape[1:]))
+    codes = codes_of(described, subnet)
+    chosen = np.array(np.ravel_multi_index(tuple(codes.T), layers.shape[1:]))
     while flat[np.arange(len(flat)), chosen].sum() > most * (1 + 1e-6):
         saved = flat[np.arange(len(flat)), chosen][:, None] - flat
         saved = np.where(saved > 0, saved, np.inf)
@@ -79,9 +79,4 @@ def within(described: Shared, subnet: space.Subnet, costs: relax.Costs) -> space
         if np.isinf(saved[layer, choice]):
             raise InputError(f"no subnet meets the budget {float(costs.budget):g}")
         chosen[layer] = choice
-    places = np.stack(np.unravel_index(chosen, layers.shape[1:]), 1)
-    ends = np.cumsum(described.depths)
-    choices = [
-        space.Choice(described.ops[o], described.bits[w], described.bits[a]) for o, w, a in places
-    ]
-    return tuple(tuple(choices[e - d : e]) for e, d in zip(ends, described.depths, strict=True))
+    return subnet_at(described, np.stack(np.unravel_index(chosen, layers.shape[1:]), 1))

@@ -19,7 +19,7 @@ from qnas_jax.hqnas import shared
 from qnas_jax.hqnas.config import Config
 from qnas_jax.hqnas.learn import Network
 from qnas_jax.hqnas.relax import Costs
-from qnas_jax.hqnas.shared import Shared, Shares
+from qnas_jax.hqnas.shared import Shares
 from qnas_jax.nn import init, policy
 from qnas_jax.nn.trace import trace
 from qnas_jax.quant.nested import nested
@@ -164,16 +164,10 @@ def cost_of(begun: Begun, subnet: space.Subnet) -> dict[str, float]:
     return {name: found[name] + begun.costs[name][1] for name in found}
 
 
-def codes_of(described: Shared, subnet: space.Subnet) -> np.ndarray:
-    """Returns a subnet as numbers of its candidates, uint8[layers, 3]: op, w_bits, a_bits."""
-    rows = (np.argmax(np.asarray(part), 1) for part in shared.one_hot(described, subnet))
-    return np.stack(list(rows), 1).astype(np.uint8)
-
-
 def scorer(begun: Begun, params: PyTree) -> Evaluate:
     """Returns what scores subnets on the held-out images, with the shared weights.
 
-    Subnets are as `codes_of` gives them. Nothing is compiled for another subnet.
+    Subnets are as `shared.codes_of` gives them. Nothing is compiled for another subnet.
     """
     config, network = begun.config, begun.network
     counts = [len(network.shared.ops), *[len(network.shared.bits)] * 2]
@@ -194,7 +188,7 @@ def norm_images(begun: Begun) -> np.ndarray:
     return central_crops(begun.problem.train, range(config.hqnas.norm_images), config.train.crop)
 
 
-def alone(
+def standalone(
     begun: Begun, model: nn.Module, params: PyTree, subnet: space.Subnet
 ) -> tuple[PyTree, Quantize]:
     """Returns the variables of a subnet's own network, and what its bitwidths do to them.
@@ -226,11 +220,7 @@ def alone(
     settle: Any = jax.jit(functools.partial(supervised.settled, model))
     read = {"params": rounded(params)}
     stats = settle(state, read, norm_images(begun))
-    count, per_pass = config.quantize.images, config.quantize.images_per_pass
-    images = (
-        central_crops(begun.problem.train, range(s, min(s + per_pass, count)), config.train.crop)
-        for s in range(0, count, per_pass)
-    )
+    images = fit.range_images(begun.problem.train, fit.training(config))
     found = quantizers.ranges_of(model, traced, {**read, "batch_stats": stats}, images, "mse")
 
     def quantize(params, bits):

@@ -21,6 +21,7 @@ from qnas_jax.hqnas import relax
 from qnas_jax.hqnas.relax import Bounds
 from qnas_jax.hqnas.shared import Shared, Shares, chosen
 from qnas_jax.nn.units import pixels
+from qnas_jax.train import optimizers
 
 
 class How(NamedTuple):
@@ -132,7 +133,7 @@ def step(network: Network, bilevel: bool) -> Callable:
         temperature = first * (last / first) ** part
         slope, logit_slope, figures = slopes(state, bounds, images, labels, keys, temperature)
         moved, optimizer = WEIGHTS.update(slope, state.optimizer)
-        lr = how.lr * 0.5 * (1 + jnp.cos(jnp.pi * part))
+        lr = optimizers.cosine(how.lr, how.steps, 0)(number)
         params = jax.tree.map(lambda w, m: w - lr * m, state.params, moved)
         moved, own = LOGITS.update(logit_slope, state.logit_optimizer)
         logits = jax.tree.map(lambda x, m: x - how.logit_lr * m, state.logits, moved)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from qnas_jax import hardware, space
 from qnas_jax.errors import InputError
-from qnas_jax.hqnas import adapt, experiment, pipeline
+from qnas_jax.hqnas import adapt, experiment, pipeline, shared
 from qnas_jax.hqnas.config import Config
 from qnas_jax.hqnas.experiment import Begun
 from qnas_jax.hqnas.relax import Costs
@@ -57,7 +57,7 @@ def run(given: Config, workdir: pathlib.Path, name: str) -> dict[str, Any]:
     best = read_json(search.folder / "subnets.json")["subnets"][0][0]
     added = adapt.sensitivities(
         pipeline.scores(begun, search, state.params),
-        experiment.codes_of(described, space.parse_subnet(best)),
+        shared.codes_of(described, space.parse_subnet(best)),
         (len(described.ops), len(described.bits), len(described.bits)),
     )
     cached, began = time.monotonic() - began, time.monotonic()

@@ -162,7 +162,7 @@ def found(
             limits,
             lambda subnets: (
                 scores(begun, base, state.params)(
-                    np.stack([experiment.codes_of(described, one) for one in subnets])
+                    np.stack([shared.codes_of(described, one) for one in subnets])
                 ).accuracy
             ),
             key(seed, Purpose.SUPERNET_PATHS),
@@ -190,8 +190,7 @@ def train(
     """Trains a found network from the shared weights under its bitwidths, and writes its files."""
     own, config = begun.config.hqnas, begun.config
     how = fit.training(config)
-    recipe = {"steps": own.final_steps, "lr": own.final_lr, "optimizer": "sgd", "warmup": 0}
-    recipe |= {"power": 1.0, "clip": 0.0, "compute": "float32"}
+    recipe = policies.recipe(own.final_steps, own.final_lr)
     how = how._replace(train=dataclasses.replace(how.train, **recipe))
     made_from = {"search": search.hash, "subnet": space.format_subnet(subnet), **recipe}
     name = f"{search.folder.name}-{artefacts.digest(made_from)[:6]}"
@@ -201,7 +200,7 @@ def train(
         trained = Trained(stage, model, subnet, policies.NETWORK)
     else:
         cut = shared.cut(begun.network.shared, params, subnet)
-        start, quantize = experiment.alone(begun, model, cut, subnet)
+        start, quantize = experiment.standalone(begun, model, cut, subnet)
         trained = policies.train_policy(
             workdir, begun.problem, how, stage, model, start, quantize, None, f"retrain {name}",
             jax.random.fold_in(key(seed, Purpose.RETRAIN_TRAIN), 0),

@@ -143,24 +143,35 @@ def _kept(ops, kernel, shares) -> tuple[Float[Array, "k k"], Float[Array, "hidde
     return middle, first
 
 
+def codes_of(shared: Shared, subnet: space.Subnet) -> np.ndarray:
+    """Returns a subnet as numbers of its candidates, uint8[layers, 3]: op, w_bits, a_bits."""
+    ops, bits = shared.ops, shared.bits
+    rows = [
+        (ops.index(op), bits.index(w_bits), bits.index(a_bits))
+        for block in subnet
+        for op, w_bits, a_bits in block
+    ]
+    return np.array(rows, np.uint8)
+
+
+def subnet_at(shared: Shared, codes: np.ndarray) -> space.Subnet:
+    """Returns the subnet of such numbers."""
+    ops, bits = shared.ops, shared.bits
+    rows = [space.Choice(ops[o], bits[w], bits[a]) for o, w, a in codes]
+    ends = np.cumsum(shared.depths)
+    return tuple(tuple(rows[e - d : e]) for e, d in zip(ends, shared.depths, strict=True))
+
+
 def one_hot(shared: Shared, subnet: space.Subnet) -> Shares:
     """Returns the choice of a subnet."""
-    choices = [choice for block in subnet for choice in block]
-    found = (
-        ([shared.ops.index(c.op) for c in choices], len(shared.ops)),
-        ([shared.bits.index(c.w_bits) for c in choices], len(shared.bits)),
-        ([shared.bits.index(c.a_bits) for c in choices], len(shared.bits)),
-    )
-    return Shares(*(jax.nn.one_hot(jnp.array(rows), count) for rows, count in found))
+    counts = (len(shared.ops), len(shared.bits), len(shared.bits))
+    columns = zip(codes_of(shared, subnet).T, counts, strict=True)
+    return Shares(*(jax.nn.one_hot(jnp.asarray(column), count) for column, count in columns))
 
 
 def subnet_of(shared: Shared, shares: Shares) -> space.Subnet:
     """Returns the subnet of the largest shares."""
-    op, w, a = (np.argmax(np.asarray(values), 1) for values in shares)
-    bits = shared.bits
-    rows = [space.Choice(shared.ops[i], bits[j], bits[k]) for i, j, k in zip(op, w, a, strict=True)]
-    ends = np.cumsum(shared.depths)
-    return tuple(tuple(rows[e - d : e]) for e, d in zip(ends, shared.depths, strict=True))
+    return subnet_at(shared, np.stack([np.argmax(np.asarray(part), 1) for part in shares], 1))
 
 
 def cut(shared: Shared, collection: PyTree, subnet: space.Subnet) -> PyTree:

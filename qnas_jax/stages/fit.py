@@ -2,12 +2,19 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
+import numpy as np
 import optax
 
-from qnas_jax.data.batching import Augmentation, Batch, Dataset, training_batch
+from qnas_jax.data.batching import (
+    Augmentation,
+    Batch,
+    Dataset,
+    central_crops,
+    training_batch,
+)
 from qnas_jax.errors import InputError
 from qnas_jax.run import config, parallel
 from qnas_jax.run.log import Metrics
@@ -99,6 +106,13 @@ def batches(images: Dataset, how: Training, batch: int) -> Callable[[int], Batch
         parallel.share(batch),
     )
     return lambda step: training_batch(images, how.seed, step, batch, augmentation, share)
+
+
+def range_images(images: Dataset, how: Training) -> Iterator[np.ndarray]:
+    """Yields the images on which ranges are found, uint8[n, h, w, 3], cropped as for training."""
+    count, per_pass = how.quantize.images, how.quantize.images_per_pass
+    for start in range(0, count, per_pass):
+        yield central_crops(images, range(start, min(start + per_pass, count)), how.train.crop)
 
 
 def fit(

@@ -22,6 +22,12 @@ from qnas_jax.train import checkpoint, loop, supervised
 NETWORK = "network"  # the folder of the weights as they are quantized
 
 
+def recipe(steps: int, lr: float) -> dict[str, Any]:
+    """Returns the settings of `train` for the last training under a policy: SGD, linear."""
+    rest = {"optimizer": "sgd", "warmup": 0, "power": 1.0, "clip": 0.0, "compute": "float32"}
+    return {"steps": steps, "lr": lr, **rest}
+
+
 def train_policy(
     workdir: pathlib.Path,
     problem: Problem,

@@ -13,7 +13,6 @@ import numpy as np
 from jaxtyping import PyTree
 
 from qnas_jax import space
-from qnas_jax.data.batching import central_crops
 from qnas_jax.errors import InputError
 from qnas_jax.export import fold, simulate, tie_free
 from qnas_jax.hardware import size
@@ -22,7 +21,7 @@ from qnas_jax.nn.trace import Shape, convs, trace
 from qnas_jax.run import artefacts, config
 from qnas_jax.run.stage import Stage, begun_with, is_begun, is_finished
 from qnas_jax.stages.experiment import Problem, Purpose, data_mark, key, teacher_subnet
-from qnas_jax.stages.fit import Training, batches, fit, optimizer_of, plan, rate_of
+from qnas_jax.stages.fit import Training, batches, fit, optimizer_of, plan, range_images, rate_of
 from qnas_jax.tasks.task import Classify, Task, evaluate
 from qnas_jax.train import checkpoint, loop, supervised
 from qnas_jax.train.supervised import TrainState
@@ -303,10 +302,8 @@ def network_sizes(model: nn.Module, quant: PyTree, image_shape: Shape) -> dict[s
 def _calibrated(problem: Problem, how: Training, trained: Trained, variables, quant) -> PyTree:
     """Returns the policy with its ranges, which are found once and kept in `quant.npz`."""
     file = trained.stage.folder / "quant.npz"
-    images, per_pass = how.quantize.images, how.quantize.images_per_pass
     if not file.exists():
-        chunks = (range(s, min(s + per_pass, images)) for s in range(0, images, per_pass))
-        crops = (central_crops(problem.train, chunk, how.train.crop) for chunk in chunks)
+        crops = range_images(problem.train, how)
         found = supervised.calibrated(trained.model, variables, quant, crops)
         shape = problem.val[0][0].shape
         network = fold.fold(trained.model, variables, found, shape, resize=problem.task.per_pixel)

@@ -17,7 +17,7 @@ def polynomial(lr: float, steps: int, power: float) -> Callable[[Any], Any]:
     return schedule
 
 
-def cosine(lr: float, steps: int, warmup: int) -> Callable[[Any], Any]:
+def cosine(lr: Any, steps: Any, warmup: int) -> Callable[[Any], Any]:
     """Returns a schedule step -> learning rate, linear up to `lr`, then a half cosine down to 0.
 
     Args:

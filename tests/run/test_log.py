@@ -42,7 +42,7 @@ def test_progress_tells_share_rate_and_what_is_left(monkeypatch, caplog):
     progress = log.Progress("lut", 20)
     reports = [(1060.0, 1, ""), (1070.0, 6, "nsr 0.5"), (1098.0, 20, "")]
     assert lines_of(monkeypatch, caplog, progress, reports) == [
-        "lut 1/20 (5%)",  # the first step was compiled: it tells nothing of the rest
+        "lut 1/20 (5%)",  # the first step was compiled, so its speed is not that of the rest
         "lut 6/20 (30%) 0.5/s ETA 28s nsr 0.5",
         "lut 20/20 (100%) 0.5/s ETA 0s",
     ]
