@@ -25,7 +25,8 @@ from qnas_jax.run.config import (
     check_images,
     check_sections,
 )
-from qnas_jax.run.config import STREETS_TEACHER as STREETS_TEACHER  # for config files
+from qnas_jax.run.config import OBJECTS_TEACHER as OBJECTS_TEACHER  # for config files
+from qnas_jax.run.config import STREETS_TEACHER as STREETS_TEACHER
 from qnas_jax.space import COSTS
 
 

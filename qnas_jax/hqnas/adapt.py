@@ -1,10 +1,12 @@
 """A finished search for another device, another budget or another preference: only logits move.
 
-What each choice of each layer adds to the loss, alone, is measured once with the shared weights, on
-the held-out images, around the network that the search found. Logits then learn on the sum of these
-scores and on the expected cost, which takes a second and no image. Added scores say less than that
-of a whole network, so the draws from the new logits are scored as those of a search are.
+What each choice of each layer adds to the loss, alone, is measured once at the end of the search,
+with the shared weights, on held-out images, around the most likely network. Logits then learn on
+the sum of these scores and on the expected cost, which takes a second and no image. Added scores
+say less than that of a whole network, so draws from the new logits are scored as those of a search.
 """
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +17,6 @@ from jaxtyping import Array, Float
 from qnas_jax.hqnas import relax
 from qnas_jax.hqnas.relax import Costs
 from qnas_jax.hqnas.shared import Shares
-from qnas_jax.stages.scoring import Evaluate
 
 STEPS = 1000
 LR = 0.05
@@ -23,11 +24,13 @@ RATE = 0.05  # of the controller
 MOST_LOGIT = 3.0  # the largest difference of two logits at the beginning
 
 
-def sensitivities(evaluate: Evaluate, found: np.ndarray, counts: tuple[int, int, int]) -> Shares:
+def sensitivities(
+    losses: Callable[[np.ndarray], np.ndarray], found: np.ndarray, counts: tuple[int, int, int]
+) -> Shares:
     """Returns what each choice adds to the loss of a network, all others being as they are.
 
     Args:
-      evaluate: Scores networks as numbers of their candidates, uint8[n, layers, 3].
+      losses: Networks as numbers of their candidates, uint8[n, layers, 3] -> float[n].
       found: The network, uint8[layers, 3].
       counts: Number of ops, of bits of weights and of bits of activations.
 
@@ -44,9 +47,9 @@ def sensitivities(evaluate: Evaluate, found: np.ndarray, counts: tuple[int, int,
     tried = np.repeat(found[None], len(places) + 1, 0)
     for other, (part, layer, value) in zip(tried[1:], places, strict=True):
         other[layer, part] = value
-    whole, *losses = evaluate(tried).loss
+    whole, *values = losses(tried)
     added = [np.zeros((len(found), count), np.float32) for count in counts]
-    for (part, layer, value), loss in zip(places, losses, strict=True):
+    for (part, layer, value), loss in zip(places, values, strict=True):
         added[part][layer, value] = loss - whole
     return Shares(*(jnp.asarray(one) for one in added))
 
@@ -93,10 +96,14 @@ def adapted(
         return (logits, own, relax.controlled(weights, over, RATE, most_weight)), None
 
     zero = {name: jnp.float32(0) for name in held}
-    start = Shares(*map(_movable, logits))
+    start = movable(logits)
     return jax.lax.scan(step, (start, optimizer.init(start), zero), None, STEPS)[0][0]
 
 
-def _movable(logits: Array) -> Array:
-    """Logits of the same order that can still change: probabilities near 0 have no gradient."""
-    return jnp.maximum(logits - jnp.max(logits, -1, keepdims=True), -MOST_LOGIT)
+def movable(logits: Shares) -> Shares:
+    """Returns logits of the same order that can still change.
+
+    Probabilities near 0 have no gradient.
+    """
+    each = (x - jnp.max(x, -1, keepdims=True) for x in logits)
+    return Shares(*(jnp.maximum(x, -MOST_LOGIT) for x in each))

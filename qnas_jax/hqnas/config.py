@@ -20,10 +20,13 @@ from qnas_jax.run.config import (
     Space,
     Teacher,
     Train,
+    check_corruptions,
     check_images,
     check_sections,
 )
 from qnas_jax.space import COSTS, LEAST_BITS, MOST_BITS
+
+RIVALS = ("sequential", "bwnas")
 
 
 @dataclasses.dataclass(slots=True)
@@ -33,6 +36,8 @@ class Hqnas:
     bits: tuple[int, ...] = (2, 3, 4, 6, 8)  # of weights and of activations, by layer
     cost: str = "latency_ms"  # that the budgets bound, on hardware.target
     budgets: tuple[float, ...] = (0.5,)  # shares of the teacher's cost at 8 bits
+    # Further costs with their shares, which every search keeps: (("size_bytes", 0.4),).
+    limits: tuple[tuple[str, float], ...] = ()
     seeds: int = 1
     warmup_steps: int = 1000  # of the shared weights, under random choices
     steps: int = 1000  # of weights and logits together, for each budget
@@ -40,16 +45,23 @@ class Hqnas:
     lr: float = 1e-3  # Adam, of the weights; falls to 0 as a cosine in each of the two parts
     logit_lr: float = 2e-2  # Adam, of the logits
     bilevel: bool = False  # logits learn on other images than weights: the second half of a batch
-    temperature: tuple[float, float] = (2.0, 0.5)  # first and last
+    relaxation: str = "sampled"  # one choice in a step; "mixture": all, by their probabilities
+    temperature: tuple[float, float] = (2.0, 0.5)  # of samples, first and last
+    first_bits: float = 2.0  # logit of the most bits when the search begins, 0 being the fewest
     rate: float = 0.05  # how fast the controller follows
     most_weight: float = 20.0  # of the cost in the loss
-    samples: int = 16  # choices that are drawn in the end, and scored; the best is trained
+    choice_images: int = 64  # on which each choice of each layer is scored in the end
+    samples: int = 16  # subnets that are drawn then, and scored; the best is trained
     score_images: int = 250  # the last ones of the training split, kept out of training
     images_per_pass: int = 250
     norm_images: int = 64  # of which batch norms take statistics before a choice is scored
     final_steps: int = 1000  # of the training of the found network
     final_lr: float = 2e-3
     exports: bool = True
+    # Other ways to choose, whose networks are trained alike: "sequential" (ops first, then bits)
+    # and "bwnas" (the front of a finished run).
+    rivals: tuple[str, ...] = ()
+    fronts: tuple[str, ...] = ()  # for bwnas: `search/front.csv` for all seeds, or one for each
 
     def check(self) -> None:
         """Raises InputError for the first value that cannot be used."""
@@ -60,14 +72,26 @@ class Hqnas:
         checks.all_of("hqnas.budgets", self.budgets, lambda b: 0 < b <= 1, "above 0, at most 1")
         checks.distinct("hqnas.budgets", tuple(f"{b:g}" for b in self.budgets))  # name folders
         for name in ("seeds", "warmup_steps", "steps", "samples", "score_images",
-                     "images_per_pass", "norm_images"):  # fmt: skip
+                     "choice_images", "images_per_pass", "norm_images"):  # fmt: skip
             checks.at_least(f"hqnas.{name}", getattr(self, name), 1)
         checks.at_least("hqnas.batch", self.batch, 2 if self.bilevel else 1)
         checks.at_least("hqnas.final_steps", self.final_steps, 0)
         for name in ("lr", "logit_lr", "rate", "most_weight", "final_lr"):
             checks.above_zero(f"hqnas.{name}", getattr(self, name))
+        checks.one_of("hqnas.relaxation", self.relaxation, ("sampled", "mixture"))
         checks.length("hqnas.temperature", self.temperature, 2)
         checks.all_of("hqnas.temperature", self.temperature, lambda t: t > 0, "above 0")
+        checks.within("hqnas.first_bits", self.first_bits, 0.0, 10.0)
+        checks.bounds("hqnas.limits", self.limits, tuple(COSTS))
+        for name, share in self.limits:
+            if name == self.cost or share > 1:
+                rule = f"must be a cost other than hqnas.cost={self.cost!r}, and at most 1"
+                raise InputError(f"hqnas.limits: {name!r} with {share:g}: {rule}")
+        for rival in self.rivals:
+            checks.one_of("hqnas.rivals", rival, RIVALS)
+        if "bwnas" in self.rivals and len(self.fronts) not in (1, self.seeds):
+            rule = f"must be one file, or one for each of {self.seeds} seeds"
+            raise InputError(f"hqnas.fronts: {len(self.fronts)} files: {rule}")
 
 
 @dataclasses.dataclass(slots=True)
@@ -82,6 +106,14 @@ class Adapt:
     # A preference instead of a budget: weights of costs in the loss, each for the cost of the
     # teacher: (("latency_ms", 0.2), ("energy_mj", 0.1)).
     prices: tuple[tuple[str, float], ...] = ()
+    # Shifted images, see data.corruptions; the shared weights learn on them for `steps`, and so do
+    # the logits, which begin as they are.
+    corruptions: tuple[tuple[str, float], ...] = ()
+    steps: int = 60
+    final_steps: int = -1  # of the found network; -1: hqnas.final_steps
+    # The name of an adaptation whose shared weights are the beginning; "": those of the search.
+    # Nothing else that an adaptation learned flows back.
+    after: str = ""
 
     def check(self) -> None:
         """Raises InputError for the first value that cannot be used."""
@@ -93,6 +125,9 @@ class Adapt:
         if self.prices and (self.budget or self.cost):
             raise InputError("adapt.prices: a preference has no adapt.budget and no adapt.cost")
         checks.bounds("adapt.prices", self.prices, tuple(COSTS))
+        check_corruptions("adapt.corruptions", self.corruptions)
+        checks.at_least("adapt.steps", self.steps, 1)
+        checks.at_least("adapt.final_steps", self.final_steps, -1)
 
 
 @dataclasses.dataclass(slots=True)

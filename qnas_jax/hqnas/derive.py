@@ -1,6 +1,7 @@
 """From logits to a network: draws within the budget, scored with the shared weights."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -9,7 +10,15 @@ from jaxtyping import Array, Key
 from qnas_jax import space
 from qnas_jax.errors import InputError
 from qnas_jax.hqnas import relax
+from qnas_jax.hqnas.relax import Bounds
 from qnas_jax.hqnas.shared import Shared, Shares, codes_of, one_hot, subnet_at, subnet_of
+from qnas_jax.search import pareto
+from qnas_jax.stages.scoring import Scores
+
+Prices = Mapping[str, Array]  # by the name of the cost
+NO_PRICES: Prices = MappingProxyType({})
+
+EPSILON = 1e-3  # of the front of added scores: how far its sums may be off, relatively
 
 
 class Scored(NamedTuple):
@@ -29,28 +38,49 @@ class Scored(NamedTuple):
 def scored(
     described: Shared,
     logits: Shares,
-    costs: relax.Costs,
-    evaluate: Callable[[list[space.Subnet]], np.ndarray],
+    bounds: Bounds,
+    added: Shares,
+    evaluate: Callable[[list[space.Subnet]], Scores],
     key: Key[Array, ""],
     count: int,
+    prices: Prices,
 ) -> list[Scored]:
-    """Returns the most likely subnet and some draws, brought within the budget, the best first.
+    """Returns the most likely subnet, the best by added scores, and some draws; the best first.
+
+    All are brought within the budgets. Where costs have prices instead, the best is that of the
+    lowest loss with what its costs add.
 
     Args:
       described: The layers.
       logits: Of their choices.
-      costs: What bounds the subnets.
-      evaluate: Subnets -> accuracies.
+      bounds: What bounds the subnets; the first cost is that of the result.
+      added: What each choice adds to the loss, see `adapt.sensitivities`.
+      evaluate: Scores subnets.
       key: PRNG key of the draws.
       count: Number of subnets.
+      prices: Of costs that have no budget, see `adapt.adapted`.
     """
     drawn = relax.draws(logits, key, max(count - 1, 1))
     each = [Shares(*(part[i] for part in drawn)) for i in range(count - 1)]
     subnets = [subnet_of(described, one) for one in (relax.most_likely(logits), *each)]
-    subnets = list(dict.fromkeys(within(described, one, costs) for one in subnets))
-    rows = zip(subnets, evaluate(subnets), strict=True)
-    found = [Scored(s, cost_of(described, s, costs), float(a)) for s, a in rows]
-    return sorted(found, key=lambda one: -one.accuracy)
+    held = {name: one for name, one in bounds.items() if name not in prices}
+    subnets = [within(described, one, held) for one in subnets]
+    best = best_by_sum(described, added, bounds, prices)
+    subnets = list(dict.fromkeys([best, *subnets]))[:count]
+    scores, first = evaluate(subnets), next(iter(bounds.values()))
+    found = [
+        Scored(s, cost_of(described, s, first), float(a))
+        for s, a in zip(subnets, scores.accuracy, strict=True)
+    ]
+    paid = [
+        sum(
+            float(price) * cost_of(described, subnet, bounds[name]) / float(bounds[name].budget)
+            for name, price in prices.items()
+        )
+        for subnet in subnets
+    ]
+    rank = scores.loss + np.array(paid) if prices else -scores.accuracy
+    return [found[place] for place in np.argsort(rank, kind="stable")]
 
 
 def cost_of(described: Shared, subnet: space.Subnet, costs: relax.Costs) -> float:
@@ -58,25 +88,76 @@ def cost_of(described: Shared, subnet: space.Subnet, costs: relax.Costs) -> floa
     return float(relax.expected_cost(one_hot(described, subnet), costs))
 
 
-def within(described: Shared, subnet: space.Subnet, costs: relax.Costs) -> space.Subnet:
-    """Returns a subnet that meets the budget: the given one, or one of less.
+def best_by_sum(
+    described: Shared, added: Shares, bounds: Bounds, prices: Prices = NO_PRICES
+) -> space.Subnet:
+    """Returns the subnet of the smallest sum of added scores within all budgets.
 
-    One layer after another takes another choice, each time that which saves least, so that the
-    result stays near the given subnet.
+    It is that of the Pareto front of the sums, within `EPSILON`.
+
+    Args:
+      described: The layers.
+      added: What each choice adds to the loss, see `adapt.sensitivities`; infinite where a choice
+        is not allowed.
+      bounds: The costs.
+      prices: Of costs that are added to the scores, and have no budget; see `adapt.adapted`.
 
     Raises:
-      InputError: No subnet meets the budget.
+      InputError: No subnet meets the budgets.
     """
-    layers = np.asarray(costs.layers, np.float64)
-    flat = layers.reshape(len(layers), -1)
-    most = float(costs.budget) - float(costs.fixed)
-    codes = codes_of(described, subnet)
-    chosen = np.array(np.ravel_multi_index(tuple(codes.T), layers.shape[1:]))
-    while flat[np.arange(len(flat)), chosen].sum() > most * (1 + 1e-6):
-        saved = flat[np.arange(len(flat)), chosen][:, None] - flat
-        saved = np.where(saved > 0, saved, np.inf)
+    op, w, a = (np.asarray(part, np.float64) for part in added)
+    least = (np.where(np.isfinite(part), part, np.inf).min(1, keepdims=True) for part in (op, w, a))
+    op, w, a = (part - low for part, low in zip((op, w, a), least, strict=True))
+    values = op[:, :, None, None] + w[:, None, :, None] + a[:, None, None, :]
+    for name, price in prices.items():
+        one = bounds[name]
+        values = values + float(price) * np.asarray(one.layers) / float(one.budget)
+    bounds = {name: one for name, one in bounds.items() if name not in prices}
+    if not bounds:
+        best = values.reshape(len(values), -1).argmin(1)
+        return subnet_at(described, np.stack(np.unravel_index(best, values.shape[1:]), 1))
+    costs = {name: np.asarray(one.layers, np.float64) for name, one in bounds.items()}
+    tables = [
+        np.stack([values[layer].ravel(), *(c[layer].ravel() for c in costs.values())], -1)
+        for layer in range(len(values))
+    ]
+    front = pareto.pareto_front(tables, EPSILON)
+    most = [(float(one.budget) - float(one.fixed)) * (1 + 1e-6) for one in bounds.values()]
+    allowed = np.flatnonzero((front.objectives[:, 1:] <= most).all(1))
+    if not len(allowed):
+        raise InputError(refusal(bounds))
+    best = front.rows[allowed[np.argmin(front.objectives[allowed, 0])]]
+    return subnet_at(described, np.stack(np.unravel_index(best, values.shape[1:]), 1))
+
+
+def within(described: Shared, subnet: space.Subnet, bounds: Bounds) -> space.Subnet:
+    """Returns a subnet that meets the budgets: the given one, or one of less.
+
+    One layer after another takes another choice that raises no cost, each time that which saves
+    least, so that the result stays near the given subnet.
+
+    Raises:
+      InputError: No such subnet meets the budgets.
+    """
+    if not bounds:
+        return subnet
+    costs = [np.asarray(one.layers, np.float64) / float(one.budget) for one in bounds.values()]
+    most = np.array([1 - float(one.fixed) / float(one.budget) for one in bounds.values()])
+    flat = np.stack([one.reshape(len(one), -1) for one in costs])  # [costs, layers, choices]
+    rows, shape = np.arange(flat.shape[1]), costs[0].shape[1:]
+    chosen = np.array(np.ravel_multi_index(tuple(codes_of(described, subnet).T), shape))
+    while (over := flat[:, rows, chosen].sum(1) > most + 1e-6).any():
+        less = flat[:, rows, chosen][:, :, None] - flat
+        saved = less[over].sum(0)
+        saved = np.where((saved > 0) & (less >= 0).all(0), saved, np.inf)
         layer, choice = np.unravel_index(np.argmin(saved), saved.shape)
         if np.isinf(saved[layer, choice]):
-            raise InputError(f"no subnet meets the budget {float(costs.budget):g}")
+            raise InputError(refusal(bounds))
         chosen[layer] = choice
-    return subnet_at(described, np.stack(np.unravel_index(chosen, layers.shape[1:]), 1))
+    return subnet_at(described, np.stack(np.unravel_index(chosen, shape), 1))
+
+
+def refusal(bounds: Bounds) -> str:
+    """Returns what is said where no subnet meets the budgets."""
+    budgets = ", ".join(f"{name} {float(one.budget):g}" for name, one in bounds.items())
+    return f"no subnet meets the budgets: {budgets}"

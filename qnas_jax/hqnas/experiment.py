@@ -2,20 +2,21 @@
 
 import functools
 import pathlib
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
 from qnas_jax import space
-from qnas_jax.data.batching import Part, central_crops
+from qnas_jax.data.batching import Dataset, Part, central_crops, stacked
 from qnas_jax.errors import InputError
 from qnas_jax.hardware import matrix
 from qnas_jax.hardware.deployment import Deployment
-from qnas_jax.hqnas import shared
+from qnas_jax.hqnas import fronts, learn, shared
 from qnas_jax.hqnas.config import Config
 from qnas_jax.hqnas.learn import Network
 from qnas_jax.hqnas.relax import Costs
@@ -24,6 +25,7 @@ from qnas_jax.nn import init, policy
 from qnas_jax.nn.trace import trace
 from qnas_jax.quant.nested import nested
 from qnas_jax.run import artefacts
+from qnas_jax.run.log import Progress
 from qnas_jax.space import COSTS
 from qnas_jax.stages import fit, quantizers, scoring
 from qnas_jax.stages import train as train_stage
@@ -47,17 +49,19 @@ class Begun(NamedTuple):
       params: Its shared weights at the beginning.
       costs: float64[layers, ops, w_bits, a_bits] and all else, by the name of the cost.
       budgets: The bound of `hqnas.cost` in its unit, by the setting.
+      limits: The bounds of further costs in their units.
     """
 
     config: Config
     problem: Problem
-    held_out: Part
+    held_out: Dataset
     deployed: Deployment
     teacher: Trained
     network: Network
     params: PyTree
     costs: dict[str, tuple[np.ndarray, float]]
     budgets: dict[float, float]
+    limits: dict[str, float]
 
 
 def begin(given: Config, workdir: pathlib.Path) -> Begun:
@@ -73,12 +77,22 @@ def begin(given: Config, workdir: pathlib.Path) -> Begun:
     held_out = Part(problem.train, range(count, len(problem.train)))
     problem = problem._replace(train=Part(problem.train, range(count)))
     costs = costs_of(deployed, problem.space.ops, own.bits)
-    if own.cost not in costs:
-        known = ", ".join(costs)
-        raise InputError(f"hqnas.cost={own.cost!r}: target {deployed.target.name!r} knows {known}")
+    for setting, names in (("cost", [own.cost]), ("limits", [name for name, _ in own.limits])):
+        for name in set(names) - set(costs):
+            rule = f"target {deployed.target.name!r} knows {', '.join(costs)}"
+            raise InputError(f"hqnas.{setting}={name!r}: {rule}")
     most = teacher_cost(deployed, problem, own.cost)
     budgets = {share: share * most for share in own.budgets}
     check_budgets("hqnas.budgets", own.cost, costs[own.cost], budgets)
+    limits = {name: share * teacher_cost(deployed, problem, name) for name, share in own.limits}
+    for name, share in own.limits:
+        check_budgets("hqnas.limits", name, costs[name], {share: limits[name]})
+    model = problem.student(shared.widest(problem.space))
+    traced = trace(model, problem.val[0][0].shape)
+    described = shared.describe(traced, problem.space, tuple(own.bits))
+    if "bwnas" in own.rivals:
+        all_bounds = [_bounds(costs, {own.cost: most, **limits}) for most in budgets.values()]
+        fronts.check(own.fronts, described, all_bounds)
     training, mark = fit.training(config), artefacts.plain(config.network)
     train_stage.teacher_stage(workdir, problem, training, mark, config.teacher)
     for split in (problem.train, problem.val):
@@ -86,14 +100,13 @@ def begin(given: Config, workdir: pathlib.Path) -> Begun:
     if not (workdir / "config.json").exists():
         artefacts.write_json(workdir / "config.json", config)
     teacher, variables = train_stage.train_teacher(workdir, problem, training, mark, config.teacher)
-    model = problem.student(shared.widest(problem.space))
-    traced = trace(model, problem.val[0][0].shape)
-    described = shared.describe(traced, problem.space, tuple(own.bits))
     shape = (1, *config.train.crop, 3)
     fresh = init.initialize(model, key(config.seed, Purpose.SUPERNET_INIT), shape)
     network = Network(model, described, fresh, problem.task.loss)
     params = shared.from_teacher(described, fresh["params"], variables["params"])
-    return Begun(config, problem, held_out, deployed, teacher, network, params, costs, budgets)
+    return Begun(
+        config, problem, held_out, deployed, teacher, network, params, costs, budgets, limits
+    )
 
 
 def costs_of(
@@ -146,11 +159,15 @@ def check_budgets(
 
 
 def bounds(begun: Begun, budget: float) -> dict[str, Costs]:
-    """Returns what the search keeps within a budget."""
-    name = begun.config.hqnas.cost
-    layers, fixed = begun.costs[name]
-    values = (jnp.asarray(x, jnp.float32) for x in (layers, fixed, budget))
-    return {name: Costs(*values)}
+    """Returns what the search keeps within a budget of `hqnas.cost`, and within the limits."""
+    return _bounds(begun.costs, {begun.config.hqnas.cost: budget, **begun.limits})
+
+
+def _bounds(costs: dict[str, tuple[np.ndarray, float]], most: dict[str, float]) -> dict[str, Costs]:
+    found = {}
+    for name, budget in most.items():
+        found[name] = Costs(*(jnp.asarray(x, jnp.float32) for x in (*costs[name], budget)))
+    return found
 
 
 def cost_of(begun: Begun, subnet: space.Subnet) -> dict[str, float]:
@@ -170,16 +187,45 @@ def scorer(begun: Begun, params: PyTree) -> Evaluate:
     Subnets are as `shared.codes_of` gives them. Nothing is compiled for another subnet.
     """
     config, network = begun.config, begun.network
-    counts = [len(network.shared.ops), *[len(network.shared.bits)] * 2]
-
-    def quantize(params, codes):
-        shares = Shares(*(jax.nn.one_hot(codes[:, i], n) for i, n in enumerate(counts)))
-        return shared.chosen(network.shared, network.variables["quant"], params, shares)
-
     variables = {"params": params, "batch_stats": network.variables["batch_stats"]}
+    quantize = functools.partial(_of_codes, network)
     tested = Tested(network.model, begun.problem.task, variables, quantize)
     images = scoring.batches(begun.held_out, config.hqnas.images_per_pass)
     return scoring.evaluator(tested, images, norm_images(begun))
+
+
+def imitations(begun: Begun, params: PyTree) -> Callable[[np.ndarray], np.ndarray]:
+    """Returns what says how far subnets are from the widest network, by the loss of the search.
+
+    It is far less noisy on few images than the loss of the labels. Subnets are as
+    `shared.codes_of` gives them.
+    """
+    network, own = begun.network, begun.config.hqnas
+    count = min(own.choice_images, len(begun.held_out))
+    images = jnp.asarray(stacked(begun.held_out, range(count)).images)
+    drop = jax.random.key(0)  # of dropout, the same for all
+    target = learn.outputs(network, {"params": params}, images, drop)
+
+    @jax.jit
+    def loss(params, codes, images, target):
+        read = _of_codes(network, params, codes)
+        return learn.imitation(learn.outputs(network, read, images, drop), target)
+
+    def losses(subnets: np.ndarray) -> np.ndarray:
+        progress, found = Progress("choices of the layers", len(subnets)), []
+        for number, codes in enumerate(subnets, 1):
+            found.append(float(loss(params, codes, images, target)))
+            progress.show(number)
+        return np.array(found)
+
+    return losses
+
+
+def _of_codes(network: Network, params: PyTree, codes: Array) -> PyTree:
+    """The variables that the network reads, under a subnet as numbers."""
+    counts = [len(network.shared.ops), *[len(network.shared.bits)] * 2]
+    shares = Shares(*(jax.nn.one_hot(codes[:, i], n) for i, n in enumerate(counts)))
+    return shared.chosen(network.shared, network.variables["quant"], params, shares)
 
 
 def norm_images(begun: Begun) -> np.ndarray:

@@ -15,11 +15,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, Key, PyTree
 
 from qnas_jax.hqnas import relax
 from qnas_jax.hqnas.relax import Bounds
-from qnas_jax.hqnas.shared import Shared, Shares, chosen
+from qnas_jax.hqnas.shared import Shared, Shares
 from qnas_jax.nn.units import pixels
 from qnas_jax.train import optimizers
 
@@ -89,25 +89,26 @@ def begin(params: PyTree, logits: Shares, costs: tuple[str, ...]) -> State:
     return State(params, WEIGHTS.init(params), logits, LOGITS.init(logits), zero)
 
 
-def step(network: Network, bilevel: bool) -> Callable:
+def step(network: Network, relaxation: relax.Relaxation, bilevel: bool) -> Callable:
     """Returns a step (how, bounds, key, state, images, labels, number) -> state, metrics.
 
     The key is that of draws and dropout; each step folds its number into it.
 
     Args:
       network: The widest network.
+      relaxation: How a step makes a network of logits.
       bilevel: Whether logits learn on the second half of a batch, and weights on the first.
     """
-    outputs = functools.partial(_outputs, network)
+    apply = functools.partial(outputs, network)
 
     def of_widest(params, images, labels, key):
-        found = outputs({"params": params}, images, key)
+        found = apply({"params": params}, images, key)
         return network.loss(found, labels), found
 
     def of_drawn(params, logits, weights, bounds, images, target, keys, temperature):
-        shares = relax.sample(logits, keys[0], temperature)
-        read = chosen(network.shared, network.variables["quant"], params, shares)
-        soft = imitation(outputs(read, images, keys[2]), target)
+        shares = relaxation.shares(logits, keys[0], temperature)
+        read = relaxation.read(network.shared, network.variables["quant"], params, shares)
+        soft = imitation(apply(read, images, keys[2]), target)
         return soft + relax.penalty(relax.probabilities(logits), bounds, weights), soft
 
     def slopes(state: State, bounds, images, labels, keys, temperature):
@@ -115,11 +116,15 @@ def step(network: Network, bilevel: bool) -> Callable:
         (hard, target), widest = jax.value_and_grad(of_widest, has_aux=True)(
             state.params, images[:half], labels[:half], keys[1]
         )
+        # With this XLA gives up the activations of the widest network before it makes those of the
+        # drawn subnet.
+        total = jax.tree.reduce(lambda total, g: total + jnp.sum(g), widest, jnp.float32(0))
+        images = images + jnp.isnan(total).astype(images.dtype)
         given = state.params, state.logits, state.weights, bounds
         of = functools.partial(jax.grad, of_drawn, has_aux=True)
         if bilevel:
             drawn, soft = of(0)(*given, images[:half], target, keys, temperature)
-            later = outputs({"params": state.params}, images[half:], keys[1])
+            later = apply({"params": state.params}, images[half:], keys[1])
             moved, _ = of(1)(*given, images[half:], later, keys, temperature)
         else:
             (drawn, moved), soft = of((0, 1))(*given, images, target, keys, temperature)
@@ -146,8 +151,15 @@ def step(network: Network, bilevel: bool) -> Callable:
     return one
 
 
-def _outputs(network: Network, read: PyTree, images, key) -> Array:
-    """Logits with norms of the batch's own statistics."""
+def outputs(network: Network, read: PyTree, images: Array, key: Key[Array, ""]) -> Array:
+    """Returns the task's logits, with norms of the batch's own statistics.
+
+    Args:
+      network: The network.
+      read: Its variables, without `batch_stats`.
+      images: uint8[n, h, w, 3].
+      key: PRNG key of dropout.
+    """
     read = {**read, "batch_stats": network.variables["batch_stats"]}
     found: Any = network.model.apply(
         read, pixels(images), train=True, mutable=["batch_stats"], rngs={"dropout": key}

@@ -10,16 +10,21 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import PyTree
 
 from qnas_jax import hardware, space
+from qnas_jax.data.corruptions import Corrupted
 from qnas_jax.errors import InputError
-from qnas_jax.hqnas import adapt, experiment, pipeline, shared
+from qnas_jax.hqnas import adapt, experiment, learn, pipeline, searching, shared
 from qnas_jax.hqnas.config import Config
 from qnas_jax.hqnas.experiment import Begun
+from qnas_jax.hqnas.learn import State
 from qnas_jax.hqnas.relax import Costs
 from qnas_jax.hqnas.results import Row, write_results
 from qnas_jax.run import artefacts
 from qnas_jax.run.stage import Stage, is_finished, read_json
+from qnas_jax.stages import fit, policies
+from qnas_jax.train import checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -41,46 +46,73 @@ def run(given: Config, workdir: pathlib.Path, name: str) -> dict[str, Any]:
     given.check()
     share = given.adapt.of or given.hqnas.budgets[0]
     seed = given.seed if given.adapt.seed < 0 else given.adapt.seed
-    base = pipeline.folder_name(given, share, seed)
+    base = searching.folder_name(given, share, seed)
     if not is_finished(workdir / "hqnas" / base):
         rule = "is not finished; run the search first, with the same command without --adapt"
         raise InputError(f"--adapt={name}: {workdir / 'hqnas' / base} {rule}")
     begun = experiment.begin(given, workdir)
     moved = _moved(begun, share)
-    warm_stage, start = pipeline.warmed_up(workdir, begun, seed)
-    search, state = pipeline.searched(workdir, begun, warm_stage, start, seed, share)
-    made_from = {"search": search.hash, "adapt": given.adapt, "samples": given.hqnas.samples}
+    warm_stage, start = searching.warmed_up(workdir, begun, seed)
+    search, state, _ = searching.of_budget(workdir, begun, warm_stage, start, seed, share)
+    likely = shared.subnet_of(begun.network.shared, state.logits)
+    added = searching.added_losses(begun, search, state.params, likely)
+    weights, state = _beginning(workdir, given.adapt.after, search.folder, state)
+    made_from = {
+        "search": search.hash,
+        "after": read_json(weights / "made_from.json", "hash")["hash"],
+        "adapt": given.adapt,
+        "samples": given.hqnas.samples,
+    }
     stage = Stage(workdir / "hqnas" / f"adapted-{name}", made_from)
     stage.begin()
-    began = time.monotonic()
-    described = begun.network.shared
-    best = read_json(search.folder / "subnets.json")["subnets"][0][0]
-    added = adapt.sensitivities(
-        pipeline.scores(begun, search, state.params),
-        shared.codes_of(described, space.parse_subnet(best)),
-        (len(described.ops), len(described.bits), len(described.bits)),
-    )
-    cached, began = time.monotonic() - began, time.monotonic()
     limits, prices = _limits(moved, begun, given)
-    most = jnp.float32(given.hqnas.most_weight)
-    logits = jax.block_until_ready(adapt.adapted(state.logits, added, limits, prices, most))
-    learned = time.monotonic() - began
-    logger.info("adapt %s: scores of choices in %.1f s, logits in %.1f s", name, cached, learned)
+    began = time.monotonic()
+    if given.adapt.corruptions:
+        warm = learn.begin(state.params, adapt.movable(state.logits), tuple(limits))
+        how = searching.how_of(moved, given.adapt.steps, given.hqnas.logit_lr)
+        state = searching.learned(workdir, moved, stage, how, warm, limits, seed, f"adapt {name}")
+        weights = stage.folder
+    else:
+        most = jnp.float32(given.hqnas.most_weight)
+        logits = adapt.adapted(state.logits, added, limits, prices, most)
+        state = state._replace(logits=jax.block_until_ready(logits))
     timed = stage.folder / "seconds.json"
     if not timed.exists():
-        found = {"cache_seconds": round(cached, 2), "logit_seconds": round(learned, 2)}
-        artefacts.write_json(timed, found)
-    cost = limits[moved.config.hqnas.cost]
-    if prices:  # a preference bounds nothing
-        cost = cost._replace(budget=jnp.float32(jnp.inf))
-    scored = pipeline.found(moved, stage, state._replace(logits=logits), cost, seed, search)
-    network = pipeline.train(workdir, moved, stage, state.params, scored[0].subnet, seed)
+        artefacts.write_json(timed, {"logit_seconds": round(time.monotonic() - began, 2)})
+    scored = searching.found(moved, stage, state, added, limits, seed, weights, prices)
     stage.finish()
-    row = Row(
-        seed, 0.0 if prices else next(iter(moved.budgets)), stage, scored, network,
-        adapted_from=base, seconds=read_json(timed),
-    )  # fmt: skip
+    network = pipeline.train(workdir, moved, stage, state.params, scored[0].subnet, seed)
+    more = {**read_json(timed), **_unadapted(workdir, begun, moved, search, state.params, seed)}
+    shown = 0.0 if prices else next(iter(moved.budgets))
+    took = {"seconds": stage.seconds}
+    row = Row(seed, shown, stage, scored, network, "hqnas", took, search.folder.name, more)
     return write_results(workdir, moved, [row])
+
+
+def _beginning(
+    workdir: pathlib.Path, after: str, search: pathlib.Path, state: State
+) -> tuple[pathlib.Path, State]:
+    """The folder and the state of the shared weights with which an adaptation begins."""
+    if not after:
+        return search, state
+    folder = workdir / "hqnas" / f"adapted-{after}"
+    if not (is_finished(folder) and (folder / "checkpoint").is_dir()):
+        rule = "must be a finished adaptation with adapt.corruptions: others learn no weights"
+        raise InputError(f"adapt.after={after!r}: {rule}")
+    held = checkpoint.load_parts(folder / "checkpoint", {"params": state.params})
+    return folder, state._replace(**held)
+
+
+def _unadapted(
+    workdir: pathlib.Path, begun: Begun, moved: Begun, search: Stage, params: PyTree, seed: int
+) -> dict[str, float]:
+    """The score of the old network on the shifted images, if they are shifted."""
+    if not begun.config.adapt.corruptions:
+        return {}
+    (best, *_), *_ = read_json(search.folder / "subnets.json")["subnets"]
+    old = pipeline.train(workdir, begun, search, params, space.parse_subnet(best), seed)
+    found = policies.accuracy(moved.problem, fit.training(begun.config), old)
+    return {"unadapted_accuracy": found}
 
 
 def _moved(begun: Begun, share: float) -> Begun:
@@ -103,7 +135,30 @@ def _moved(begun: Begun, share: float) -> Begun:
     budgets = {share: share * experiment.teacher_cost(deployed, begun.problem, cost)}
     if not prices:
         experiment.check_budgets("adapt.budget", cost, costs[cost], budgets)
-    return begun._replace(config=config, deployed=deployed, costs=costs, budgets=budgets)
+    begun = begun._replace(config=config, deployed=deployed, costs=costs, budgets=budgets)
+    begun = begun._replace(limits={} if prices else _limits_on(begun))
+    return _shifted(begun) if wanted.corruptions else begun
+
+
+def _limits_on(begun: Begun) -> dict[str, float]:
+    """The limits of the search on the device, but for a cost that now has the budget."""
+    found, own = {}, begun.config.hqnas
+    for name, share in own.limits:
+        if name not in begun.costs:
+            target = begun.deployed.target.name
+            raise InputError(f"hqnas.limits: target {target!r} does not know {name!r}")
+        if name != own.cost:
+            found[name] = share * experiment.teacher_cost(begun.deployed, begun.problem, name)
+            experiment.check_budgets("hqnas.limits", name, begun.costs[name], {share: found[name]})
+    return found
+
+
+def _shifted(begun: Begun) -> Begun:
+    """The run with corrupted images."""
+    by, problem = begun.config.adapt.corruptions, begun.problem
+    held_out = Corrupted(begun.held_out, by)
+    problem = problem._replace(train=Corrupted(problem.train, by), val=Corrupted(problem.val, by))
+    return begun._replace(problem=problem, held_out=held_out)
 
 
 def _limits(moved: Begun, begun: Begun, given: Config) -> tuple[dict[str, Costs], dict[str, Any]]:

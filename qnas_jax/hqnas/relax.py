@@ -8,13 +8,14 @@ References:
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from qnas_jax.hqnas import shared
 from qnas_jax.hqnas.shared import Shared, Shares
 
 
@@ -37,11 +38,21 @@ PROPORTION = 5.0  # of the controller: the weight of a cost that is twice its bu
 Bounds = Mapping[str, Costs]  # by the name of the cost
 
 
-def zeros(shared: Shared) -> Shares:
-    """Returns logits of equal probabilities."""
-    layers = len(shared.layers)
-    op, bits = jnp.zeros((layers, len(shared.ops))), jnp.zeros((layers, len(shared.bits)))
-    return Shares(op, bits, bits)
+def first(described: Shared, first_bits: float) -> Shares:
+    """Returns logits of ops that are equally likely, and of bits, the likelier the more.
+
+    A search that begins with many bits takes off what the budget asks for. One that begins with
+    equal chances keeps few bits wherever a loose budget does not press.
+
+    Args:
+      described: The layers.
+      first_bits: Logit of the most bits; that of the fewest is 0, and the others lie between.
+    """
+    layers = len(described.layers)
+    places = jnp.argsort(jnp.argsort(jnp.array(described.bits)))
+    bits = first_bits * places / max(len(described.bits) - 1, 1)
+    bits = jnp.broadcast_to(bits, (layers, len(described.bits)))
+    return Shares(jnp.zeros((layers, len(described.ops))), bits, bits)
 
 
 def probabilities(logits: Shares) -> Shares:
@@ -67,6 +78,30 @@ def sample(logits: Shares, key: Key[Array, ""], temperature: Float[Array, ""]) -
         return hard + (soft - jax.lax.stop_gradient(soft))
 
     return Shares(*map(one, logits, jax.random.split(key, len(logits))))
+
+
+def mixture(logits: Shares, key: Key[Array, ""], temperature: Float[Array, ""]) -> Shares:
+    """Returns the probabilities, in place of a random choice; see `sample`."""
+    del key, temperature
+    return probabilities(logits)
+
+
+class Relaxation(NamedTuple):
+    """How a step makes a network of logits.
+
+    Attributes:
+      shares: (logits, key, temperature) -> shares.
+      read: (shared, quant, params, shares) -> variables, see `shared.chosen`.
+    """
+
+    shares: Callable
+    read: Callable
+
+
+RELAXATIONS = {
+    "sampled": Relaxation(sample, shared.chosen),
+    "mixture": Relaxation(mixture, shared.mixed),
+}
 
 
 def most_likely(logits: Shares) -> Shares:

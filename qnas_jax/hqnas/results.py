@@ -26,9 +26,10 @@ class Row(NamedTuple):
       stage: The stage of the search or of the adaptation.
       scored: The drawn subnets, the best first.
       network: The trained network.
-      warmup_seconds: Of the warm-up, which all budgets share.
+      method: What found it: "hqnas", "sequential" or "bwnas".
+      seconds: Of the search ("seconds"), and of the warm-up, which all budgets share.
       adapted_from: The folder of the search that was adapted; "" for a search.
-      seconds: By part, of an adaptation.
+      more: Further figures of an adaptation.
     """
 
     seed: int
@@ -36,9 +37,10 @@ class Row(NamedTuple):
     stage: Stage
     scored: list[Scored]
     network: Trained
-    warmup_seconds: float = 0.0
-    adapted_from: str = ""
+    method: str = "hqnas"
     seconds: Mapping[str, float] = MappingProxyType({})
+    adapted_from: str = ""
+    more: Mapping[str, float] = MappingProxyType({})
 
 
 def write_results(workdir: pathlib.Path, begun: Any, rows: Sequence[Row]) -> dict[str, Any]:
@@ -74,7 +76,7 @@ def _record(begun: Any, row: Row, metric: Metric) -> dict[str, Any]:
     trained = metrics_of(row.network.stage.folder, metric)
     teacher = experiment.teacher_cost(begun.deployed, begun.problem, own.cost)
     return {
-        "method": "hqnas",
+        "method": row.method,
         "name": row.stage.folder.name,
         "adapted_from": row.adapted_from,
         "seed": row.seed,
@@ -88,10 +90,9 @@ def _record(begun: Any, row: Row, metric: Metric) -> dict[str, Any]:
         "search_accuracy": best.accuracy,
         "subnet": space.format_subnet(best.subnet),
         **experiment.cost_of(begun, best.subnet),
-        "seconds": round(row.stage.seconds, 1),
-        "warmup_seconds": round(row.warmup_seconds, 1),
+        **{name: round(value, 1) for name, value in row.seconds.items()},
         "train_seconds": round(row.network.stage.seconds, 1),
-        **row.seconds,
+        **row.more,
         "scored": [[space.format_subnet(s), c, a] for s, c, a in row.scored],
     }
 

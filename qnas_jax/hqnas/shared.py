@@ -4,7 +4,7 @@ The network is the subnet of the largest op, whose tensors are shared: a smaller
 middle of the largest, a smaller expansion the first hidden channels, which are sorted by what they
 contribute, and fewer bits are the leading bits of the 8-bit codes (`quant/nested.py`). A choice is
 three shares of a layer: of its ops, of the bits of its weights, and of the bits of its activations.
-One-hot shares give a subnet, others a mixture. Both take the memory and the time of the largest op.
+One-hot shares give a subnet, others a mixture. Both take the time of the largest op.
 
 References:
   Cai et al., 2020, https://arxiv.org/abs/1908.09791 (smaller ops within larger ones).
@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, PyTree
 from qnas_jax import space
 from qnas_jax.nn import inherit, policy
 from qnas_jax.nn.trace import Trace
-from qnas_jax.quant.nested import mixed_weights
+from qnas_jax.quant.nested import chosen_weights, mixed_weights
 
 PARTS = ("expand", "depthwise", "project")
 
@@ -96,8 +96,20 @@ def chosen(shared: Shared, quant: PyTree, params: PyTree, shares: Shares) -> PyT
       shared: The network's layers.
       quant: Its fresh `quant` collection; what is in no layer keeps float.
       params: The shared parameters.
-      shares: The choice; differentiable.
+      shares: The choice, one-hot; differentiable.
     """
+    return _read(shared, quant, params, shares, chosen_weights, "choice")
+
+
+def mixed(shared: Shared, quant: PyTree, params: PyTree, shares: Shares) -> PyTree:
+    """Returns the variables under a mixture of all candidates; see `chosen`.
+
+    The kernel of a layer is the mean of the ops' kernels, so the network computes one convolution.
+    """
+    return _read(shared, quant, params, shares, mixed_weights, "mixture")
+
+
+def _read(shared, quant, params, shares, rounded, leaf):
     params = jax.tree.map(lambda leaf: leaf, params)
     bits = jnp.array(shared.bits)
     for number, path in enumerate(shared.layers):
@@ -107,11 +119,11 @@ def chosen(shared: Shared, quant: PyTree, params: PyTree, shares: Shares) -> PyT
         layer["project"]["kernel"] = layer["project"]["kernel"] * first[None, None, :, None]
         for part in PARTS:
             w = layer[part]["kernel"]
-            layer[part]["kernel"] = mixed_weights(w, shares.w[number], bits)
+            layer[part]["kernel"] = rounded(w, shares.w[number], bits)
     read: PyTree = {}
     for name, number in shared.units.items():
         leaves = _made(read, policy_path(quant, name))
-        leaves["mixture"] = {"shares": shares.a[number], "bits": bits}
+        leaves[leaf] = {"shares": shares.a[number], "bits": bits}
     return {"params": params, "quant": read}
 
 

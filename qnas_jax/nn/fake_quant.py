@@ -3,8 +3,8 @@
 A module of this file or `ConvBnAct` reads its policy from the collection `quant`, in which
 `w_bits`, `a_bits` and `range` are arrays. They may be traced, vmapped or trained through.
 
-A relaxed search gives `mixture` in place of `a_bits` and `range`: `bits`, several bitwidths, and
-`shares`, the weight of each.
+A relaxed search gives `choice` in place of `a_bits` and `range`: `bits`, several bitwidths, and
+`shares`, one-hot; or `mixture`, with any shares.
 """
 
 import flax.linen as nn
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from qnas_jax.quant import affine, calibrate
-from qnas_jax.quant.nested import mixed_activations
+from qnas_jax.quant.nested import chosen_activations, mixed_activations
 
 DEFAULT_BITS = 8
 # Pixels in [-1, 1) in steps of 1/128: the bytes of an image, exactly.
@@ -45,9 +45,10 @@ class OnGrid(nn.Module):
         if self.is_initializing():
             self.variable("quant", "a_bits", default_bits)
             self.variable("quant", "range", self._initial_range)
-        if self.has_variable("quant", "mixture"):
-            mixture = self.get_variable("quant", "mixture")
-            return mixed_activations(x, mixture["shares"], mixture["bits"])
+        for name, rounded in (("choice", chosen_activations), ("mixture", mixed_activations)):
+            if self.has_variable("quant", name):
+                relaxed = self.get_variable("quant", name)
+                return rounded(x, relaxed["shares"], relaxed["bits"])
         if not is_quantized(self, "a_bits"):
             return x
         a_bits = self.variable("quant", "a_bits", default_bits).value

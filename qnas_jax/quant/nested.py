@@ -65,6 +65,35 @@ def nested(
     return _rounded(w, bits)
 
 
+@jax.custom_vjp
+def chosen_weights(
+    w: Float[Array, "*shape channels"],
+    shares: Float[Array, "choices"],
+    bits: Int[Array, "choices"],
+) -> Float[Array, "*shape channels"]:
+    """Returns the nested values at the bitwidth of the largest share.
+
+    Args:
+      w: Weights in real units; output channels last.
+      shares: One-hot.
+      bits: The bitwidths.
+
+    Returns:
+      The values. The gradient is 1 for `w`; for each share, that of the sum of the values at all
+      bitwidths, weighted by shares (`mixed_weights`).
+    """
+    return _rounded(w, bits[jnp.argmax(shares)])
+
+
+def _chosen_weights_bwd(saved, gradient):
+    w, bits = saved
+    return gradient, jax.lax.map(lambda b: jnp.vdot(gradient, _rounded(w, b)), bits), None
+
+
+chosen_weights.defvjp(lambda w, shares, bits: (chosen_weights(w, shares, bits), (w, bits)),
+                      _chosen_weights_bwd)  # fmt: skip
+
+
 def mixed_weights(
     w: Float[Array, "*shape channels"],
     shares: Float[Array, "choices"],
@@ -74,10 +103,62 @@ def mixed_weights(
 
     Args:
       w: Weights in real units; output channels last.
-      shares: Weight of each bitwidth; one-hot for a single one.
+      shares: Weight of each bitwidth.
       bits: The bitwidths.
     """
     return sum(share * nested(w, b) for share, b in zip(shares, bits, strict=True))  # pyright: ignore
+
+
+@jax.custom_vjp
+def chosen_activations(
+    x: Float[Array, "*shape"], shares: Float[Array, "choices"], bits: Int[Array, "choices"]
+) -> Float[Array, "*shape"]:
+    """Returns activations rounded at the bitwidth of the largest share.
+
+    The range is that of the values themselves, times the constant of the bitwidth in `SHARES`. The
+    backward pass keeps the values as bytes, so that the rounding takes a quarter of their memory.
+
+    Args:
+      x: Values in real units.
+      shares: One-hot.
+      bits: The bitwidths.
+
+    Returns:
+      The values. The gradient is 1 for `x` inside the range and 0 where it is clipped; for each
+      share, that of the sum of the values at all bitwidths, weighted by shares
+      (`mixed_activations`), of `x` rounded to 8 bits.
+    """
+    return _at(x, calibrate.min_max(x, jnp.int32(MOST)), bits[jnp.argmax(shares)])
+
+
+def _at(x, whole, bits):
+    return affine.fake_quant(x, whole * jnp.asarray(SHARES)[bits], bits)
+
+
+def _chosen_activations_fwd(x, shares, bits):
+    whole = calibrate.min_max(x, jnp.int32(MOST))
+    bytes_ = affine.quantize(x, *_byte_grid(whole)).astype(jnp.uint8)
+    return _at(x, whole, bits[jnp.argmax(shares)]), (bytes_, whole, shares, bits)
+
+
+def _byte_grid(whole):
+    scale, zero_point, most = affine.asymmetric_grid(whole, jnp.int32(MOST))
+    return scale, zero_point, 0.0, most
+
+
+def _chosen_activations_bwd(saved, gradient):
+    bytes_, whole, shares, bits = saved
+    values = jnp.arange(2**MOST, dtype=jnp.float32)
+    values = affine.dequantize(values, *_byte_grid(whole)[:2])
+    # The gradients of equal bytes are summed, so that bitwidths have 256 values to round.
+    counts = jnp.zeros(2**MOST).at[bytes_.ravel()].add(gradient.ravel())
+    of_shares = jax.vmap(lambda b: jnp.vdot(counts, _at(values, whole, b)))(bits)
+    own = bits[jnp.argmax(shares)]
+    inside = jax.grad(lambda values: jnp.sum(_at(values, whole, own)))(values)
+    return inside[bytes_] * gradient, of_shares, None
+
+
+chosen_activations.defvjp(_chosen_activations_fwd, _chosen_activations_bwd)
 
 
 def mixed_activations(
@@ -85,20 +166,13 @@ def mixed_activations(
 ) -> Float[Array, "*shape"]:
     """Returns the sum of activations rounded at several bitwidths, weighted by shares.
 
-    The range is that of the values themselves, times the constant of the bitwidth in `SHARES`. All
-    roundings are computed again in the backward pass, so that they need no memory.
+    Ranges are those of `chosen_activations`.
 
     Args:
       x: Values in real units.
-      shares: Weight of each bitwidth; one-hot for a single one.
+      shares: Weight of each bitwidth.
       bits: The bitwidths.
     """
-
-    @jax.checkpoint
-    def mixture(x, shares):
-        whole = jax.lax.stop_gradient(calibrate.min_max(x, jnp.int32(MOST)))
-        clipped = jnp.asarray(SHARES)[bits]
-        each = zip(shares, clipped, bits, strict=True)
-        return sum(share * affine.fake_quant(x, whole * part, b) for share, part, b in each)
-
-    return mixture(x, shares)
+    whole = jax.lax.stop_gradient(calibrate.min_max(x, jnp.int32(MOST)))
+    each = zip(shares, bits, strict=True)
+    return sum(share * _at(x, whole, b) for share, b in each)  # pyright: ignore

@@ -94,7 +94,7 @@ def bounds(name: str, pairs: tuple, keys: tuple[str, ...]) -> None:
         if not (_is(bound, float) and bound > 0):
             raise InputError(f"{name}={pairs}: {key!r} must have a number above 0")
     if len({key for key, _ in pairs}) < len(pairs):
-        raise InputError(f"{name}={pairs}: each cost only once")
+        raise InputError(f"{name}={pairs}: each name only once")
 
 
 def training(name: str, section: Any) -> None:

@@ -15,6 +15,7 @@ from qnas_jax.space import LEAST_BITS, MOST_BITS, Bits
 
 SOURCES = ("streets", "cityscapes", "objects", "digits", "folder", "tfds")  # of images
 RENDERED = ("streets", "objects")
+CORRUPTIONS = ("dark", "fog", "noise", "blur")
 ROOTS = {
     "cityscapes": "leftImg8bit/ and gtFine/",
     "folder": "train/CLASS/ and val/CLASS/",
@@ -41,6 +42,8 @@ class Data:
     train_images: int = 0  # 0: all images there are; rendered ones need a number
     val_images: int = 0
     seed: int = 0  # of rendered images
+    # What shifts them, with a strength in (0, 1]: (("dark", 0.5),). See data/corruptions.py.
+    corruptions: tuple[tuple[str, float], ...] = ()
     threads: int = 4  # threads that make training batches
     cache_mb: int = 512  # memory for read images of each split; the others are read again
 
@@ -55,6 +58,14 @@ class Data:
         least = {"height": 32, "width": 32, "train_images": images, "val_images": images}
         for name, value in {**least, "seed": 0, "threads": 1, "cache_mb": 0}.items():
             checks.at_least(f"data.{name}", getattr(self, name), value)
+        check_corruptions("data.corruptions", self.corruptions)
+
+
+def check_corruptions(name: str, pairs: tuple[tuple[str, float], ...]) -> None:
+    """Raises InputError for corruptions that cannot be used."""
+    checks.bounds(name, pairs, CORRUPTIONS)
+    for kind, strength in pairs:
+        checks.within(f"{name}: {kind!r}", strength, 0.0, 1.0)
 
 
 @dataclasses.dataclass(slots=True)

@@ -17,6 +17,7 @@ from qnas_jax.stages import train as train_stage
 from qnas_jax.stages.experiment import Problem
 from qnas_jax.stages.fit import Training, batches, fit, optimizer_of, plan, rate_of
 from qnas_jax.stages.train import Trained
+from qnas_jax.tasks.task import evaluate
 from qnas_jax.train import checkpoint, loop, supervised
 
 NETWORK = "network"  # the folder of the weights as they are quantized
@@ -26,6 +27,21 @@ def recipe(steps: int, lr: float) -> dict[str, Any]:
     """Returns the settings of `train` for the last training under a policy: SGD, linear."""
     rest = {"optimizer": "sgd", "warmup": 0, "power": 1.0, "clip": 0.0, "compute": "float32"}
     return {"steps": steps, "lr": lr, **rest}
+
+
+def accuracy(problem: Problem, how: Training, trained: Trained) -> float:
+    """Returns the score of a finished network on other validation images, as its file computes it.
+
+    Args:
+      problem: The images, and the task.
+      how: How the network was trained.
+      trained: It.
+    """
+    variables, quant = train_stage.load(problem, how, trained)
+    shape, task = problem.val[0][0].shape, problem.task
+    computed = train_stage.simulated(task, trained.model, variables, quant, shape)
+    found, _ = evaluate({"quantized": computed}, problem.val, how.run.eval_batch, task)
+    return found[f"{task.metric.name}_quantized"]
 
 
 def train_policy(

@@ -5,6 +5,7 @@ A module here and not in `data/`, whose modules are given values and know no con
 
 from qnas_jax.data.batching import Cached, Dataset
 from qnas_jax.data.cityscapes import Cityscapes
+from qnas_jax.data.corruptions import Corrupted
 from qnas_jax.data.digits import Digits
 from qnas_jax.data.folders import Folders
 from qnas_jax.data.streets import Objects, Streets
@@ -21,7 +22,9 @@ def opened(data: config.Data, split: str) -> Dataset:
     Raises:
       InputError: The images are not where the settings say.
     """
-    return Cached(_reader(data, split), data.cache_mb)
+    images = _reader(data, split)
+    shifted = Corrupted(images, data.corruptions) if data.corruptions else images
+    return Cached(shifted, data.cache_mb)
 
 
 def _reader(data: config.Data, split: str) -> Dataset:

@@ -259,7 +259,7 @@ def finish(problem: Problem, how: Training, trained: Trained, variables, quant) 
     sources = {
         "fp32": functools.partial(supervised.predictor(model, task.predict), variables),
         # What the files compute; with fake quantization, biases would not be rounded.
-        "quantized": _simulated(task, model, variables, quant, shape),
+        "quantized": simulated(task, model, variables, quant, shape),
     }
     found, samples = evaluate(sources, problem.val, how.run.eval_batch, task)
     sizes = network_sizes(model, quant, shape)
@@ -278,8 +278,8 @@ def finish(problem: Problem, how: Training, trained: Trained, variables, quant) 
     )
 
 
-def _simulated(task: Task, model: nn.Module, variables, quant, shape: Shape) -> Classify:
-    """A function images -> classes by rank, as the integers of a network's file give them."""
+def simulated(task: Task, model: nn.Module, variables, quant, shape: Shape) -> Classify:
+    """Returns a function images -> classes by rank, as the integers of a network's file do."""
     logits = simulate.logits(fold.fold(model, variables, quant, shape, resize=task.per_pixel))
     predict = jax.jit(task.predict, static_argnums=1)
     return lambda images: predict(logits(images), shape[:2])

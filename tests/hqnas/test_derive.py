@@ -8,7 +8,7 @@ import pytest
 
 from qnas_jax.errors import InputError
 from qnas_jax.hqnas import derive, relax
-from qnas_jax.hqnas.shared import Shared
+from qnas_jax.hqnas.shared import Shared, Shares, codes_of
 from qnas_jax.space import Choice, Op
 
 OPS, BITS = (Op(3, 3), Op(5, 6)), (2, 8)
@@ -32,7 +32,7 @@ def test_any_budget_that_some_subnet_meets_is_met():
         for subnet in every_subnet()[::7]:
             for budget in (lowest, lowest + 0.3, 9.0):
                 costs = costs_of(layers, budget)
-                found = derive.within(DESCRIBED, subnet, costs)
+                found = derive.within(DESCRIBED, subnet, {"latency_ms": costs})
                 spent = derive.cost_of(DESCRIBED, found, costs)
                 assert spent <= budget * (1 + 1e-5)
                 if derive.cost_of(DESCRIBED, subnet, costs) <= budget:
@@ -41,5 +41,74 @@ def test_any_budget_that_some_subnet_meets_is_met():
 
 def test_a_budget_that_none_meets_is_refused():
     costs = costs_of(np.ones((2, 2, 2, 2)), 2.9)
-    with pytest.raises(InputError, match=r"no subnet meets the budget 2.9"):
-        derive.within(DESCRIBED, every_subnet()[-1], costs)
+    with pytest.raises(InputError, match=r"no subnet meets the budgets: latency_ms 2.9"):
+        derive.within(DESCRIBED, every_subnet()[-1], {"latency_ms": costs})
+
+
+def ordered(rng):
+    """Costs that rise with the op and the bits, as those of a device do."""
+    return rng.uniform(0.5, 1, (2, 2, 2, 2)).cumsum(1).cumsum(2).cumsum(3)
+
+
+def test_several_budgets_are_met_together():
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        bounds = {}
+        for name in ("latency_ms", "size_bytes"):
+            layers = ordered(rng)
+            lowest, highest = 1 + layers[:, 0, 0, 0].sum(), 1 + layers[:, -1, -1, -1].sum()
+            bounds[name] = costs_of(layers, rng.uniform(lowest, highest))
+        for subnet in every_subnet():
+            found = derive.within(DESCRIBED, subnet, bounds)
+            for one in bounds.values():
+                assert derive.cost_of(DESCRIBED, found, one) <= float(one.budget) * (1 + 1e-5)
+
+
+def added_scores(rng):
+    return Shares(*(jnp.asarray(rng.uniform(-0.1, 1, (2, 2)), jnp.float32) for _ in range(3)))
+
+
+def sum_of(added, subnet):
+    codes = codes_of(DESCRIBED, subnet)
+    return sum(
+        float(added[part][layer, codes[layer, part]]) for part in range(3) for layer in (0, 1)
+    )
+
+
+def test_the_best_sum_is_that_of_brute_force():
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        added = added_scores(rng)
+        bounds = {name: costs_of(ordered(rng), 7.0) for name in ("latency_ms", "size_bytes")}
+        fits = [
+            subnet
+            for subnet in every_subnet()
+            if all(derive.cost_of(DESCRIBED, subnet, one) <= 7.0 for one in bounds.values())
+        ]
+        best = min(sum_of(added, subnet) for subnet in fits)
+        found = derive.best_by_sum(DESCRIBED, added, bounds)
+        assert found in fits
+        assert sum_of(added, found) <= best + 2e-3 * (1 + abs(best))
+
+
+def test_a_price_is_part_of_the_sum():
+    rng = np.random.default_rng(3)
+    added, bounds = added_scores(rng), {"energy_mj": costs_of(ordered(rng), 4.0)}
+
+    def paid(subnet, price):
+        cost = derive.cost_of(DESCRIBED, subnet, bounds["energy_mj"])
+        return sum_of(added, subnet) + price * cost / 4.0
+
+    for price in (0.0, 0.3, 2.0):
+        prices = {"energy_mj": jnp.float32(price)}
+        found = derive.best_by_sum(DESCRIBED, added, bounds, prices)
+        best = min(paid(subnet, price) for subnet in every_subnet())
+        assert abs(paid(found, price) - best) < 1e-5
+
+
+def test_a_choice_that_is_not_allowed_is_not_taken():
+    added = Shares(*(jnp.zeros((2, 2)) for _ in range(3)))
+    fixed = added._replace(op=jnp.array([[jnp.inf, 0.0]] * 2))
+    bounds = {"latency_ms": costs_of(ordered(np.random.default_rng(0)), 99.0)}
+    found = derive.best_by_sum(DESCRIBED, fixed, bounds)
+    assert {choice.op for block in found for choice in block} == {OPS[1]}

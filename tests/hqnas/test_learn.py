@@ -42,8 +42,10 @@ def run(case, logit_lr, bilevel=False, parts=((0, STEPS),), batches=None):
     images, labels = batches or given
     how = learn.How(STEPS, 1e-2, logit_lr, (2.0, 0.5), 0.05, 20.0)
     how = jax.tree.map(jnp.asarray, how)
-    steps = loop.several(learn.step(network, bilevel), how, bounds, jax.random.key(1))
-    state = learn.begin(params, relax.zeros(network.shared), ("latency_ms",))
+    steps = loop.several(
+        learn.step(network, relax.RELAXATIONS["sampled"], bilevel), how, bounds, jax.random.key(1)
+    )
+    state = learn.begin(params, relax.first(network.shared, 0.0), ("latency_ms",))
     state = jax.tree.map(jnp.copy, state)  # the steps reuse its memory
     for start, end in parts:
         part = slice(start, end)

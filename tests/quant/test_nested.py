@@ -87,6 +87,27 @@ def test_a_mixture_of_one_is_that_bitwidth():
         np.testing.assert_array_equal(module.mixed_activations(x, shares, bits), expected)
 
 
+def test_a_choice_is_a_mixture_of_one_with_the_same_gradients():
+    """But that the backward pass of activations reads them as bytes."""
+    bits = jnp.array([8, 2, 3, 4])
+    x = jax.nn.relu(jax.random.normal(jax.random.key(3), (2, 6, 6, 3)))
+    x = jnp.round(x * 255 / jnp.max(x)) * (jnp.max(x) / 255)  # bytes hold these exactly
+    w = jax.random.normal(jax.random.key(4), (3, 3, 8, 5))
+    for values, chosen, mixed in (
+        (x, module.chosen_activations, module.mixed_activations),
+        (w, module.chosen_weights, module.mixed_weights),
+    ):
+        target = jax.random.normal(jax.random.key(5), values.shape)
+        for place in range(len(bits)):
+            given = values, jax.nn.one_hot(place, len(bits))
+            (found, back), (expected, wanted) = (
+                jax.vjp(lambda v, s, of=of: of(v, s, bits), *given) for of in (chosen, mixed)
+            )
+            pairs = (found, *back(target)), (expected, *wanted(target))
+            for one, other in zip(*pairs, strict=True):
+                np.testing.assert_allclose(one, other, rtol=2e-4, atol=2e-4)
+
+
 def test_shares_learn_what_each_bitwidth_would_give():
     bits = jnp.array([2, 4, 8])
     x = jax.random.normal(jax.random.key(5), (2, 4, 4, 3))

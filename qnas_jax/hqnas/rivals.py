@@ -1,0 +1,111 @@
+"""Other ways to choose ops and bits in the same space; what they find is trained alike."""
+
+import pathlib
+
+import jax.numpy as jnp
+import numpy as np
+
+from qnas_jax import space
+from qnas_jax.hqnas import derive, fronts, relax, searching, shared
+from qnas_jax.hqnas.derive import Scored
+from qnas_jax.hqnas.experiment import Begun
+from qnas_jax.hqnas.learn import State
+from qnas_jax.hqnas.relax import Bounds, Costs
+from qnas_jax.hqnas.shared import Shared, Shares
+from qnas_jax.run.stage import Stage
+
+Found = tuple[Stage, list[Scored], float]  # the best subnet first; seconds of the search
+
+NEVER = -1e4  # the logit of what is never drawn; no gradient moves it
+
+
+def sequential(
+    workdir: pathlib.Path,
+    begun: Begun,
+    warm: Stage,
+    start: State,
+    seed: int,
+    name: str,
+    limits: Bounds,
+) -> Found:
+    """Searches ops first and bits then.
+
+    Ops are searched as HQNAS searches, but with the most bits everywhere, which is near to float;
+    their cost is counted at the middle bitwidth, as the bits are not known yet. Each choice of bits
+    is then scored alone, and the best sum within the budgets is taken.
+
+    Args:
+      workdir: The folder of the run.
+      begun: The run.
+      warm: The stage of the warm-up.
+      start: Its state.
+      seed: Of the draws.
+      name: Of the folder.
+      limits: The costs with their budgets.
+    """
+    described = begun.network.shared
+    by_bits = np.argsort(described.bits)
+    middle, most = int(by_bits[len(by_bits) // 2]), int(by_bits[-1])
+    of_ops = {key: _at_bits(one, middle) for key, one in limits.items()}
+    stage, state = searching.searched(
+        workdir, begun, warm, start, seed, name, _only_ops(described, most), of_ops
+    )
+    likely = shared.subnet_of(described, state.logits)
+    added = searching.added_losses(begun, stage, state.params, likely)
+    fixed = added._replace(w=_only(added.w, most), a=_only(added.a, most))
+    ops = searching.found(begun, stage, state, fixed, of_ops, seed, stage.folder)[0].subnet
+    added = searching.added_losses(begun, stage, state.params, ops, "bits.npz")
+    codes = shared.codes_of(described, ops)
+    own = jnp.asarray(codes[:, 0])[:, None] == jnp.arange(len(described.ops))[None]
+    fixed = added._replace(op=jnp.where(own, 0.0, jnp.inf))
+    subnet = derive.best_by_sum(described, fixed, limits)
+    scored = searching.scored_alone(begun, stage, state.params, subnet, limits)
+    stage.finish()
+    return stage, [scored], stage.seconds
+
+
+def _at_bits(costs: Costs, place: int) -> Costs:
+    """The costs of ops at one bitwidth, whatever the bits are."""
+    layers = costs.layers[:, :, place, place][:, :, None, None]
+    return costs._replace(layers=jnp.broadcast_to(layers, costs.layers.shape))
+
+
+def _only_ops(described: Shared, bits: int) -> Shares:
+    """Logits of ops that are equally likely, with one bitwidth."""
+    logits = relax.first(described, 0.0)
+    never = jnp.where(jnp.arange(len(described.bits)) == bits, 0.0, NEVER)
+    fixed = jnp.broadcast_to(never, logits.w.shape)
+    return Shares(logits.op, fixed, fixed)
+
+
+def _only(values, place: int):
+    """Added scores that allow one choice."""
+    columns = jnp.arange(values.shape[1])[None]
+    return jnp.where(columns == place, 0.0, jnp.full(values.shape, jnp.inf))
+
+
+def bwnas(
+    workdir: pathlib.Path,
+    begun: Begun,
+    warm: Stage,
+    start: State,
+    seed: int,
+    name: str,
+    limits: Bounds,
+) -> Found:
+    """Takes the subnet of lowest NSR within the budgets from a front of QA-BWNAS.
+
+    Args: see `sequential`.
+
+    Raises:
+      InputError: The front cannot be read, or none of its subnets is allowed.
+    """
+    own = begun.config.hqnas
+    file = fronts.file_of(own.fronts, seed - begun.config.seed)
+    subnet = fronts.best(file, begun.network.shared, limits)
+    made_from = {"warmup": warm.hash, "subnet": space.format_subnet(subnet)}
+    stage = Stage(workdir / "hqnas" / name, made_from)
+    stage.begin()
+    scored = searching.scored_alone(begun, stage, start.params, subnet, limits)
+    stage.finish()
+    return stage, [scored], fronts.seconds(file)

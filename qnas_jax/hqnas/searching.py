@@ -1,0 +1,241 @@
+"""The stages that train shared weights: the warm-up, and the search of each budget."""
+
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+
+from qnas_jax import space
+from qnas_jax.hqnas import adapt, derive, experiment, learn, relax, shared
+from qnas_jax.hqnas.config import Config
+from qnas_jax.hqnas.derive import Scored
+from qnas_jax.hqnas.experiment import Begun
+from qnas_jax.hqnas.learn import How, State
+from qnas_jax.hqnas.relax import Bounds
+from qnas_jax.hqnas.shared import Shares
+from qnas_jax.run import artefacts
+from qnas_jax.run.stage import Stage, read_json, reading
+from qnas_jax.stages import fit
+from qnas_jax.stages.experiment import Purpose, key
+from qnas_jax.stages.scoring import Evaluate, remembering
+from qnas_jax.train import loop, optimizers
+
+
+def warmed_up(workdir: pathlib.Path, begun: Begun, seed: int) -> tuple[Stage, State]:
+    """Trains the shared weights under random choices, all equally likely."""
+    own = begun.config.hqnas
+    made_from = {
+        "teacher": begun.teacher.stage.hash,
+        "space": [str(op) for op in begun.problem.space.ops],
+        "depths": [block.depth for block in begun.problem.space.blocks],
+        "bits": list(own.bits),
+        "steps": own.warmup_steps,
+        "batch": own.batch,
+        "lr": own.lr,
+        "relaxation": own.relaxation,
+        "temperature": list(own.temperature),
+        "held_out": own.score_images,
+        "seed": seed,
+    }
+    stage = Stage(workdir / "hqnas" / f"warmup-s{seed}", made_from)
+    stage.begin()
+    how = how_of(begun, own.warmup_steps, logit_lr=0.0)
+    any_budget = experiment.bounds(begun, max(begun.budgets.values()))
+    logits = relax.first(begun.network.shared, 0.0)
+    state = learn.begin(begun.params, logits, tuple(any_budget))
+    state = learned(workdir, begun, stage, how, state, any_budget, seed, "warm-up")
+    stage.finish()
+    return stage, state
+
+
+def searched(
+    workdir: pathlib.Path,
+    begun: Begun,
+    warm: Stage,
+    start: State,
+    seed: int,
+    name: str,
+    logits: Shares,
+    limits: Bounds,
+) -> tuple[Stage, State]:
+    """Trains shared weights and logits together, within budgets.
+
+    Args:
+      workdir: The folder of the run.
+      begun: The run.
+      warm: The stage of the warm-up.
+      start: Its state.
+      seed: Of the draws.
+      name: Of the folder.
+      logits: The first ones.
+      limits: The costs with their budgets.
+    """
+    own = begun.config.hqnas
+    recipe = ("steps", "batch", "lr", "logit_lr", "bilevel", "relaxation", "temperature", "rate",
+              "most_weight", "samples", "norm_images", "choice_images")  # fmt: skip
+    made_from = {
+        "warmup": warm.hash,
+        "bounds": {key: artefacts.digest(_listed(one)) for key, one in limits.items()},
+        "logits": artefacts.digest(_listed(logits)),
+        **{name: artefacts.plain(own)[name] for name in recipe},
+    }
+    stage = Stage(workdir / "hqnas" / name, made_from)
+    stage.begin()
+    how = how_of(begun, own.steps, own.logit_lr)
+    state = learn.begin(start.params, logits, tuple(limits))
+    return stage, learned(workdir, begun, stage, how, state, limits, seed, f"search {name}")
+
+
+def of_budget(
+    workdir: pathlib.Path, begun: Begun, warm: Stage, start: State, seed: int, share: float
+) -> tuple[Stage, State, Bounds]:
+    """Searches within a budget; returns the stage, its state and the costs that bound it.
+
+    Args:
+      workdir: The folder of the run.
+      begun: The run.
+      warm: The stage of the warm-up.
+      start: Its state.
+      seed: Of the draws.
+      share: The budget as the config has it.
+    """
+    limits = experiment.bounds(begun, begun.budgets[share])
+    logits = relax.first(begun.network.shared, begun.config.hqnas.first_bits)
+    name = folder_name(begun.config, share, seed)
+    found = searched(workdir, begun, warm, start, seed, name, logits, limits)
+    return *found, limits
+
+
+def _listed(arrays: tuple) -> list:
+    return [np.asarray(part).tolist() for part in arrays]
+
+
+def added_losses(
+    begun: Begun, stage: Stage, params: PyTree, subnet: space.Subnet, name: str = "choices.npz"
+) -> Shares:
+    """Returns what each choice of each layer adds to the loss of a subnet, alone.
+
+    It is computed once and kept in the folder of the stage.
+
+    Args:
+      begun: The run.
+      stage: The stage.
+      params: The shared weights.
+      subnet: The subnet around which choices are scored.
+      name: Of the file.
+    """
+    file = stage.folder / name
+    if not file.exists():
+        described = begun.network.shared
+        counts = len(described.ops), len(described.bits), len(described.bits)
+        losses = experiment.imitations(begun, params)
+        added = adapt.sensitivities(losses, shared.codes_of(described, subnet), counts)
+        with artefacts.writing(file) as out:
+            held = {name: np.asarray(part) for name, part in added._asdict().items()}
+            np.savez_compressed(out, allow_pickle=False, **held)
+    with reading(file) as content, np.load(content) as held:
+        return Shares(*(jnp.asarray(held[name]) for name in Shares._fields))
+
+
+def folder_name(config: Config, share: float, seed: int) -> str:
+    """Returns the folder of a search."""
+    return f"{config.hardware.target}-{config.hqnas.cost}-{share:g}-s{seed}"
+
+
+def how_of(begun: Begun, steps: int, logit_lr: float) -> How:
+    """Returns how a number of steps learns."""
+    own = begun.config.hqnas
+    first, last = own.temperature
+    return How(steps, own.lr, logit_lr, (first, last), own.rate, own.most_weight)
+
+
+def learned(
+    workdir: pathlib.Path,
+    begun: Begun,
+    stage: Stage,
+    how: How,
+    state: State,
+    limits: Bounds,
+    seed: int,
+    title: str,
+) -> State:
+    """Returns the state after a stage's steps, with checkpoints, metrics and progress.
+
+    Args:
+      workdir: The folder of the run.
+      begun: The run.
+      stage: The stage; if it is finished, its last state is read.
+      how: How many steps, and how they learn.
+      state: The first state.
+      limits: The costs with their budgets.
+      seed: Of the draws.
+      title: Name of the training in log lines.
+    """
+    training, own = fit.training(begun.config), begun.config.hqnas
+    step = learn.step(begun.network, relax.RELAXATIONS[own.relaxation], own.bilevel)
+    draws = key(seed, Purpose.SUPERNET_TRAIN)
+    rate = optimizers.cosine(own.lr, int(how.steps), 0)
+    watched = loop.Watched("the shared weights", "loss", rate, "hqnas.lr", lambda state: state)
+    planned = fit.plan(stage, training, title, int(how.steps), [watched])
+    make_batch = fit.batches(begun.problem.train, training._replace(seed=seed), own.batch)
+    steps = loop.several(step, jax.tree.map(jnp.asarray, how), limits, draws)
+    return fit.fit(workdir, planned, steps, state, make_batch)
+
+
+def found(
+    begun: Begun,
+    stage: Stage,
+    state: State,
+    added: Shares,
+    limits: Bounds,
+    seed: int,
+    weights: pathlib.Path,
+    prices: derive.Prices = derive.NO_PRICES,
+) -> list[Scored]:
+    """Returns the drawn subnets, the best first; they are kept in `subnets.json`.
+
+    Args:
+      begun: The run.
+      stage: The stage of the search, or of an adaptation.
+      state: Shared weights and logits.
+      added: What each choice adds to the loss.
+      limits: The costs that bound them; the first is shown.
+      seed: Of the draws.
+      weights: The folder of the shared weights, which holds all scores with them.
+      prices: Of costs that have no budget, see `adapt.adapted`.
+    """
+    file = stage.folder / "subnets.json"
+    if not file.exists():
+        described = begun.network.shared
+        rows = derive.scored(
+            described,
+            state.logits,
+            limits,
+            added,
+            lambda subnets: scores(begun, weights, state.params)(
+                np.stack([shared.codes_of(described, one) for one in subnets])
+            ),
+            key(seed, Purpose.SUPERNET_PATHS),
+            begun.config.hqnas.samples,
+            prices,
+        )
+        held = [(space.format_subnet(s), cost, accuracy) for s, cost, accuracy in rows]
+        probabilities = [np.asarray(p).tolist() for p in relax.probabilities(state.logits)]
+        artefacts.write_json(file, {"subnets": held, "probabilities": probabilities})
+    return [Scored(space.parse_subnet(s), *rest) for s, *rest in read_json(file)["subnets"]]
+
+
+def scored_alone(
+    begun: Begun, stage: Stage, params: PyTree, subnet: space.Subnet, limits: Bounds
+) -> Scored:
+    """Returns a subnet with its cost, the first of the limits, and its score."""
+    described, first = begun.network.shared, next(iter(limits.values()))
+    found = scores(begun, stage.folder, params)(shared.codes_of(described, subnet)[None])
+    return Scored(subnet, derive.cost_of(described, subnet, first), float(found.accuracy[0]))
+
+
+def scores(begun: Begun, weights: pathlib.Path, params: PyTree) -> Evaluate:
+    """Returns what scores subnets with the shared weights of a search, each once."""
+    return remembering(experiment.scorer(begun, params), weights / "scores.npz", "subnets")
