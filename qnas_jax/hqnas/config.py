@@ -58,8 +58,8 @@ class Hqnas:
     final_steps: int = 1000  # of the training of the found network
     final_lr: float = 2e-3
     exports: bool = True
-    # Other ways to choose, whose networks are trained alike: "sequential" (ops first, then bits)
-    # and "bwnas" (the front of a finished run).
+    # Other ways to choose: "sequential" (ops first, then bits) and "bwnas" (the front of a finished
+    # run). All networks, those of HQNAS too, are then trained from the weights after the warm-up.
     rivals: tuple[str, ...] = ()
     fronts: tuple[str, ...] = ()  # for bwnas: `search/front.csv` for all seeds, or one for each
 

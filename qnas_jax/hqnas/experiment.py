@@ -16,7 +16,7 @@ from qnas_jax.data.batching import Dataset, Part, central_crops, stacked
 from qnas_jax.errors import InputError
 from qnas_jax.hardware import matrix
 from qnas_jax.hardware.deployment import Deployment
-from qnas_jax.hqnas import fronts, learn, shared
+from qnas_jax.hqnas import fronts, learn, relax, shared
 from qnas_jax.hqnas.config import Config
 from qnas_jax.hqnas.learn import Network
 from qnas_jax.hqnas.relax import Costs
@@ -33,7 +33,7 @@ from qnas_jax.stages.experiment import Problem, Purpose, key, prepare, teacher_c
 from qnas_jax.stages.quantizers import Quantize
 from qnas_jax.stages.scoring import Evaluate, Tested
 from qnas_jax.stages.train import Trained
-from qnas_jax.train import supervised
+from qnas_jax.train import loop, supervised
 
 
 class Begun(NamedTuple):
@@ -46,6 +46,9 @@ class Begun(NamedTuple):
       deployed: The device and the size of its images.
       teacher: The teacher.
       network: The widest network.
+      steps: The program of the steps of all searches, see `loop.program`.
+      quantize: (parameters, a subnet as numbers) -> the variables that the network reads.
+      imitate: (variables, images, target) -> how far the network's outputs are from the target.
       params: Its shared weights at the beginning.
       costs: float64[layers, ops, w_bits, a_bits] and all else, by the name of the cost.
       budgets: The bound of `hqnas.cost` in its unit, by the setting.
@@ -58,6 +61,9 @@ class Begun(NamedTuple):
     deployed: Deployment
     teacher: Trained
     network: Network
+    steps: Callable
+    quantize: Quantize
+    imitate: Callable
     params: PyTree
     costs: dict[str, tuple[np.ndarray, float]]
     budgets: dict[float, float]
@@ -104,9 +110,12 @@ def begin(given: Config, workdir: pathlib.Path) -> Begun:
     fresh = init.initialize(model, key(config.seed, Purpose.SUPERNET_INIT), shape)
     network = Network(model, described, fresh, problem.task.loss)
     params = shared.from_teacher(described, fresh["params"], variables["params"])
+    step = learn.step(network, relax.RELAXATIONS[own.relaxation], own.bilevel)
+    quantize = functools.partial(_of_codes, network)
     return Begun(
-        config, problem, held_out, deployed, teacher, network, params, costs, budgets, limits
-    )
+        config, problem, held_out, deployed, teacher, network, loop.program(step), quantize,
+        jax.jit(functools.partial(_imitation, network)), params, costs, budgets, limits,
+    )  # fmt: skip
 
 
 def costs_of(
@@ -188,8 +197,7 @@ def scorer(begun: Begun, params: PyTree) -> Evaluate:
     """
     config, network = begun.config, begun.network
     variables = {"params": params, "batch_stats": network.variables["batch_stats"]}
-    quantize = functools.partial(_of_codes, network)
-    tested = Tested(network.model, begun.problem.task, variables, quantize)
+    tested = Tested(network.model, begun.problem.task, variables, begun.quantize)
     images = scoring.batches(begun.held_out, config.hqnas.images_per_pass)
     return scoring.evaluator(tested, images, norm_images(begun))
 
@@ -203,22 +211,22 @@ def imitations(begun: Begun, params: PyTree) -> Callable[[np.ndarray], np.ndarra
     network, own = begun.network, begun.config.hqnas
     count = min(own.choice_images, len(begun.held_out))
     images = jnp.asarray(stacked(begun.held_out, range(count)).images)
-    drop = jax.random.key(0)  # of dropout, the same for all
-    target = learn.outputs(network, {"params": params}, images, drop)
-
-    @jax.jit
-    def loss(params, codes, images, target):
-        read = _of_codes(network, params, codes)
-        return learn.imitation(learn.outputs(network, read, images, drop), target)
+    target = learn.outputs(network, {"params": params}, images, jax.random.key(0))
+    read = jax.jit(begun.quantize)
 
     def losses(subnets: np.ndarray) -> np.ndarray:
         progress, found = Progress("choices of the layers", len(subnets)), []
         for number, codes in enumerate(subnets, 1):
-            found.append(float(loss(params, codes, images, target)))
+            found.append(float(begun.imitate(read(params, codes), images, target)))
             progress.show(number)
         return np.array(found)
 
     return losses
+
+
+def _imitation(network: Network, read: PyTree, images: Array, target: Array) -> Array:
+    same = jax.random.key(0)  # of dropout
+    return learn.imitation(learn.outputs(network, read, images, same), target)
 
 
 def _of_codes(network: Network, params: PyTree, codes: Array) -> PyTree:

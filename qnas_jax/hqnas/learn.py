@@ -184,6 +184,11 @@ def _figures(network: Network, state: State, bounds: Bounds) -> dict[str, Array]
         "a_bits": jnp.mean(likely.a @ bits),
         "op_entropy": -jnp.mean(jnp.sum(likely.op * jnp.log(likely.op + 1e-9), -1)),
     }
+    shared = network.shared
+    names = shared.ops, [f"w{b}" for b in shared.bits], [f"a{b}" for b in shared.bits]
+    for candidates, values in zip(names, likely, strict=True):  # the mean over the layers
+        means = jnp.mean(values, 0)
+        found |= {f"p_{name}": mean for name, mean in zip(candidates, means, strict=True)}
     for name, over in relax.excess(likely, bounds).items():
         found[f"{name}_over_budget"] = over
         found[f"{name}_weight"] = state.weights[name]

@@ -57,8 +57,10 @@ def run(given: Any, workdir: pathlib.Path) -> dict[str, Any]:
             for rival in own.rivals:
                 name = f"{rival}-{found['hqnas'][0].folder.name}"
                 found[rival] = RIVALS[rival](workdir, begun, warm_stage, warm, seed, name, limits)
+            # In a comparison all begin with weights that no search has shaped.
+            start = warm.params if own.rivals else state.params
             for method, (stage, scored, seconds) in found.items():
-                network = train(workdir, begun, stage, state.params, scored[0].subnet, seed)
+                network = train(workdir, begun, stage, start, scored[0].subnet, seed)
                 took = {"seconds": seconds, "warmup_seconds": warm_stage.seconds}
                 rows.append(Row(seed, share, stage, scored, network, method, took))
     folders = [workdir / "export" / row.network.stage.folder.name for row in rows]

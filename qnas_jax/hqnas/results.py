@@ -85,6 +85,7 @@ def _record(begun: Any, row: Row, metric: Metric) -> dict[str, Any]:
         "teacher_cost": teacher,
         "budget": row.share * teacher,
         "budget_setting": row.share,
+        "limits": dict(begun.limits),
         "accuracy": trained["quantized"],
         "accuracy_fp32": trained["fp32"],
         "search_accuracy": best.accuracy,

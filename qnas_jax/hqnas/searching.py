@@ -1,5 +1,6 @@
 """The stages that train shared weights: the warm-up, and the search of each budget."""
 
+import functools
 import pathlib
 
 import jax
@@ -174,13 +175,12 @@ def learned(
       title: Name of the training in log lines.
     """
     training, own = fit.training(begun.config), begun.config.hqnas
-    step = learn.step(begun.network, relax.RELAXATIONS[own.relaxation], own.bilevel)
     draws = key(seed, Purpose.SUPERNET_TRAIN)
     rate = optimizers.cosine(own.lr, int(how.steps), 0)
     watched = loop.Watched("the shared weights", "loss", rate, "hqnas.lr", lambda state: state)
     planned = fit.plan(stage, training, title, int(how.steps), [watched])
     make_batch = fit.batches(begun.problem.train, training._replace(seed=seed), own.batch)
-    steps = loop.several(step, jax.tree.map(jnp.asarray, how), limits, draws)
+    steps = functools.partial(begun.steps, (jax.tree.map(jnp.asarray, how), limits, draws))
     return fit.fit(workdir, planned, steps, state, make_batch)
 
 

@@ -1,5 +1,6 @@
 """Scores policies: the accuracy of the network under each, without or after a short training."""
 
+import functools
 import pathlib
 import time
 from collections.abc import Callable, Sequence
@@ -103,18 +104,7 @@ def evaluator(
         one at a time is as fast.
     """
     task = tested.task
-
-    def outputs(bits, state, images, labels):
-        read = {**tested.quantize(state.params, bits), "batch_stats": state.batch_stats}
-        logits: Any = tested.model.apply(read, pixels(images))
-        return task.predict(logits, images.shape[1:3]), task.loss(logits, labels)
-
-    def settled(bits, state, images):
-        read = tested.quantize(state.params, bits)
-        return state._replace(batch_stats=supervised.settled(tested.model, state, read, images))
-
-    run = jax.jit(_many(outputs, width, shared=2))
-    settle = jax.jit(_many(settled, width, shared=1))
+    run, settle = _programs(tested.model, task, tested.quantize, width)
     optimizer = tuning.optimizer if tuning else optax.identity()
     first = supervised.fresh_state(tested.variables, optimizer)
     train = _trainer(tested, tuning, width) if tuning and tuning.steps else None
@@ -149,6 +139,22 @@ def evaluator(
         return Scores(values[:, 0], values[:, 1])
 
     return evaluate
+
+
+@functools.lru_cache(maxsize=8)
+def _programs(model: nn.Module, task: Task, quantize: Quantize, width: int):
+    """The scoring and the norms' statistics as programs, one for all weights of a network."""
+
+    def outputs(bits, state, images, labels):
+        read = {**quantize(state.params, bits), "batch_stats": state.batch_stats}
+        logits: Any = model.apply(read, pixels(images))
+        return task.predict(logits, images.shape[1:3]), task.loss(logits, labels)
+
+    def settled(bits, state, images):
+        read = quantize(state.params, bits)
+        return state._replace(batch_stats=supervised.settled(model, state, read, images))
+
+    return jax.jit(_many(outputs, width, shared=2)), jax.jit(_many(settled, width, shared=1))
 
 
 def _many(function: Callable, width: int, shared: int) -> Callable:

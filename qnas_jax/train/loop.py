@@ -82,6 +82,14 @@ def several(step: Callable, *constants: Any) -> Steps:
       constants: Arguments of all steps. A program that captured them would contain their
         numbers.
     """
+    return functools.partial(program(step), constants)
+
+
+def program(step: Callable) -> Callable:
+    """Returns the program of `several`, whose first argument is the tuple of constants.
+
+    It is for trainings that differ in them alone, so that they are compiled once.
+    """
 
     @functools.partial(jax.jit, donate_argnums=1)
     def steps(constants, state, images, labels, numbers):
@@ -90,7 +98,7 @@ def several(step: Callable, *constants: Any) -> Steps:
 
         return scanned(one, state, (images, labels, numbers))
 
-    return functools.partial(steps, constants)
+    return steps
 
 
 def scanned(step: Callable, state: Any, given: Any) -> tuple[Any, Any]:

@@ -131,7 +131,7 @@ BAD = [
         ("search.budgets", (("size_bytes", bound),), f"'size_bytes' {ABOVE_ZERO}")
         for bound in (0, -1, math.inf, math.nan, "9", True, None)
     ),
-    ("search.budgets", (("size_bytes", 9), ("size_bytes", 8)), "each cost only once"),
+    ("search.budgets", (("size_bytes", 9), ("size_bytes", 8)), "each name only once"),
     ("retrain.subnets", 0, "must be at least 1"),
     ("teacher.finetune", True, "needs teacher.checkpoint"),
     ("retrain.steps", -1, "must be at least 0"),

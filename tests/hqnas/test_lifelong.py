@@ -1,0 +1,72 @@
+"""A finished search on shifted images, and within several budgets."""
+
+import pytest
+
+import small_hqnas
+from qnas_jax.errors import InputError
+from qnas_jax.hqnas import lifelong, pipeline
+from qnas_jax.hqnas.config import Adapt
+
+DARK = (("dark", 0.5),)
+
+
+def with_adapt(**settings):
+    given = small_hqnas.small(exports=False)
+    given.adapt = Adapt(**settings)
+    return given
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("hqnas")
+    return workdir, pipeline.run(small_hqnas.small(exports=False), workdir)
+
+
+@pytest.mark.slow
+def test_shared_weights_learn_on_shifted_images(finished):
+    workdir, results = finished
+    (old,) = results["records"]
+    given = with_adapt(corruptions=DARK, steps=3)
+    after = lifelong.run(given, workdir, "dark")
+    new = after["records"][-1]
+    assert after["records"][0] == old
+    assert new["adapted_from"] == old["name"]
+    assert 0 <= new["unadapted_accuracy"] <= 100
+    assert (workdir / "hqnas" / "adapted-dark" / "checkpoint").is_dir()
+    assert lifelong.run(given, workdir, "dark")["records"][-1] == new
+    # What was learned flows on only where it is asked for.
+    lifelong.run(with_adapt(budget=0.5), workdir, "plain")
+    lifelong.run(with_adapt(budget=0.5, after="dark"), workdir, "darker")
+    scores = [(workdir / "hqnas" / name / "scores.npz").exists() for name in ("adapted-dark",)]
+    assert all(scores)
+
+
+@pytest.mark.slow
+def test_an_adaptation_without_weights_is_no_beginning(finished):
+    workdir, _ = finished
+    with pytest.raises(InputError, match=r"adapt.after='none': must be a finished adaptation"):
+        lifelong.run(with_adapt(budget=0.5, after="none"), workdir, "next")
+
+
+@pytest.mark.slow
+def test_several_budgets_hold_together(tmp_path):
+    given = small_hqnas.small(exports=False, limits=(("size_bytes", 0.8),))
+    (record,) = pipeline.run(given, tmp_path)["records"]
+    assert record["latency_ms"] <= record["budget"] * (1 + 1e-5)
+    assert record["size_bytes"] <= record["limits"]["size_bytes"] * (1 + 1e-5)
+
+
+def test_limits_that_cannot_be_kept_are_refused(tmp_path):
+    with pytest.raises(InputError, match=r"hqnas.limits=0.01.*the smallest subnet has"):
+        pipeline.run(small_hqnas.small(limits=(("size_bytes", 0.01),)), tmp_path)
+    with pytest.raises(InputError, match=r"hqnas.limits='energy_mj'.*knows size_bytes"):
+        pipeline.run(small_hqnas.small(limits=(("energy_mj", 0.5),)), tmp_path)
+    with pytest.raises(InputError, match=r"must be a cost other than hqnas\.cost"):
+        pipeline.run(small_hqnas.small(limits=(("latency_ms", 0.5),)), tmp_path)
+
+
+@pytest.mark.slow
+def test_a_mixture_searches_too(tmp_path):
+    given = small_hqnas.small(exports=False, relaxation="mixture")
+    (record,) = pipeline.run(given, tmp_path)["records"]
+    assert record["latency_ms"] <= record["budget"] * (1 + 1e-5)
