@@ -48,6 +48,8 @@ class Hqnas:
     relaxation: str = "sampled"  # one choice in a step; "mixture": all, by their probabilities
     temperature: tuple[float, float] = (2.0, 0.5)  # of samples, first and last
     first_bits: float = 2.0  # logit of the most bits when the search begins, 0 being the fewest
+    transform: bool = False  # smaller kernels are learned matrices of the largest kernel's middle
+    damping: float = 0.0  # of weights that oscillate between two values, see quant/nested.py
     rate: float = 0.05  # how fast the controller follows
     most_weight: float = 20.0  # of the cost in the loss
     choice_images: int = 64  # on which each choice of each layer is scored in the end
@@ -81,6 +83,7 @@ class Hqnas:
         checks.one_of("hqnas.relaxation", self.relaxation, ("sampled", "mixture"))
         checks.length("hqnas.temperature", self.temperature, 2)
         checks.all_of("hqnas.temperature", self.temperature, lambda t: t > 0, "above 0")
+        checks.at_least("hqnas.damping", self.damping, 0)
         checks.within("hqnas.first_bits", self.first_bits, 0.0, 10.0)
         checks.bounds("hqnas.limits", self.limits, tuple(COSTS))
         for name, share in self.limits:

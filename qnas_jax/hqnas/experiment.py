@@ -110,6 +110,7 @@ def begin(given: Config, workdir: pathlib.Path) -> Begun:
     fresh = init.initialize(model, key(config.seed, Purpose.SUPERNET_INIT), shape)
     network = Network(model, described, fresh, problem.task.loss)
     params = shared.from_teacher(described, fresh["params"], variables["params"])
+    params = shared.with_transforms(described, params) if own.transform else params
     step = learn.step(network, relax.RELAXATIONS[own.relaxation], own.bilevel)
     quantize = functools.partial(_of_codes, network)
     return Begun(

@@ -34,6 +34,7 @@ class How(NamedTuple):
       temperature: Of draws, the first and the last; between, it falls in proportion.
       rate: Of the controller, see `relax.controlled`.
       most_weight: Of a cost.
+      damping: Of weights that oscillate, see `nested.chosen_weights`; grows from 0 to this.
     """
 
     steps: Array | int
@@ -42,6 +43,7 @@ class How(NamedTuple):
     temperature: tuple[Array | float, Array | float]
     rate: Array | float
     most_weight: Array | float
+    damping: Array | float
 
 
 class State(NamedTuple):
@@ -105,13 +107,14 @@ def step(network: Network, relaxation: relax.Relaxation, bilevel: bool) -> Calla
         found = apply({"params": params}, images, key)
         return network.loss(found, labels), found
 
-    def of_drawn(params, logits, weights, bounds, images, target, keys, temperature):
+    def of_drawn(params, logits, weights, bounds, images, target, keys, temperature, damping):
         shares = relaxation.shares(logits, keys[0], temperature)
-        read = relaxation.read(network.shared, network.variables["quant"], params, shares)
+        quant = network.variables["quant"]
+        read = relaxation.read(network.shared, quant, params, shares, damping)
         soft = imitation(apply(read, images, keys[2]), target)
         return soft + relax.penalty(relax.probabilities(logits), bounds, weights), soft
 
-    def slopes(state: State, bounds, images, labels, keys, temperature):
+    def slopes(state: State, bounds, images, labels, keys, *annealed):
         half = len(images) // 2 if bilevel else len(images)
         (hard, target), widest = jax.value_and_grad(of_widest, has_aux=True)(
             state.params, images[:half], labels[:half], keys[1]
@@ -123,11 +126,11 @@ def step(network: Network, relaxation: relax.Relaxation, bilevel: bool) -> Calla
         given = state.params, state.logits, state.weights, bounds
         of = functools.partial(jax.grad, of_drawn, has_aux=True)
         if bilevel:
-            drawn, soft = of(0)(*given, images[:half], target, keys, temperature)
+            drawn, soft = of(0)(*given, images[:half], target, keys, *annealed)
             later = apply({"params": state.params}, images[half:], keys[1])
-            moved, _ = of(1)(*given, images[half:], later, keys, temperature)
+            moved, _ = of(1)(*given, images[half:], later, keys, *annealed)
         else:
-            (drawn, moved), soft = of((0, 1))(*given, images, target, keys, temperature)
+            (drawn, moved), soft = of((0, 1))(*given, images, target, keys, *annealed)
         both = jax.tree.map(jnp.add, widest, drawn)
         return both, moved, {"loss": hard, "imitation": soft}
 
@@ -136,7 +139,8 @@ def step(network: Network, relaxation: relax.Relaxation, bilevel: bool) -> Calla
         part = number / how.steps
         first, last = how.temperature
         temperature = first * (last / first) ** part
-        slope, logit_slope, figures = slopes(state, bounds, images, labels, keys, temperature)
+        annealed = temperature, how.damping * part
+        slope, logit_slope, figures = slopes(state, bounds, images, labels, keys, *annealed)
         moved, optimizer = WEIGHTS.update(slope, state.optimizer)
         lr = optimizers.cosine(how.lr, how.steps, 0)(number)
         params = jax.tree.map(lambda w, m: w - lr * m, state.params, moved)

@@ -36,13 +36,14 @@ def warmed_up(workdir: pathlib.Path, begun: Begun, seed: int) -> tuple[Stage, St
         "batch": own.batch,
         "lr": own.lr,
         "relaxation": own.relaxation,
+        "transform": own.transform,
         "temperature": list(own.temperature),
         "held_out": own.score_images,
         "seed": seed,
     }
     stage = Stage(workdir / "hqnas" / f"warmup-s{seed}", made_from)
     stage.begin()
-    how = how_of(begun, own.warmup_steps, logit_lr=0.0)
+    how = how_of(begun, own.warmup_steps, logit_lr=0.0)._replace(damping=0.0)
     any_budget = experiment.bounds(begun, max(begun.budgets.values()))
     logits = relax.first(begun.network.shared, 0.0)
     state = learn.begin(begun.params, logits, tuple(any_budget))
@@ -75,7 +76,7 @@ def searched(
     """
     own = begun.config.hqnas
     recipe = ("steps", "batch", "lr", "logit_lr", "bilevel", "relaxation", "temperature", "rate",
-              "most_weight", "samples", "norm_images", "choice_images")  # fmt: skip
+              "most_weight", "damping", "samples", "norm_images", "choice_images")  # fmt: skip
     made_from = {
         "warmup": warm.hash,
         "bounds": {key: artefacts.digest(_listed(one)) for key, one in limits.items()},
@@ -149,7 +150,7 @@ def how_of(begun: Begun, steps: int, logit_lr: float) -> How:
     """Returns how a number of steps learns."""
     own = begun.config.hqnas
     first, last = own.temperature
-    return How(steps, own.lr, logit_lr, (first, last), own.rate, own.most_weight)
+    return How(steps, own.lr, logit_lr, (first, last), own.rate, own.most_weight, own.damping)
 
 
 def learned(

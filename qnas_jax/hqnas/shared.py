@@ -10,6 +10,7 @@ References:
   Cai et al., 2020, https://arxiv.org/abs/1908.09791 (smaller ops within larger ones).
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -23,6 +24,7 @@ from qnas_jax.nn.trace import Trace
 from qnas_jax.quant.nested import chosen_weights, mixed_weights
 
 PARTS = ("expand", "depthwise", "project")
+TRANSFORM = "transform"  # of a layer's smaller kernels, see `with_transforms`
 
 
 class Shares(NamedTuple):
@@ -89,7 +91,13 @@ def describe(traced: Trace, found: space.Space, bits: tuple[int, ...]) -> Shared
     return Shared(found.ops, bits, tuple(layers), depths, units)
 
 
-def chosen(shared: Shared, quant: PyTree, params: PyTree, shares: Shares) -> PyTree:
+def chosen(
+    shared: Shared,
+    quant: PyTree,
+    params: PyTree,
+    shares: Shares,
+    damping: Float[Array, ""] | float = 0.0,
+) -> PyTree:
     """Returns the variables that the network reads under a choice, without `batch_stats`.
 
     Args:
@@ -97,15 +105,25 @@ def chosen(shared: Shared, quant: PyTree, params: PyTree, shares: Shares) -> PyT
       quant: Its fresh `quant` collection; what is in no layer keeps float.
       params: The shared parameters.
       shares: The choice, one-hot; differentiable.
+      damping: Of weights that oscillate, see `nested.chosen_weights`.
     """
-    return _read(shared, quant, params, shares, chosen_weights, "choice")
+    rounded = functools.partial(chosen_weights, damping=damping)
+    return _read(shared, quant, params, shares, rounded, "choice")
 
 
-def mixed(shared: Shared, quant: PyTree, params: PyTree, shares: Shares) -> PyTree:
+def mixed(
+    shared: Shared,
+    quant: PyTree,
+    params: PyTree,
+    shares: Shares,
+    damping: Float[Array, ""] | float = 0.0,
+) -> PyTree:
     """Returns the variables under a mixture of all candidates; see `chosen`.
 
     The kernel of a layer is the mean of the ops' kernels, so the network computes one convolution.
+    A mixture is not damped: it has no value to be pulled to.
     """
+    del damping
     return _read(shared, quant, params, shares, mixed_weights, "mixture")
 
 
@@ -114,8 +132,9 @@ def _read(shared, quant, params, shares, rounded, leaf):
     bits = jnp.array(shared.bits)
     for number, path in enumerate(shared.layers):
         layer = policy.at(params, path)
-        middle, first = _kept(shared.ops, layer["depthwise"]["kernel"], shares.op[number])
-        layer["depthwise"]["kernel"] = layer["depthwise"]["kernel"] * middle[:, :, None, None]
+        kernel, first = _mean_op(shared.ops, layer, shares.op[number])
+        layer.pop(TRANSFORM, None)
+        layer["depthwise"]["kernel"] = kernel
         layer["project"]["kernel"] = layer["project"]["kernel"] * first[None, None, :, None]
         for part in PARTS:
             w = layer[part]["kernel"]
@@ -139,20 +158,48 @@ def _made(tree: Any, path: list[str]) -> dict[str, Any]:
     return tree
 
 
-def _kept(ops, kernel, shares) -> tuple[Float[Array, "k k"], Float[Array, "hidden"]]:
-    """How much of each place of the kernel, and of each hidden channel, the ops have."""
-    side, hidden = kernel.shape[0], kernel.shape[-1]
+def with_transforms(shared: Shared, params: PyTree) -> PyTree:
+    """Returns the parameters with a learned transform of each layer's smaller kernels.
+
+    Without it a 3x3 kernel is the middle of the largest one; with it, that middle times a matrix
+    over its 9 places, the same for all channels. It begins as the identity.
+
+    Args:
+      shared: The layers.
+      params: The shared parameters.
+
+    References:
+      Cai et al., 2020, https://arxiv.org/abs/1908.09791 (section 3.2).
+    """
+    params = jax.tree.map(lambda leaf: leaf, params)
+    sides = sorted({op.kernel for op in shared.ops})[:-1]
+    for path in shared.layers:
+        policy.at(params, path)[TRANSFORM] = {f"k{k}": jnp.eye(k * k) for k in sides}
+    return params
+
+
+def _kernel(layer: PyTree, side: int) -> Float[Array, "side side 1 hidden"]:
+    """The kernel of an op of this side."""
+    whole = layer["depthwise"]["kernel"]
+    cut = (whole.shape[0] - side) // 2
+    middle = whole[cut : cut + side, cut : cut + side]
+    matrix = layer.get(TRANSFORM, {}).get(f"k{side}")
+    if matrix is None:
+        return middle
+    return (matrix @ middle.reshape(side * side, -1)).reshape(middle.shape)
+
+
+def _mean_op(ops, layer, shares) -> tuple[Array, Float[Array, "hidden"]]:
+    """The mean of the ops' kernels, and how much of each hidden channel the ops have."""
+    side, _, _, hidden = layer["depthwise"]["kernel"].shape
     most = largest(ops).expansion
-    middles, firsts = [], []
-    for op in ops:
-        middle = np.zeros((side, side), np.float32)
-        cut = (side - op.kernel) // 2
-        middle[cut : side - cut, cut : side - cut] = 1
-        middles.append(middle)
-        firsts.append(np.arange(hidden) < hidden * op.expansion // most)
-    of_ops = jnp.asarray(np.stack(middles)), jnp.asarray(np.stack(firsts), jnp.float32)
-    middle, first = (jnp.tensordot(shares, one, 1) for one in of_ops)
-    return middle, first
+    kernel: Any = 0.0
+    for k in sorted({op.kernel for op in ops}):
+        share = sum(shares[place] for place, op in enumerate(ops) if op.kernel == k)
+        around = (side - k) // 2, (side - k) // 2
+        kernel += share * jnp.pad(_kernel(layer, k), (around, around, (0, 0), (0, 0)))
+    firsts = np.stack([np.arange(hidden) < hidden * op.expansion // most for op in ops])
+    return kernel, jnp.tensordot(shares, jnp.asarray(firsts, jnp.float32), 1)
 
 
 def codes_of(shared: Shared, subnet: space.Subnet) -> np.ndarray:
@@ -193,7 +240,6 @@ def cut(shared: Shared, collection: PyTree, subnet: space.Subnet) -> PyTree:
     most = largest(shared.ops)
     for path, choice in zip(shared.layers, choices, strict=True):
         layer = policy.at(found, path)
-        side = (most.kernel - choice.op.kernel) // 2
 
         def smaller(leaf, axis, share=choice.op.expansion / most.expansion):
             return jax.lax.slice_in_dim(leaf, 0, round(leaf.shape[axis] * share), axis=axis)
@@ -201,9 +247,8 @@ def cut(shared: Shared, collection: PyTree, subnet: space.Subnet) -> PyTree:
         for part in ("expand", "depthwise"):
             layer[part] = jax.tree.map(lambda leaf: smaller(leaf, leaf.ndim - 1), layer[part])
         if "kernel" in layer["depthwise"]:
-            kernel = layer["depthwise"]["kernel"]
-            end = most.kernel - side
-            layer["depthwise"]["kernel"] = kernel[side:end, side:end]
+            layer["depthwise"]["kernel"] = _kernel(layer, choice.op.kernel)
+            layer.pop(TRANSFORM, None)
             layer["project"]["kernel"] = smaller(layer["project"]["kernel"], 2)
     return found
 

@@ -70,28 +70,42 @@ def chosen_weights(
     w: Float[Array, "*shape channels"],
     shares: Float[Array, "choices"],
     bits: Int[Array, "choices"],
+    damping: Float[Array, ""] | float = 0.0,
 ) -> Float[Array, "*shape channels"]:
     """Returns the nested values at the bitwidth of the largest share.
+
+    Weights of few bits oscillate between two values during training. Damping pulls them to the
+    value that they have: it adds ``damping / 2 * sum((w - value)**2)`` to the loss.
 
     Args:
       w: Weights in real units; output channels last.
       shares: One-hot.
       bits: The bitwidths.
+      damping: Weight of the pull.
 
     Returns:
-      The values. The gradient is 1 for `w`; for each share, that of the sum of the values at all
-      bitwidths, weighted by shares (`mixed_weights`).
+      The values. The gradient is 1 for `w`, and that of damping; for each share, that of the sum of
+      the values at all bitwidths, weighted by shares (`mixed_weights`).
+
+    References:
+      Nagel et al., 2022, https://arxiv.org/abs/2203.11086, eq. 5 (damping).
     """
+    del damping
     return _rounded(w, bits[jnp.argmax(shares)])
 
 
+def _chosen_weights_fwd(w, shares, bits, damping):
+    values = _rounded(w, bits[jnp.argmax(shares)])
+    return values, (w, values, bits, damping)
+
+
 def _chosen_weights_bwd(saved, gradient):
-    w, bits = saved
-    return gradient, jax.lax.map(lambda b: jnp.vdot(gradient, _rounded(w, b)), bits), None
+    w, values, bits, damping = saved
+    of_shares = jax.lax.map(lambda b: jnp.vdot(gradient, _rounded(w, b)), bits)
+    return gradient + damping * (w - values), of_shares, None, None
 
 
-chosen_weights.defvjp(lambda w, shares, bits: (chosen_weights(w, shares, bits), (w, bits)),
-                      _chosen_weights_bwd)  # fmt: skip
+chosen_weights.defvjp(_chosen_weights_fwd, _chosen_weights_bwd)
 
 
 def mixed_weights(

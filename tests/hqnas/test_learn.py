@@ -40,7 +40,7 @@ def case():
 def run(case, logit_lr, bilevel=False, parts=((0, STEPS),), batches=None):
     network, params, bounds, given = case
     images, labels = batches or given
-    how = learn.How(STEPS, 1e-2, logit_lr, (2.0, 0.5), 0.05, 20.0)
+    how = learn.How(STEPS, 1e-2, logit_lr, (2.0, 0.5), 0.05, 20.0, 0.0)
     how = jax.tree.map(jnp.asarray, how)
     steps = loop.several(
         learn.step(network, relax.RELAXATIONS["sampled"], bilevel), how, bounds, jax.random.key(1)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from qnas_jax.hqnas import relax
-from qnas_jax.hqnas.shared import Shares
+from qnas_jax.hqnas.shared import Shared, Shares
+from qnas_jax.space import Op
 
 SHAPE = (3, 4, 2, 2)  # layers, ops, bits of weights and of activations
 
@@ -37,6 +38,16 @@ def by_hand(logits, costs):
     for layer, o, i, j in np.ndindex(SHAPE):
         total += op[layer, o] * w[layer, i] * a[layer, j] * float(costs.layers[layer, o, i, j])
     return total
+
+
+def test_a_search_begins_with_the_most_bits():
+    described = Shared((Op(3, 3), Op(5, 3)), (8, 2, 4), ("a", "b"), (2,), {})
+    logits = relax.first(described, 2.0)
+    np.testing.assert_array_equal(logits.op, np.zeros((2, 2)))
+    np.testing.assert_allclose(logits.w, [[2, 0, 1]] * 2)
+    np.testing.assert_allclose(logits.a, logits.w)
+    alone = Shared((Op(3, 3),), (8,), ("a",), (1,), {})
+    np.testing.assert_array_equal(relax.first(alone, 2.0).w, [[0]])
 
 
 def test_the_expected_cost_is_the_sum_over_all_candidates(logits, costs):

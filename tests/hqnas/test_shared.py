@@ -9,7 +9,7 @@ import pytest
 
 from qnas_jax import space
 from qnas_jax.hqnas import shared
-from qnas_jax.nn import init
+from qnas_jax.nn import init, policy
 from qnas_jax.nn.classifier import Classifier
 from qnas_jax.nn.mobilenet import MobileNetV2, teacher_paths
 from qnas_jax.nn.trace import trace
@@ -69,15 +69,26 @@ def test_a_subnet_survives_its_one_hot_form(case):
     assert shared.subnet_of(described, shared.one_hot(described, SUBNET)) == SUBNET
 
 
-def test_a_choice_computes_what_the_subnets_own_network_computes(case):
+def transformed(described, params):
+    """Parameters with random transforms of the smaller kernels."""
+    params = shared.with_transforms(described, params)
+    for path in described.layers:
+        matrix = policy.at(params, path)[shared.TRANSFORM]
+        matrix["k3"] = jax.random.normal(jax.random.key(len(path)), (9, 9))
+    return params
+
+
+@pytest.mark.parametrize("given", [lambda _, params: params, transformed])
+def test_a_choice_computes_what_the_subnets_own_network_computes(case, given):
     """The reference is the subnet's Flax module with cut, then rounded weights."""
     model, described, variables, x = case
     shares = shared.one_hot(described, SUBNET)
-    read = shared.chosen(described, variables["quant"], variables["params"], shares)
+    params = given(described, variables["params"])
+    read = shared.chosen(described, variables["quant"], params, shares)
     found = on_batch(model, {"params": read["params"]}, x)
 
     own = of_subnet(SUBNET)
-    params = shared.cut(described, variables["params"], SUBNET)
+    params = shared.cut(described, params, SUBNET)
     expected_shapes = jax.tree.map(jnp.shape, fresh(own)["params"])
     assert jax.tree.map(jnp.shape, params) == expected_shapes
     choices = [choice for block in SUBNET for choice in block]
@@ -89,6 +100,44 @@ def test_a_choice_computes_what_the_subnets_own_network_computes(case):
             kernel = layer[part]["kernel"]
             layer[part]["kernel"] = nested(kernel, jnp.int32(choice.w_bits))
     np.testing.assert_allclose(found, on_batch(own, {"params": params}, x), rtol=1e-3, atol=1e-4)
+
+
+def test_transforms_begin_as_the_middle_and_learn(case):
+    _, described, variables, _ = case
+    shares = shared.one_hot(described, SUBNET)
+    params = shared.with_transforms(described, variables["params"])
+    plain, found = (
+        shared.chosen(described, variables["quant"], p, shares)["params"]
+        for p in (variables["params"], params)
+    )
+    for one, other in zip(jax.tree.leaves(plain), jax.tree.leaves(found), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6)
+
+    def total(params):
+        read = shared.chosen(described, variables["quant"], params, shares)["params"]
+        return jnp.sum(jnp.square(policy.at(read, described.layers[0])["depthwise"]["kernel"]))
+
+    layer = policy.at(jax.grad(total)(params), described.layers[0])
+    assert (np.abs(layer[shared.TRANSFORM]["k3"]) > 0).any()
+
+
+def test_a_mixture_weights_kernels_and_channels(case):
+    """The project's kernel, as it is rounded at 8 bits, is that of the mean of the ops."""
+    _, described, variables, _ = case
+    logits = shared.Shares(*(jax.random.normal(jax.random.key(i), (3, n)) for i, n in
+                             enumerate((4, 3, 3))))  # fmt: skip
+    shares = shared.Shares(*map(jax.nn.softmax, logits))
+    shares = shares._replace(w=jnp.broadcast_to(jnp.array([0.0, 0.0, 1.0]), (3, 3)))
+    read = shared.mixed(described, variables["quant"], variables["params"], shares)
+    path = described.layers[0]
+    kernel = np.asarray(policy.at(variables["params"], path)["project"]["kernel"])
+    op = np.asarray(shares.op[0])
+    half = op[[i for i, o in enumerate(OPS) if o.expansion == 3]].sum()
+    expected = kernel.copy()
+    expected[:, :, kernel.shape[2] // 2 :] *= 1 - half
+    expected = nested(jnp.asarray(expected), jnp.int32(8))
+    found = policy.at(read["params"], path)["project"]["kernel"]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_activations_of_a_layer_have_few_values(case):

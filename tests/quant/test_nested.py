@@ -108,6 +108,19 @@ def test_a_choice_is_a_mixture_of_one_with_the_same_gradients():
                 np.testing.assert_allclose(one, other, rtol=2e-4, atol=2e-4)
 
 
+def test_damping_pulls_weights_to_their_values():
+    bits, shares = jnp.array([2, 4]), jnp.array([1.0, 0.0])
+    w = jax.random.normal(jax.random.key(7), (1, 1, 8, 5))
+    target = jax.random.normal(jax.random.key(8), w.shape)
+
+    def loss(w, damping):
+        return jnp.vdot(module.chosen_weights(w, shares, bits, damping), target)
+
+    pulled = jax.grad(loss)(w, 0.3) - jax.grad(loss)(w, 0.0)
+    values = nested(w, jnp.int32(2))
+    np.testing.assert_allclose(pulled, 0.3 * (w - values), rtol=1e-4, atol=1e-6)
+
+
 def test_shares_learn_what_each_bitwidth_would_give():
     bits = jnp.array([2, 4, 8])
     x = jax.random.normal(jax.random.key(5), (2, 4, 4, 3))
