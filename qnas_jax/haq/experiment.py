@@ -14,9 +14,8 @@ from qnas_jax.haq.costs import Goal, goals
 from qnas_jax.haq.env import Layers
 from qnas_jax.nn import init
 from qnas_jax.nn.trace import Trace
-from qnas_jax.run import artefacts, paths
-from qnas_jax.stages import fit, quantizers
-from qnas_jax.stages import train as train_stage
+from qnas_jax.run import paths
+from qnas_jax.stages import beginning, fit, quantizers
 from qnas_jax.stages.experiment import Problem, Purpose, key, prepare
 from qnas_jax.stages.scoring import Evaluate, Tested, Tuning, batches, evaluator
 from qnas_jax.stages.train import Trained
@@ -59,10 +58,9 @@ def begin(given: Config, workdir: pathlib.Path) -> Begun:
     """
     given.check()
     config, problem, deployed = prepare(paths.with_homes(given, ("haq.table",)))
-    count = len(problem.train) - config.haq.reward_images
-    rewards = Part(problem.train, range(count, len(problem.train)))
+    problem, rewards = beginning.held_out(problem, config.haq.reward_images)
     model, subnet = networks.network(config, problem)
-    problem = problem._replace(train=Part(problem.train, range(count)), teacher=model)
+    problem = problem._replace(teacher=model)
     traced = networks.traced(model, problem, config.haq.network)
     kmeans = config.haq.quantizer == "kmeans"
     lead = quantizers.lead_of(traced)
@@ -74,15 +72,7 @@ def begin(given: Config, workdir: pathlib.Path) -> Begun:
     if "lut" in config.haq.methods:
         for goal in wanted:
             blockwise.check(traced, goal.choices)
-    training = fit.training(config)
-    train_stage.teacher_stage(workdir, problem, training, networks.identity(config), config.teacher)
-    for split in (problem.train, problem.val):
-        split.check()
-    if not (workdir / "config.json").exists():
-        artefacts.write_json(workdir / "config.json", config)
-    network, variables = train_stage.train_teacher(
-        workdir, problem, training, networks.identity(config), config.teacher
-    )
+    network, variables = beginning.teacher(workdir, config, problem, networks.identity(config))
     network = network._replace(subnet=subnet)
     return Begun(config, problem, rewards, deployed, network, variables, traced, layers, wanted)
 

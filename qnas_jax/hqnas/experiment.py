@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from qnas_jax import space
-from qnas_jax.data.batching import Dataset, Part, central_crops, stacked
+from qnas_jax.data.batching import Dataset, central_crops, stacked
 from qnas_jax.errors import InputError
 from qnas_jax.hardware import matrix
 from qnas_jax.hardware.deployment import Deployment
@@ -27,7 +27,7 @@ from qnas_jax.quant.nested import nested
 from qnas_jax.run import artefacts
 from qnas_jax.run.log import Progress
 from qnas_jax.space import COSTS
-from qnas_jax.stages import fit, quantizers, scoring
+from qnas_jax.stages import beginning, fit, quantizers, scoring
 from qnas_jax.stages import train as train_stage
 from qnas_jax.stages.experiment import Problem, Purpose, key, prepare, teacher_costs
 from qnas_jax.stages.quantizers import Quantize
@@ -79,9 +79,7 @@ def begin(given: Config, workdir: pathlib.Path) -> Begun:
     given.check()
     config, problem, deployed = prepare(given)
     own = config.hqnas
-    count = len(problem.train) - own.score_images
-    held_out = Part(problem.train, range(count, len(problem.train)))
-    problem = problem._replace(train=Part(problem.train, range(count)))
+    problem, held_out = beginning.held_out(problem, own.score_images)
     costs = costs_of(deployed, problem.space.ops, own.bits)
     for setting, names in (("cost", [own.cost]), ("limits", [name for name, _ in own.limits])):
         for name in set(names) - set(costs):
@@ -99,13 +97,8 @@ def begin(given: Config, workdir: pathlib.Path) -> Begun:
     if "bwnas" in own.rivals:
         all_bounds = [_bounds(costs, {own.cost: most, **limits}) for most in budgets.values()]
         fronts.check(own.fronts, described, all_bounds)
-    training, mark = fit.training(config), artefacts.plain(config.network)
-    train_stage.teacher_stage(workdir, problem, training, mark, config.teacher)
-    for split in (problem.train, problem.val):
-        split.check()
-    if not (workdir / "config.json").exists():
-        artefacts.write_json(workdir / "config.json", config)
-    teacher, variables = train_stage.train_teacher(workdir, problem, training, mark, config.teacher)
+    mark = artefacts.plain(config.network)
+    teacher, variables = beginning.teacher(workdir, config, problem, mark)
     shape = (1, *config.train.crop, 3)
     fresh = init.initialize(model, key(config.seed, Purpose.SUPERNET_INIT), shape)
     network = Network(model, described, fresh, problem.task.loss)

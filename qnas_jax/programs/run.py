@@ -40,13 +40,15 @@ def main() -> None:
     given, workdir = cli.run_flags(*SYSTEMS)
     system = SYSTEMS[type(given)]
     platform.use_compilation_cache()
+    if _ADAPT.present and system is not hqnas_pipeline:
+        raise InputError(f"--adapt={_ADAPT.value}: needs a config of HQNAS")
+    if _ADAPT.present and _UNTIL.value == "teacher":
+        raise InputError(f"--adapt={_ADAPT.value}: not together with --until=teacher")
     with disk.only_one(workdir):
         if _UNTIL.value == "teacher":
             system.begin(given, workdir)
             return
         if _ADAPT.present:
-            if system is not hqnas_pipeline:
-                raise InputError(f"--adapt={_ADAPT.value}: needs a config of HQNAS")
             results = lifelong.run(given, workdir, _ADAPT.value)
         else:
             results = system.run(given, workdir)
