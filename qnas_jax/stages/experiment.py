@@ -241,8 +241,9 @@ def data_mark(problem: Problem, data: config.Data) -> dict[str, Any]:
     mark = artefacts.plain(data)
     mark |= {"train_images": len(problem.train), "val_images": len(problem.val)}
     del mark["threads"], mark["cache_mb"]
-    if not data.name:
-        del mark["name"]
+    for later in ("name", "corruptions"):
+        if not mark[later]:
+            del mark[later]
     contents = [split.content() for split in (problem.train, problem.val)]
     if not any(contents):
         return {**mark, "root": ""}
