@@ -123,7 +123,8 @@ def _moved(begun: Begun, share: float) -> Begun:
     config.hardware = dataclasses.replace(config.hardware, target=target.name)
     prices = [name for name, _ in wanted.prices]
     cost = prices[0] if prices else wanted.cost or config.hqnas.cost
-    config.hqnas = dataclasses.replace(config.hqnas, cost=cost)
+    final = config.hqnas.final_steps if wanted.final_steps < 0 else wanted.final_steps
+    config.hqnas = dataclasses.replace(config.hqnas, cost=cost, final_steps=final)
     costs = experiment.costs_of(deployed, begun.problem.space.ops, tuple(config.hqnas.bits))
     for name in (cost, *prices):
         if name not in costs:

@@ -106,6 +106,7 @@ def test_a_uniform_step_is_the_gradient_of_one_path(state, alone):
     assert drawn == set(alone)
 
 
+@pytest.mark.slow
 def test_parts_of_a_batch_are_normed_by_themselves_and_averaged(state):
     x, target, _ = (
         jnp.concatenate([a, 3 * b]) for a, b in zip(features(0), features(1), strict=True)

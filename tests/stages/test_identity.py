@@ -136,6 +136,7 @@ def test_a_teacher_that_is_gone_is_found_in_the_run_that_took_it(smoke, tmp_path
     assert teacher_of(smoke, tmp_path).done
 
 
+@pytest.mark.slow
 def test_a_finetuned_teacher_needs_its_source_no_longer(smoke, tmp_path, saved):
     folder, state = saved
     smoke.teacher.checkpoint, smoke.teacher.finetune = str(folder), True
