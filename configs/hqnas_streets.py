@@ -35,6 +35,7 @@ def get_config() -> config.Config:
             score_images=48,
             images_per_pass=16,
             norm_images=16,
+            choice_images=8,
             samples=8,
             final_steps=150,
         ),

@@ -1,5 +1,7 @@
 """A finished search on shifted images, and within several budgets."""
 
+import json
+
 import pytest
 
 import small_hqnas
@@ -34,11 +36,21 @@ def test_shared_weights_learn_on_shifted_images(finished):
     assert 0 <= new["unadapted_accuracy"] <= 100
     assert (workdir / "hqnas" / "adapted-dark" / "checkpoint").is_dir()
     assert lifelong.run(given, workdir, "dark")["records"][-1] == new
-    # What was learned flows on only where it is asked for.
+
+
+@pytest.mark.slow
+def test_what_was_learned_flows_on_only_where_it_is_asked_for(finished):
+    workdir, results = finished
+    lifelong.run(with_adapt(corruptions=DARK, steps=3), workdir, "dark")
     lifelong.run(with_adapt(budget=0.5), workdir, "plain")
     lifelong.run(with_adapt(budget=0.5, after="dark"), workdir, "darker")
-    scores = [(workdir / "hqnas" / name / "scores.npz").exists() for name in ("adapted-dark",)]
-    assert all(scores)
+
+    def mark(name):
+        return json.loads((workdir / "hqnas" / name / "made_from.json").read_text())
+
+    (old,) = results["records"]
+    assert mark("adapted-plain")["made_from"]["after"] == mark(old["name"])["hash"]
+    assert mark("adapted-darker")["made_from"]["after"] == mark("adapted-dark")["hash"]
 
 
 @pytest.mark.slow
