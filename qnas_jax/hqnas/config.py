@@ -52,7 +52,7 @@ class Hqnas:
     damping: float = 0.0  # of weights that oscillate between two values, see quant/nested.py
     rate: float = 0.05  # how fast the controller follows
     most_weight: float = 20.0  # of the cost in the loss
-    choice_images: int = 64  # on which each choice of each layer is scored in the end
+    choice_images: int = 64  # the first of them, on which each choice is scored alone in the end
     samples: int = 16  # subnets that are drawn then, and scored; the best is trained
     score_images: int = 250  # the last ones of the training split, kept out of training
     images_per_pass: int = 250
@@ -92,6 +92,13 @@ class Hqnas:
                 raise InputError(f"hqnas.limits: {name!r} with {share:g}: {rule}")
         for rival in self.rivals:
             checks.one_of("hqnas.rivals", rival, RIVALS)
+        checks.distinct("hqnas.rivals", self.rivals)
+        if self.damping and self.relaxation == "mixture":
+            raise InputError("hqnas.damping: must be 0 with hqnas.relaxation='mixture'")
+        if self.fronts and "bwnas" not in self.rivals:
+            raise InputError("hqnas.fronts: are read for 'bwnas', which is not in hqnas.rivals")
+        if not all(isinstance(file, str) for file in self.fronts):
+            raise InputError(f"hqnas.fronts={self.fronts}: must be names of files")
         if "bwnas" in self.rivals and len(self.fronts) not in (1, self.seeds):
             rule = f"must be one file, or one for each of {self.seeds} seeds"
             raise InputError(f"hqnas.fronts: {len(self.fronts)} files: {rule}")
@@ -106,11 +113,11 @@ class Adapt:
     target: str = ""  # the other device; "": the same
     cost: str = ""  # the cost that is bounded; "": the same
     budget: float = 0.0  # a share of the teacher's cost at 8 bits on that device; 0: the same
-    # A preference instead of a budget: weights of costs in the loss, each for the cost of the
-    # teacher: (("latency_ms", 0.2), ("energy_mj", 0.1)).
+    # A preference instead of a budget and all limits: weights of costs in the loss, each for the
+    # cost of the teacher: (("latency_ms", 0.2), ("energy_mj", 0.1)).
     prices: tuple[tuple[str, float], ...] = ()
     # Shifted images, see data.corruptions; the shared weights learn on them for `steps`, and so do
-    # the logits, which begin as they are.
+    # the logits, which begin in the order that they have.
     corruptions: tuple[tuple[str, float], ...] = ()
     steps: int = 60
     final_steps: int = -1  # of the found network; -1: hqnas.final_steps
@@ -127,6 +134,11 @@ class Adapt:
             checks.one_of("adapt.cost", self.cost, tuple(COSTS))
         if self.prices and (self.budget or self.cost):
             raise InputError("adapt.prices: a preference has no adapt.budget and no adapt.cost")
+        if self.prices and self.corruptions:
+            rule = (
+                "not together; adapt to the images first, then with adapt.after to the preference"
+            )
+            raise InputError(f"adapt.prices and adapt.corruptions: {rule}")
         checks.bounds("adapt.prices", self.prices, tuple(COSTS))
         check_corruptions("adapt.corruptions", self.corruptions)
         checks.at_least("adapt.steps", self.steps, 1)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key
 
@@ -64,7 +65,7 @@ def scored(
     each = [Shares(*(part[i] for part in drawn)) for i in range(count - 1)]
     subnets = [subnet_of(described, one) for one in (relax.most_likely(logits), *each)]
     held = {name: one for name, one in bounds.items() if name not in prices}
-    subnets = [within(described, one, held) for one in subnets]
+    subnets = [one for subnet in subnets if (one := within(described, subnet, held))]
     best = best_by_sum(described, added, bounds, prices)
     subnets = list(dict.fromkeys([best, *subnets]))[:count]
     scores, first = evaluate(subnets), next(iter(bounds.values()))
@@ -130,14 +131,19 @@ def best_by_sum(
     return subnet_at(described, np.stack(np.unravel_index(best, values.shape[1:]), 1))
 
 
-def within(described: Shared, subnet: space.Subnet, bounds: Bounds) -> space.Subnet:
+def check(described: Shared, bounds: Bounds) -> None:
+    """Raises InputError where no subnet meets all budgets together."""
+    layers = len(described.layers)
+    counts = len(described.ops), len(described.bits), len(described.bits)
+    best_by_sum(described, Shares(*(jnp.zeros((layers, count)) for count in counts)), bounds)
+
+
+def within(described: Shared, subnet: space.Subnet, bounds: Bounds) -> space.Subnet | None:
     """Returns a subnet that meets the budgets: the given one, or one of less.
 
     One layer after another takes another choice that raises no cost, each time that which saves
-    least, so that the result stays near the given subnet.
-
-    Raises:
-      InputError: No such subnet meets the budgets.
+    least, so that the result stays near the given subnet. None where no such choice is left; with
+    one budget there always is one.
     """
     if not bounds:
         return subnet
@@ -152,7 +158,7 @@ def within(described: Shared, subnet: space.Subnet, bounds: Bounds) -> space.Sub
         saved = np.where((saved > 0) & (less >= 0).all(0), saved, np.inf)
         layer, choice = np.unravel_index(np.argmin(saved), saved.shape)
         if np.isinf(saved[layer, choice]):
-            raise InputError(refusal(bounds))
+            return None
         chosen[layer] = choice
     return subnet_at(described, np.stack(np.unravel_index(chosen, shape), 1))
 

@@ -16,10 +16,10 @@ from qnas_jax.data.batching import Dataset, central_crops, stacked
 from qnas_jax.errors import InputError
 from qnas_jax.hardware import matrix
 from qnas_jax.hardware.deployment import Deployment
-from qnas_jax.hqnas import fronts, learn, relax, shared
+from qnas_jax.hqnas import derive, fronts, learn, relax, shared
 from qnas_jax.hqnas.config import Config
 from qnas_jax.hqnas.learn import Network
-from qnas_jax.hqnas.relax import Costs
+from qnas_jax.hqnas.relax import Bounds, Costs
 from qnas_jax.hqnas.shared import Shares
 from qnas_jax.nn import init, policy
 from qnas_jax.nn.trace import trace
@@ -94,8 +94,12 @@ def begin(given: Config, workdir: pathlib.Path) -> Begun:
     model = problem.student(shared.widest(problem.space))
     traced = trace(model, problem.val[0][0].shape)
     described = shared.describe(traced, problem.space, tuple(own.bits))
+    all_bounds = [_bounds(costs, {own.cost: most, **limits}) for most in budgets.values()]
+    for each in all_bounds:
+        derive.check(described, each)
+        if "sequential" in own.rivals:
+            _check_ops(described, each)
     if "bwnas" in own.rivals:
-        all_bounds = [_bounds(costs, {own.cost: most, **limits}) for most in budgets.values()]
         fronts.check(own.fronts, described, all_bounds)
     mark = artefacts.plain(config.network)
     teacher, variables = beginning.teacher(workdir, config, problem, mark)
@@ -110,6 +114,14 @@ def begin(given: Config, workdir: pathlib.Path) -> Begun:
         config, problem, held_out, deployed, teacher, network, loop.program(step), quantize,
         jax.jit(functools.partial(_imitation, network)), params, costs, budgets, limits,
     )  # fmt: skip
+
+
+def _check_ops(described: shared.Shared, bounds: Bounds) -> None:
+    try:
+        derive.check(described, relax.of_ops(described, bounds))
+    except InputError as error:
+        rule = "'sequential' counts ops at the middle bitwidth"
+        raise InputError(f"hqnas.rivals: {rule}, where {error}") from None
 
 
 def costs_of(

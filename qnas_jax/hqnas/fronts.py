@@ -1,5 +1,6 @@
 """What another system found in the same space, read from the front that it wrote."""
 
+import math
 import pathlib
 from collections.abc import Sequence
 
@@ -17,7 +18,7 @@ STAGES = ("supernet", "lut", "search")  # of a run of QA-BWNAS, from the teacher
 
 def file_of(files: Sequence[str], number: int) -> pathlib.Path:
     """Returns the front for a seed: the only one, or that of its number."""
-    return named("hqnas.fronts", files[number % len(files)])
+    return named("hqnas.fronts", files[number % len(files)]).absolute()
 
 
 def best(file: pathlib.Path, described: Shared, limits: Bounds) -> space.Subnet:
@@ -31,7 +32,10 @@ def best(file: pathlib.Path, described: Shared, limits: Bounds) -> space.Subnet:
     Raises:
       InputError: The front cannot be read, has another space, or no subnet within budgets.
     """
-    for point in sorted(front.read(file), key=lambda point: point.nsr):
+    points = front.read(file)
+    if not all(math.isfinite(point.nsr) for point in points):
+        raise InputError(f"{file}: has an NSR that is no number")
+    for point in sorted(points, key=lambda point: point.nsr):
         subnet = space.parse_subnet(point.subnet)
         choices = [choice for block in subnet for choice in block]
         known = all(
@@ -55,4 +59,4 @@ def check(files: Sequence[str], described: Shared, bounds: Sequence[Bounds]) -> 
 def seconds(file: pathlib.Path) -> float:
     """Returns how long the run took from the teacher to the front; 0 if its folders are missing."""
     marks = [file.parents[1] / name / "made_from.json" for name in STAGES]
-    return sum(read_json(mark, "seconds")["seconds"] for mark in marks if mark.exists())
+    return sum((read_json(mark, "seconds")["seconds"] for mark in marks if mark.exists()), 0.0)

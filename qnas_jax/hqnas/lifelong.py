@@ -10,19 +10,20 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import PyTree
 
-from qnas_jax import hardware, space
+from qnas_jax import hardware
 from qnas_jax.data.corruptions import Corrupted
 from qnas_jax.errors import InputError
-from qnas_jax.hqnas import adapt, experiment, learn, pipeline, searching, shared
+from qnas_jax.hqnas import adapt, derive, experiment, learn, pipeline, searching, shared
 from qnas_jax.hqnas.config import Config
 from qnas_jax.hqnas.experiment import Begun
 from qnas_jax.hqnas.learn import State
+from qnas_jax.hqnas.pipeline import Beginning
 from qnas_jax.hqnas.relax import Costs
 from qnas_jax.hqnas.results import Row, write_results
-from qnas_jax.run import artefacts
+from qnas_jax.hqnas.searching import Part
 from qnas_jax.run.stage import Stage, is_finished, read_json
+from qnas_jax.stages import export as export_stage
 from qnas_jax.stages import fit, policies
 from qnas_jax.train import checkpoint
 
@@ -41,19 +42,22 @@ def run(given: Config, workdir: pathlib.Path, name: str) -> dict[str, Any]:
       InputError: The search is not finished, a setting cannot be used, or the name is that of
         another adaptation.
     """
-    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name):
-        raise InputError(f"--adapt={name!r}: must be a name of letters, digits, '.', '_' and '-'")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
+        rule = "must be a name of at most 64 letters, digits, '.', '_' and '-'"
+        raise InputError(f"--adapt={name!r}: {rule}")
     given.check()
     share = given.adapt.of or given.hqnas.budgets[0]
     seed = given.seed if given.adapt.seed < 0 else given.adapt.seed
     base = searching.folder_name(given, share, seed)
     if not is_finished(workdir / "hqnas" / base):
-        rule = "is not finished; run the search first, with the same command without --adapt"
+        rule = "is not finished; run that search first, without --adapt"
         raise InputError(f"--adapt={name}: {workdir / 'hqnas' / base} {rule}")
     begun = experiment.begin(given, workdir)
     moved = _moved(begun, share)
-    warm_stage, start = searching.warmed_up(workdir, begun, seed)
-    search, state, _ = searching.of_budget(workdir, begun, warm_stage, start, seed, share)
+    limits, prices = _limits(moved, begun, given)
+    warm_stage, warm = searching.warmed_up(workdir, begun, seed)
+    search, state, _ = searching.of_budget(workdir, begun, warm_stage, warm, seed, share)
+    old_weights = pipeline.beginning_of(begun, warm_stage, warm, state)
     likely = shared.subnet_of(begun.network.shared, state.logits)
     added = searching.added_losses(begun, search, state.params, likely)
     weights, state = _beginning(workdir, given.adapt.after, search.folder, state)
@@ -65,26 +69,31 @@ def run(given: Config, workdir: pathlib.Path, name: str) -> dict[str, Any]:
     }
     stage = Stage(workdir / "hqnas" / f"adapted-{name}", made_from)
     stage.begin()
-    limits, prices = _limits(moved, begun, given)
-    began = time.monotonic()
     if given.adapt.corruptions:
-        warm = learn.begin(state.params, adapt.movable(state.logits), tuple(limits))
+        first = learn.begin(state.params, adapt.movable(state.logits), tuple(limits))
         how = searching.how_of(moved, given.adapt.steps, given.hqnas.logit_lr)
-        state = searching.learned(workdir, moved, stage, how, warm, limits, seed, f"adapt {name}")
-        weights = stage.folder
+        state = searching.learned(
+            workdir, moved, stage, how, first, limits, seed, Part.ADAPTATION, f"adapt {name}"
+        )
     else:
-        most = jnp.float32(given.hqnas.most_weight)
-        logits = adapt.adapted(state.logits, added, limits, prices, most)
-        state = state._replace(logits=jax.block_until_ready(logits))
-    timed = stage.folder / "seconds.json"
-    if not timed.exists():
-        artefacts.write_json(timed, {"logit_seconds": round(time.monotonic() - began, 2)})
-    scored = searching.found(moved, stage, state, added, limits, seed, weights, prices)
+        began, most = time.monotonic(), jnp.float32(given.hqnas.most_weight)
+        logits = jax.block_until_ready(adapt.adapted(state.logits, added, limits, prices, most))
+        logger.info("adapt %s: logits in %.1f s", name, time.monotonic() - began)
+        # Draws of certain logits would all be the same subnet.
+        state = state._replace(logits=adapt.movable(logits))
+    # Scores belong to weights and images.
+    same = not (given.adapt.corruptions or given.adapt.after)
+    scores = search.folder if same else stage.folder
+    scored = searching.found(moved, stage, state, added, limits, seed, scores, prices)
     stage.finish()
-    network = pipeline.train(workdir, moved, stage, state.params, scored[0].subnet, seed)
-    more = {**read_json(timed), **_unadapted(workdir, begun, moved, search, state.params, seed)}
+    begins = pipeline.Beginning(state.params, {})
+    network = pipeline.train(workdir, moved, stage, begins, scored[0].subnet, seed)
+    if given.hqnas.exports:
+        folder = workdir / "export" / network.stage.folder.name
+        export_stage.check([folder], begun.problem.task, given.export.max_drop)
     shown = 0.0 if prices else next(iter(moved.budgets))
     took = {"seconds": stage.seconds}
+    more = _unadapted(workdir, begun, moved, search, old_weights, seed)
     row = Row(seed, shown, stage, scored, network, "hqnas", took, search.folder.name, more)
     return write_results(workdir, moved, [row])
 
@@ -104,13 +113,13 @@ def _beginning(
 
 
 def _unadapted(
-    workdir: pathlib.Path, begun: Begun, moved: Begun, search: Stage, params: PyTree, seed: int
+    workdir: pathlib.Path, begun: Begun, moved: Begun, search: Stage, begins: Beginning, seed: int
 ) -> dict[str, float]:
     """The score of the old network on the shifted images, if they are shifted."""
     if not begun.config.adapt.corruptions:
         return {}
-    (best, *_), *_ = read_json(search.folder / "subnets.json")["subnets"]
-    old = pipeline.train(workdir, begun, search, params, space.parse_subnet(best), seed)
+    best = searching.read_subnets(search.folder / "subnets.json")[0].subnet
+    old = pipeline.train(workdir, begun, search, begins, best, seed)
     found = policies.accuracy(moved.problem, fit.training(begun.config), old)
     return {"unadapted_accuracy": found}
 
@@ -118,7 +127,10 @@ def _unadapted(
 def _moved(begun: Begun, share: float) -> Begun:
     """The run on the other device, with the other cost and budget."""
     wanted, config = begun.config.adapt, copy.copy(begun.config)
-    target = hardware.named(wanted.target or config.hardware.target)
+    try:
+        target = hardware.named(wanted.target or config.hardware.target)
+    except InputError as error:
+        raise InputError(str(error).replace("hardware.target", "adapt.target")) from None
     deployed = begun.deployed if not wanted.target else begun.deployed._replace(target=target)
     config.hardware = dataclasses.replace(config.hardware, target=target.name)
     prices = [name for name, _ in wanted.prices]
@@ -166,7 +178,9 @@ def _limits(moved: Begun, begun: Begun, given: Config) -> tuple[dict[str, Costs]
     """What the logits keep within budgets, and the prices of a preference."""
     if not given.adapt.prices:
         (budget,) = moved.budgets.values()
-        return experiment.bounds(moved, budget), {}
+        limits = experiment.bounds(moved, budget)
+        derive.check(begun.network.shared, limits)
+        return limits, {}
     limits = {}
     for name, _ in given.adapt.prices:
         layers, fixed = moved.costs[name]

@@ -9,7 +9,7 @@ the folder of the run.
 import dataclasses
 import logging
 import pathlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jaxtyping import PyTree
@@ -17,6 +17,7 @@ from jaxtyping import PyTree
 from qnas_jax import space
 from qnas_jax.hqnas import experiment, rivals, searching, shared
 from qnas_jax.hqnas.experiment import Begun, begin
+from qnas_jax.hqnas.learn import State
 from qnas_jax.hqnas.results import Row, as_text, write_results
 from qnas_jax.run import artefacts
 from qnas_jax.run.stage import Stage
@@ -57,10 +58,9 @@ def run(given: Any, workdir: pathlib.Path) -> dict[str, Any]:
             for rival in own.rivals:
                 name = f"{rival}-{found['hqnas'][0].folder.name}"
                 found[rival] = RIVALS[rival](workdir, begun, warm_stage, warm, seed, name, limits)
-            # In a comparison all begin with weights that no search has shaped.
-            start = warm.params if own.rivals else state.params
+            begins = beginning_of(begun, warm_stage, warm, state)
             for method, (stage, scored, seconds) in found.items():
-                network = train(workdir, begun, stage, start, scored[0].subnet, seed)
+                network = train(workdir, begun, stage, begins, scored[0].subnet, seed)
                 took = {"seconds": seconds, "warmup_seconds": warm_stage.seconds}
                 rows.append(Row(seed, share, stage, scored, network, method, took))
     folders = [workdir / "export" / row.network.stage.folder.name for row in rows]
@@ -69,11 +69,30 @@ def run(given: Any, workdir: pathlib.Path) -> dict[str, Any]:
     return write_results(workdir, begun, rows)
 
 
+class Beginning(NamedTuple):
+    """The shared weights from which a found network is cut.
+
+    Attributes:
+      params: They.
+      mark: What they are, for the mark of its stage; nothing for those of its search.
+    """
+
+    params: PyTree
+    mark: dict[str, str]
+
+
+def beginning_of(begun: Begun, warm_stage: Stage, warm: State, state: State) -> Beginning:
+    """Returns the weights of the search, or in a comparison those that no search has shaped."""
+    if begun.config.hqnas.rivals:
+        return Beginning(warm.params, {"start": warm_stage.hash})
+    return Beginning(state.params, {})
+
+
 def train(
     workdir: pathlib.Path,
     begun: Begun,
     search: Stage,
-    params: PyTree,
+    begins: Beginning,
     subnet: space.Subnet,
     seed: int,
 ) -> Trained:
@@ -83,7 +102,7 @@ def train(
       workdir: The folder of the run.
       begun: The run.
       search: The stage that found it.
-      params: The shared weights.
+      begins: The shared weights.
       subnet: The network.
       seed: Of the training.
     """
@@ -92,13 +111,14 @@ def train(
     recipe = policies.recipe(own.final_steps, own.final_lr)
     how = how._replace(train=dataclasses.replace(how.train, **recipe))
     made_from = {"search": search.hash, "subnet": space.format_subnet(subnet), **recipe}
+    made_from |= begins.mark
     name = f"{search.folder.name}-{artefacts.digest(made_from)[:6]}"
     stage = Stage(workdir / "retrain" / name, made_from)
     model = begun.problem.student(subnet)
     if stage.done:
         trained = Trained(stage, model, subnet, policies.NETWORK)
     else:
-        cut = shared.cut(begun.network.shared, params, subnet)
+        cut = shared.cut(begun.network.shared, begins.params, subnet)
         start, quantize = experiment.standalone(begun, model, cut, subnet)
         trained = policies.train_policy(
             workdir, begun.problem, how, stage, model, start, quantize, None, f"retrain {name}",

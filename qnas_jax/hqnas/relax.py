@@ -34,6 +34,7 @@ class Costs(NamedTuple):
 
 
 PROPORTION = 5.0  # of the controller: the weight of a cost that is twice its budget
+MOST_EXCESS = 0.1  # relative to the budget, that a step of the controller counts
 
 Bounds = Mapping[str, Costs]  # by the name of the cost
 
@@ -117,6 +118,18 @@ def expected_cost(shares: Shares, costs: Costs) -> Float[Array, ""]:
     return costs.fixed + jnp.einsum("lo,lw,la,lowa->", *shares, costs.layers)
 
 
+def at_bits(costs: Costs, place: int) -> Costs:
+    """Returns the costs of ops at one bitwidth, given by its place, whatever the bits are."""
+    layers = costs.layers[:, :, place, place][:, :, None, None]
+    return costs._replace(layers=jnp.broadcast_to(layers, costs.layers.shape))
+
+
+def of_ops(described: Shared, bounds: Bounds) -> dict[str, Costs]:
+    """Returns the costs of ops where bits are not known yet: those of the middle bitwidth."""
+    by_bits = sorted(range(len(described.bits)), key=lambda place: described.bits[place])
+    return {name: at_bits(one, by_bits[len(by_bits) // 2]) for name, one in bounds.items()}
+
+
 def excess(shares: Shares, bounds: Bounds) -> dict[str, Array]:
     """Returns by how much each cost is above its budget, relative to it; negative below."""
     return {name: expected_cost(shares, one) / one.budget - 1 for name, one in bounds.items()}
@@ -144,7 +157,8 @@ def controlled(
     """Returns the weights of the costs after a step, so that budgets hold without tuning.
 
     A weight grows while the cost is above its budget, and shrinks to 0 below (dual ascent on the
-    Lagrangian).
+    Lagrangian). An excess counts up to `MOST_EXCESS`, so that the weight does not pile up during the
+    steps that a cost takes to come down, and then press the cost far below its budget.
 
     Args:
       weights: Of each cost.
@@ -152,7 +166,8 @@ def controlled(
       rate: How fast weights follow.
       most: Their bound.
     """
-    return {name: jnp.clip(weights[name] + rate * over[name], 0.0, most) for name in weights}
+    counted = {name: jnp.minimum(over[name], MOST_EXCESS) for name in weights}
+    return {name: jnp.clip(weights[name] + rate * counted[name], 0.0, most) for name in weights}
 
 
 @functools.partial(jax.jit, static_argnums=(2,))

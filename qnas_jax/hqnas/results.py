@@ -103,15 +103,13 @@ def as_text(results: Mapping[str, Any]) -> str:
     lines = [
         f"{results['metric']} of the teacher: in float {results['fp32']:.2f}, "
         f"INT8 {results['int8']:.2f}",
-        f"{'device':>12} {'budget':>7} {'seed':>4} {'cost':>10} {'size':>10} "
-        f"{results['metric']:>7}  subnet",
+        f"{'cost':>10} {'size':>10} {results['metric']:>7}  name, subnet",
     ]
     for row in results["records"]:
         cost = COSTS[row["cost_name"]]
         value = f"{row[row['cost_name']] / cost.per_shown_unit:.4g} {cost.shown_unit}"
         size = f"{row['size_bytes'] / 1e3:.1f} kB"
         lines.append(
-            f"{row['device']:>12} {row['budget_setting']:7g} {row['seed']:4} {value:>10} "
-            f"{size:>10} {row['accuracy']:7.2f}  {row['subnet']}"
+            f"{value:>10} {size:>10} {row['accuracy']:7.2f}  {row['name']}, {row['subnet']}"
         )
     return "\n".join(lines)

@@ -10,7 +10,7 @@ from qnas_jax.hqnas import derive, fronts, relax, searching, shared
 from qnas_jax.hqnas.derive import Scored
 from qnas_jax.hqnas.experiment import Begun
 from qnas_jax.hqnas.learn import State
-from qnas_jax.hqnas.relax import Bounds, Costs
+from qnas_jax.hqnas.relax import Bounds
 from qnas_jax.hqnas.shared import Shared, Shares
 from qnas_jax.run.stage import Stage
 
@@ -44,9 +44,8 @@ def sequential(
       limits: The costs with their budgets.
     """
     described = begun.network.shared
-    by_bits = np.argsort(described.bits)
-    middle, most = int(by_bits[len(by_bits) // 2]), int(by_bits[-1])
-    of_ops = {key: _at_bits(one, middle) for key, one in limits.items()}
+    most = int(np.argmax(described.bits))
+    of_ops = relax.of_ops(described, limits)
     stage, state = searching.searched(
         workdir, begun, warm, start, seed, name, _only_ops(described, most), of_ops
     )
@@ -62,12 +61,6 @@ def sequential(
     scored = searching.scored_alone(begun, stage, state.params, subnet, limits)
     stage.finish()
     return stage, [scored], stage.seconds
-
-
-def _at_bits(costs: Costs, place: int) -> Costs:
-    """The costs of ops at one bitwidth, whatever the bits are."""
-    layers = costs.layers[:, :, place, place][:, :, None, None]
-    return costs._replace(layers=jnp.broadcast_to(layers, costs.layers.shape))
 
 
 def _only_ops(described: Shared, bits: int) -> Shares:
@@ -103,7 +96,11 @@ def bwnas(
     own = begun.config.hqnas
     file = fronts.file_of(own.fronts, seed - begun.config.seed)
     subnet = fronts.best(file, begun.network.shared, limits)
-    made_from = {"warmup": warm.hash, "subnet": space.format_subnet(subnet)}
+    made_from = {
+        "warmup": warm.hash,
+        "subnet": space.format_subnet(subnet),
+        "norm_images": own.norm_images,
+    }
     stage = Stage(workdir / "hqnas" / name, made_from)
     stage.begin()
     scored = searching.scored_alone(begun, stage, start.params, subnet, limits)

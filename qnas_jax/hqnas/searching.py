@@ -1,6 +1,8 @@
 """The stages that train shared weights: the warm-up, and the search of each budget."""
 
+import enum
 import functools
+import json
 import pathlib
 
 import jax
@@ -17,11 +19,21 @@ from qnas_jax.hqnas.learn import How, State
 from qnas_jax.hqnas.relax import Bounds
 from qnas_jax.hqnas.shared import Shares
 from qnas_jax.run import artefacts
-from qnas_jax.run.stage import Stage, read_json, reading
+from qnas_jax.run.stage import Stage, reading
 from qnas_jax.stages import fit
 from qnas_jax.stages.experiment import Purpose, key
 from qnas_jax.stages.scoring import Evaluate, remembering
 from qnas_jax.train import loop, optimizers
+
+PART_SEEDS = 1 << 20  # between the seeds of batches of two parts
+
+
+class Part(enum.IntEnum):
+    """What trains the shared weights."""
+
+    WARMUP = 0
+    SEARCH = 1
+    ADAPTATION = 2
 
 
 def warmed_up(workdir: pathlib.Path, begun: Begun, seed: int) -> tuple[Stage, State]:
@@ -39,6 +51,7 @@ def warmed_up(workdir: pathlib.Path, begun: Begun, seed: int) -> tuple[Stage, St
         "transform": own.transform,
         "temperature": list(own.temperature),
         "held_out": own.score_images,
+        "costs": [own.cost, *begun.limits],
         "seed": seed,
     }
     stage = Stage(workdir / "hqnas" / f"warmup-s{seed}", made_from)
@@ -47,7 +60,7 @@ def warmed_up(workdir: pathlib.Path, begun: Begun, seed: int) -> tuple[Stage, St
     any_budget = experiment.bounds(begun, max(begun.budgets.values()))
     logits = relax.first(begun.network.shared, 0.0)
     state = learn.begin(begun.params, logits, tuple(any_budget))
-    state = learned(workdir, begun, stage, how, state, any_budget, seed, "warm-up")
+    state = learned(workdir, begun, stage, how, state, any_budget, seed, Part.WARMUP, "warm-up")
     stage.finish()
     return stage, state
 
@@ -87,7 +100,9 @@ def searched(
     stage.begin()
     how = how_of(begun, own.steps, own.logit_lr)
     state = learn.begin(start.params, logits, tuple(limits))
-    return stage, learned(workdir, begun, stage, how, state, limits, seed, f"search {name}")
+    title = f"search {name}"
+    state = learned(workdir, begun, stage, how, state, limits, seed, Part.SEARCH, title)
+    return stage, state
 
 
 def of_budget(
@@ -128,9 +143,8 @@ def added_losses(
       subnet: The subnet around which choices are scored.
       name: Of the file.
     """
-    file = stage.folder / name
+    file, described = stage.folder / name, begun.network.shared
     if not file.exists():
-        described = begun.network.shared
         counts = len(described.ops), len(described.bits), len(described.bits)
         losses = experiment.imitations(begun, params)
         added = adapt.sensitivities(losses, shared.codes_of(described, subnet), counts)
@@ -138,7 +152,10 @@ def added_losses(
             held = {name: np.asarray(part) for name, part in added._asdict().items()}
             np.savez_compressed(out, allow_pickle=False, **held)
     with reading(file) as content, np.load(content) as held:
-        return Shares(*(jnp.asarray(held[name]) for name in Shares._fields))
+        found = Shares(*(jnp.asarray(held[name]) for name in Shares._fields))
+        if jax.tree.map(jnp.shape, found) != jax.tree.map(jnp.shape, relax.first(described, 0.0)):
+            raise ValueError("has other layers or choices")
+    return found
 
 
 def folder_name(config: Config, share: float, seed: int) -> str:
@@ -161,6 +178,7 @@ def learned(
     state: State,
     limits: Bounds,
     seed: int,
+    part: Part,
     title: str,
 ) -> State:
     """Returns the state after a stage's steps, with checkpoints, metrics and progress.
@@ -173,14 +191,16 @@ def learned(
       state: The first state.
       limits: The costs with their budgets.
       seed: Of the draws.
+      part: Of the run; each has random numbers and batches of its own.
       title: Name of the training in log lines.
     """
     training, own = fit.training(begun.config), begun.config.hqnas
-    draws = key(seed, Purpose.SUPERNET_TRAIN)
+    draws = jax.random.fold_in(key(seed, Purpose.SUPERNET_TRAIN), part)
     rate = optimizers.cosine(own.lr, int(how.steps), 0)
     watched = loop.Watched("the shared weights", "loss", rate, "hqnas.lr", lambda state: state)
     planned = fit.plan(stage, training, title, int(how.steps), [watched])
-    make_batch = fit.batches(begun.problem.train, training._replace(seed=seed), own.batch)
+    training = training._replace(seed=seed + part * PART_SEEDS)
+    make_batch = fit.batches(begun.problem.train, training, own.batch)
     steps = functools.partial(begun.steps, (jax.tree.map(jnp.asarray, how), limits, draws))
     return fit.fit(workdir, planned, steps, state, make_batch)
 
@@ -225,7 +245,20 @@ def found(
         held = [(space.format_subnet(s), cost, accuracy) for s, cost, accuracy in rows]
         probabilities = [np.asarray(p).tolist() for p in relax.probabilities(state.logits)]
         artefacts.write_json(file, {"subnets": held, "probabilities": probabilities})
-    return [Scored(space.parse_subnet(s), *rest) for s, *rest in read_json(file)["subnets"]]
+    return read_subnets(file)
+
+
+def read_subnets(file: pathlib.Path) -> list[Scored]:
+    """Returns the scored subnets of a stage, the best first.
+
+    Raises:
+      InputError: The file is damaged.
+    """
+    with reading(file) as content:
+        rows = json.load(content)["subnets"]
+        if not rows:
+            raise ValueError("has no subnet")
+        return [Scored(space.parse_subnet(s), float(c), float(a)) for s, c, a in rows]
 
 
 def scored_alone(

@@ -20,6 +20,10 @@ METHODS = {"hqnas": SUBNET, "bwnas": BLOCKS[3], "sequential": BLOCKS[5]}  # colo
 KINDS = {"w": "bits of weights", "a": "bits of activations", "k": "ops"}  # by a name's beginning
 
 
+def _panel(row: Mapping[str, Any]) -> tuple[str, str, bool]:
+    return row["device"], row["cost_name"], "unadapted_accuracy" in row
+
+
 @style.plain
 def accuracy_over_cost(results: Mapping[str, Any], metric: str) -> str:
     """A panel for each device and cost: trained networks, the draws, and the teacher.
@@ -28,11 +32,12 @@ def accuracy_over_cost(results: Mapping[str, Any], metric: str) -> str:
       results: The content of `hqnas/results.json`.
       metric: Title of the task's figure.
     """
-    panels = list(dict.fromkeys((r["device"], r["cost_name"]) for r in results["records"]))
+    panels = list(dict.fromkeys(map(_panel, results["records"])))
     figure = Figure(figsize=(11, 3.8 * -(-len(panels) // 2)), layout="constrained")
-    for place, (device, name) in enumerate(panels, 1):
+    for place, panel in enumerate(panels, 1):
+        device, name, shifted = panel
         axes, cost = new_axes(figure, -(-len(panels) // 2), 2, place), COSTS[name]
-        rows = [r for r in results["records"] if (r["device"], r["cost_name"]) == (device, name)]
+        rows = [row for row in results["records"] if _panel(row) == panel]
         drawn = [(c / cost.per_shown_unit, a) for row in rows for _, c, a in row["scored"]]
         axes.plot(*zip(*drawn, strict=True), "o", mfc="none", color=FAINT, label="shared weights")
         for method, colour in METHODS.items():
@@ -41,8 +46,10 @@ def accuracy_over_cost(results: Mapping[str, Any], metric: str) -> str:
             if trained:
                 axes.plot(*zip(*trained, strict=True), "o", color=colour, label=method)
         teacher = rows[0]["teacher_cost"] / cost.per_shown_unit
-        axes.plot([teacher], [results["int8"]], "s", color=TEACHER, label="teacher, 8 bits")
-        axes.set_title(device, loc="left", fontsize=11)
+        if not shifted:
+            axes.plot([teacher], [results["int8"]], "s", color=TEACHER, label="teacher, 8 bits")
+        title = f"{device}, shifted images" if shifted else device
+        axes.set_title(title, loc="left", fontsize=11)
         axes.set(xlabel=f"{cost.title} ({cost.shown_unit})", ylabel=f"{metric} (%)")
         axes.legend(fontsize=8, frameon=False)
     return svg(figure)

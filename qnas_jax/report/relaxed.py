@@ -24,10 +24,11 @@ _PAGE = string.Template("""<!doctype html>
 <h1>$name</h1>
 <p class="note">The teacher: $metric $fp32 % in float, $int8 % with 8 bits everywhere. A budget of
 0.5 is half of the teacher's cost with 8 bits on that device; 0 is a preference. $metric below is
-that of the trained network with its bitwidths, on the validation images.</p>
+that of the trained network with its bitwidths, on the validation images. A number below
+"unadapted" is that of the network before the adaptation, and both are then on shifted images.</p>
 <table>
 <tr><th>name</th><th>method</th><th>device</th><th>budget</th><th>cost</th><th>size</th><th>$metric</th>
-<th>before training</th><th>subnet</th></tr>
+<th>before training</th><th>unadapted</th><th>subnet</th></tr>
 $rows
 </table>
 <h2>Accuracy over cost</h2>
@@ -97,6 +98,7 @@ def _row(row: Mapping[str, Any]) -> str:
         f"{row['size_bytes'] / 1e3:.1f} kB",
         f"{row['accuracy']:.2f}",
         f"{row['search_accuracy']:.2f}",
+        f"{row['unadapted_accuracy']:.2f}" if "unadapted_accuracy" in row else "",
         f"<code>{row['subnet']}</code>",
     )
     return "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"

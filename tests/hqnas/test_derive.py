@@ -40,9 +40,21 @@ def test_any_budget_that_some_subnet_meets_is_met():
 
 
 def test_a_budget_that_none_meets_is_refused():
-    costs = costs_of(np.ones((2, 2, 2, 2)), 2.9)
+    costs = {"latency_ms": costs_of(np.ones((2, 2, 2, 2)), 2.9)}
     with pytest.raises(InputError, match=r"no subnet meets the budgets: latency_ms 2.9"):
-        derive.within(DESCRIBED, every_subnet()[-1], {"latency_ms": costs})
+        derive.check(DESCRIBED, costs)
+    assert derive.within(DESCRIBED, every_subnet()[-1], costs) is None
+
+
+def test_budgets_that_only_hold_alone_are_refused():
+    """The one cost asks for the first op, the other for the second."""
+    layers = np.ones((2, 2, 2, 2))
+    layers[:, 1] = 2
+    bounds = {"latency_ms": costs_of(layers, 3.0), "energy_mj": costs_of(layers[:, ::-1], 3.0)}
+    for name, one in bounds.items():
+        derive.check(DESCRIBED, {name: one})
+    with pytest.raises(InputError, match="latency_ms 3, energy_mj 3"):
+        derive.check(DESCRIBED, bounds)
 
 
 def ordered(rng):

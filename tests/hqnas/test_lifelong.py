@@ -51,6 +51,13 @@ def test_what_was_learned_flows_on_only_where_it_is_asked_for(finished):
     (old,) = results["records"]
     assert mark("adapted-plain")["made_from"]["after"] == mark(old["name"])["hash"]
     assert mark("adapted-darker")["made_from"]["after"] == mark("adapted-dark")["hash"]
+    assert not (workdir / "hqnas" / "adapted-darker" / "checkpoint").exists()
+
+
+def test_prices_and_shifted_images_are_two_adaptations(tmp_path):
+    given = with_adapt(corruptions=DARK, prices=(("latency_ms", 0.5),))
+    with pytest.raises(InputError, match="not together; adapt to the images, then"):
+        lifelong.run(given, tmp_path, "both")
 
 
 @pytest.mark.slow

@@ -47,6 +47,12 @@ def test_the_lowest_noise_within_the_budget_is_taken(tmp_path):
         fronts.best(file, DESCRIBED, bounds(0.5))
 
 
+def test_a_name_without_a_folder_is_a_file_here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert fronts.file_of(("front.csv",), 3) == tmp_path / "front.csv"
+    assert fronts.seconds(fronts.file_of(("front.csv",), 0)) == 0
+
+
 def test_a_front_of_another_space_is_refused(tmp_path):
     other = subnet(Choice(Op(7, 6), 8, 8), Choice(OPS[0], 8, 8))
     file = written(tmp_path / "front.csv", (0.1, other))
@@ -61,7 +67,7 @@ def test_ops_are_searched_at_one_bitwidth():
     shares = relax.probabilities(logits)
     np.testing.assert_allclose(shares.op, 0.5)
     np.testing.assert_array_equal(shares.w, [[0, 1], [0, 1]])
-    costs = rivals._at_bits(bounds(1.0)["latency_ms"], 0)
+    costs = relax.at_bits(bounds(1.0)["latency_ms"], 0)
     np.testing.assert_allclose(costs.layers[:, 1], 1.4)
 
 
@@ -71,6 +77,8 @@ def test_rivals_without_a_front_are_refused_at_once(tmp_path):
     given = small_hqnas.small(rivals=("bwnas",), fronts=(str(tmp_path / "none.csv"),))
     with pytest.raises(InputError, match="is missing"):
         pipeline.run(given, tmp_path / "run")
+    with pytest.raises(InputError, match="'sequential' counts ops at the middle bitwidth"):
+        pipeline.run(small_hqnas.small(rivals=("sequential",), budgets=(0.12,)), tmp_path)
     with pytest.raises(InputError, match=r"hqnas.rivals='greedy'"):
         pipeline.run(small_hqnas.small(rivals=("greedy",)), tmp_path)
 
@@ -89,3 +97,8 @@ def test_a_run_has_a_record_of_each_way(tmp_path):
         assert row["adapted_from"] == ""
     assert records[2]["subnet"] == space.format_subnet(smallest)
     assert pipeline.run(given, tmp_path / "run")["records"] == records
+    # Without rivals the network begins with the weights of its own search: another one.
+    given.hqnas.rivals, given.hqnas.fronts = (), ()
+    alone = pipeline.run(given, tmp_path / "run")["records"]
+    assert len(list((tmp_path / "run" / "retrain").iterdir())) == 4
+    assert {row["method"] for row in alone} == {"hqnas", "sequential", "bwnas"}
