@@ -157,8 +157,8 @@ def controlled(
     """Returns the weights of the costs after a step, so that budgets hold without tuning.
 
     A weight grows while the cost is above its budget, and shrinks to 0 below (dual ascent on the
-    Lagrangian). An excess counts up to `MOST_EXCESS`, so that the weight does not pile up during the
-    steps that a cost takes to come down, and then press the cost far below its budget.
+    Lagrangian). An excess counts up to `MOST_EXCESS`: else the weight would pile up while a cost
+    comes down, and then press it far below its budget.
 
     Args:
       weights: Of each cost.
