@@ -87,6 +87,8 @@ LOGITS = optax.scale_by_adam(b1=0.5)
 
 def begin(params: PyTree, logits: Shares, costs: tuple[str, ...]) -> State:
     """Returns the state before the first step."""
+    # Strongly typed, as a step returns them: else the second step would be compiled again.
+    logits = Shares(*(jnp.asarray(x, jnp.float32) for x in logits))
     zero = {name: jnp.float32(0) for name in costs}
     return State(params, WEIGHTS.init(params), logits, LOGITS.init(logits), zero)
 

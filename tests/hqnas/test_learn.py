@@ -104,3 +104,18 @@ def test_imitation_is_the_cross_entropy():
     expected = -(p * np.log(q)).sum(-1).mean()
     found = learn.imitation(jnp.asarray(logits, jnp.float32), jnp.asarray(target, jnp.float32))
     np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_a_state_has_the_types_that_a_step_returns(case):
+    """Else the second step would be compiled again, which takes longer than all steps."""
+    network, params, bounds, (images, labels) = case
+    step = learn.step(network, relax.RELAXATIONS["sampled"], False)
+    state = learn.begin(params, relax.first(network.shared, 1.0), ("latency_ms",))
+    how = jax.tree.map(jnp.asarray, learn.How(STEPS, 1e-2, 0.1, (2.0, 0.5), 0.05, 20.0, 0.0))
+    given = how, bounds, jax.random.key(1), state, images[0], labels[0], jnp.int32(0)
+    after, _ = jax.eval_shape(step, *given)
+
+    def types(tree):
+        return [(leaf.shape, leaf.dtype, leaf.weak_type) for leaf in jax.tree.leaves(tree)]
+
+    assert types(after) == types(state)
