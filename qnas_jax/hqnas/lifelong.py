@@ -21,7 +21,7 @@ from qnas_jax.hqnas.learn import State
 from qnas_jax.hqnas.pipeline import Beginning
 from qnas_jax.hqnas.relax import Costs
 from qnas_jax.hqnas.results import Row, write_results
-from qnas_jax.hqnas.searching import Part
+from qnas_jax.hqnas.searching import Phase
 from qnas_jax.run.stage import Stage, is_finished, read_json
 from qnas_jax.stages import export as export_stage
 from qnas_jax.stages import fit, policies
@@ -73,7 +73,7 @@ def run(given: Config, workdir: pathlib.Path, name: str) -> dict[str, Any]:
         first = learn.begin(state.params, adapt.movable(state.logits), tuple(limits))
         how = searching.how_of(moved, given.adapt.steps, given.hqnas.logit_lr)
         state = searching.learned(
-            workdir, moved, stage, how, first, limits, seed, Part.ADAPTATION, f"adapt {name}"
+            workdir, moved, stage, how, first, limits, seed, Phase.ADAPTATION, f"adapt {name}"
         )
     else:
         began, most = time.monotonic(), jnp.float32(given.hqnas.most_weight)

@@ -25,10 +25,10 @@ from qnas_jax.stages.experiment import Purpose, key
 from qnas_jax.stages.scoring import Evaluate, remembering
 from qnas_jax.train import loop, optimizers
 
-PART_SEEDS = 1 << 20  # between the seeds of batches of two parts
+PHASE_SEEDS = 1 << 20  # between the seeds of batches of two phases
 
 
-class Part(enum.IntEnum):
+class Phase(enum.IntEnum):
     """What trains the shared weights."""
 
     WARMUP = 0
@@ -60,7 +60,7 @@ def warmed_up(workdir: pathlib.Path, begun: Begun, seed: int) -> tuple[Stage, St
     any_budget = experiment.bounds(begun, max(begun.budgets.values()))
     logits = relax.first(begun.network.shared, 0.0)
     state = learn.begin(begun.params, logits, tuple(any_budget))
-    state = learned(workdir, begun, stage, how, state, any_budget, seed, Part.WARMUP, "warm-up")
+    state = learned(workdir, begun, stage, how, state, any_budget, seed, Phase.WARMUP, "warm-up")
     stage.finish()
     return stage, state
 
@@ -92,7 +92,7 @@ def searched(
               "most_weight", "damping", "samples", "norm_images", "choice_images")  # fmt: skip
     made_from = {
         "warmup": warm.hash,
-        "bounds": {key: artefacts.digest(_listed(one)) for key, one in limits.items()},
+        "bounds": {cost: artefacts.digest(_listed(one)) for cost, one in limits.items()},
         "logits": artefacts.digest(_listed(logits)),
         **{name: artefacts.plain(own)[name] for name in recipe},
     }
@@ -101,7 +101,7 @@ def searched(
     how = how_of(begun, own.steps, own.logit_lr)
     state = learn.begin(start.params, logits, tuple(limits))
     title = f"search {name}"
-    state = learned(workdir, begun, stage, how, state, limits, seed, Part.SEARCH, title)
+    state = learned(workdir, begun, stage, how, state, limits, seed, Phase.SEARCH, title)
     return stage, state
 
 
@@ -178,7 +178,7 @@ def learned(
     state: State,
     limits: Bounds,
     seed: int,
-    part: Part,
+    phase: Phase,
     title: str,
 ) -> State:
     """Returns the state after a stage's steps, with checkpoints, metrics and progress.
@@ -191,15 +191,15 @@ def learned(
       state: The first state.
       limits: The costs with their budgets.
       seed: Of the draws.
-      part: Of the run; each has random numbers and batches of its own.
+      phase: Of the run; each has random numbers and batches of its own.
       title: Name of the training in log lines.
     """
     training, own = fit.training(begun.config), begun.config.hqnas
-    draws = jax.random.fold_in(key(seed, Purpose.SUPERNET_TRAIN), part)
+    draws = jax.random.fold_in(key(seed, Purpose.SUPERNET_TRAIN), phase)
     rate = optimizers.cosine(own.lr, int(how.steps), 0)
     watched = loop.Watched("the shared weights", "loss", rate, "hqnas.lr", lambda state: state)
     planned = fit.plan(stage, training, title, int(how.steps), [watched])
-    training = training._replace(seed=seed + part * PART_SEEDS)
+    training = training._replace(seed=seed + phase * PHASE_SEEDS)
     make_batch = fit.batches(begun.problem.train, training, own.batch)
     steps = functools.partial(begun.steps, (jax.tree.map(jnp.asarray, how), limits, draws))
     return fit.fit(workdir, planned, steps, state, make_batch)
