@@ -1,4 +1,4 @@
-"""A finished search on shifted images, and within several budgets."""
+"""A finished search for other devices, budgets and images; and searches within several budgets."""
 
 import json
 
@@ -22,6 +22,34 @@ def with_adapt(**settings):
 def finished(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("hqnas")
     return workdir, pipeline.run(small_hqnas.small(exports=False), workdir)
+
+
+@pytest.mark.slow
+def test_an_adaptation_is_a_new_record_and_the_old_one_stays(finished):
+    workdir, results = finished
+    (old,) = results["records"]
+    after = lifelong.run(with_adapt(target="bismo_cloud", budget=0.5), workdir, "cloud")
+    assert after["records"][0] == old
+    new = after["records"][1]
+    assert new["adapted_from"] == old["name"]
+    assert new["device"] == "bismo_cloud"
+    assert new["latency_ms"] <= 0.5 * new["teacher_cost"] * (1 + 1e-5)
+    assert pipeline.run(small_hqnas.small(exports=False), workdir)["records"][1] == new
+    with pytest.raises(InputError, match="other settings"):
+        lifelong.run(with_adapt(target="bismo_cloud", budget=0.4), workdir, "cloud")
+
+
+@pytest.mark.slow
+def test_what_cannot_be_adapted_is_said_at_once(finished, tmp_path):
+    workdir, _ = finished
+    with pytest.raises(InputError, match="is not finished; run the search first"):
+        lifelong.run(with_adapt(budget=0.5), tmp_path, "early")
+    with pytest.raises(InputError, match=r"adapt.budget=0.01.*the fastest subnet takes"):
+        lifelong.run(with_adapt(budget=0.01), workdir, "small")
+    with pytest.raises(InputError, match="does not know 'energy_mj'; it knows size_bytes"):
+        lifelong.run(with_adapt(cost="energy_mj"), workdir, "energy")
+    with pytest.raises(InputError, match="must be a name"):
+        lifelong.run(with_adapt(budget=0.5), workdir, "../up")
 
 
 @pytest.mark.slow
