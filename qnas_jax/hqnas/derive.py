@@ -48,7 +48,7 @@ def scored(
 ) -> list[Scored]:
     """Returns the most likely subnet, the best by added scores, and some draws; the best first.
 
-    All are brought within the budgets. Where costs have prices instead, the best is that of the
+    All are brought within the budgets, and filled up to them. Where costs have prices instead, the best is that of the
     lowest loss with what its costs add.
 
     Args:
@@ -66,6 +66,7 @@ def scored(
     subnets = [subnet_of(described, one) for one in (relax.most_likely(logits), *each)]
     held = {name: one for name, one in bounds.items() if name not in prices}
     subnets = [one for subnet in subnets if (one := within(described, subnet, held))]
+    subnets = [filled(described, one, added, bounds, prices) for one in subnets]
     best = best_by_sum(described, added, bounds, prices)
     subnets = list(dict.fromkeys([best, *subnets]))[:count]
     scores, first = evaluate(subnets), next(iter(bounds.values()))
@@ -129,6 +130,28 @@ def best_by_sum(
         raise InputError(refusal(bounds))
     best = front.rows[allowed[np.argmin(front.objectives[allowed, 0])]]
     return subnet_at(described, np.stack(np.unravel_index(best, values.shape[1:]), 1))
+
+
+def filled(
+    described: Shared, subnet: space.Subnet, added: Shares, bounds: Bounds, prices: Prices
+) -> space.Subnet:
+    """Returns a subnet with as many more bits as the budgets allow, where they help most.
+
+    Args:
+      described: The layers.
+      subnet: Within the budgets.
+      added: What each choice adds to the loss, see `adapt.sensitivities`.
+      bounds: The costs.
+      prices: Of costs that have no budget, see `adapt.adapted`.
+    """
+    codes, bits = codes_of(described, subnet), np.array(described.bits)
+    own = codes[:, :1] == np.arange(len(described.ops))
+    more = [bits >= bits[codes[:, part]][:, None] for part in (1, 2)]
+    allowed = zip(added, (own, *more), strict=True)
+    return best_by_sum(
+        described, Shares(*(jnp.where(mask, part, jnp.inf) for part, mask in allowed)), bounds,
+        prices,
+    )  # fmt: skip
 
 
 def check(described: Shared, bounds: Bounds) -> None:

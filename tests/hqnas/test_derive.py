@@ -103,6 +103,28 @@ def test_the_best_sum_is_that_of_brute_force():
         assert sum_of(added, found) <= best + 2e-3 * (1 + abs(best))
 
 
+def test_a_subnet_is_filled_up_with_the_bits_that_help_most():
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        added = added_scores(rng)
+        bounds = {"latency_ms": costs_of(ordered(rng), 6.0)}
+        for subnet in every_subnet()[::5]:
+            if derive.cost_of(DESCRIBED, subnet, bounds["latency_ms"]) > 6.0:
+                continue
+            codes = codes_of(DESCRIBED, subnet)
+            larger = [
+                other
+                for other in every_subnet()
+                if (codes_of(DESCRIBED, other)[:, 0] == codes[:, 0]).all()
+                and (codes_of(DESCRIBED, other)[:, 1:] >= codes[:, 1:]).all()
+                and derive.cost_of(DESCRIBED, other, bounds["latency_ms"]) <= 6.0
+            ]
+            found = derive.filled(DESCRIBED, subnet, added, bounds, derive.NO_PRICES)
+            assert found in larger
+            best = min(sum_of(added, other) for other in larger)
+            assert sum_of(added, found) <= best + 2e-3 * (1 + abs(best))
+
+
 def test_a_price_is_part_of_the_sum():
     rng = np.random.default_rng(3)
     added, bounds = added_scores(rng), {"energy_mj": costs_of(ordered(rng), 4.0)}
