@@ -48,8 +48,8 @@ def scored(
 ) -> list[Scored]:
     """Returns the most likely subnet, the best by added scores, and some draws; the best first.
 
-    All are brought within the budgets, and filled up to them. Where costs have prices instead, the best is that of the
-    lowest loss with what its costs add.
+    All are brought within the budgets, and filled up to them. Where costs have prices instead, the
+    best is that of the lowest loss with what its costs add.
 
     Args:
       described: The layers.
