@@ -135,9 +135,7 @@ class Adapt:
         if self.prices and (self.budget or self.cost):
             raise InputError("adapt.prices: a preference has no adapt.budget and no adapt.cost")
         if self.prices and self.corruptions:
-            rule = (
-                "not together; adapt to the images first, then with adapt.after to the preference"
-            )
+            rule = "not together; adapt to the images, then with adapt.after to the preference"
             raise InputError(f"adapt.prices and adapt.corruptions: {rule}")
         checks.bounds("adapt.prices", self.prices, tuple(COSTS))
         check_corruptions("adapt.corruptions", self.corruptions)
