@@ -23,7 +23,7 @@ BAD = [
     ("data.seed", -1, "must be at least 0"),
     ("data.threads", 0, "must be at least 1"),
     ("data.cache_mb", -1, "must be at least 0"),
-    ("data.corruptions", (("rain", 0.5),), "must be among"),
+    ("data.corruptions", (("dark", 0.5), ("dark", 0.2)), "each name only once"),
     ("network.width", 0.05, "must lie in [0.1, 4.0]"),
     ("network.width", 4.5, "must lie in [0.1, 4.0]"),
     ("network.width", math.nan, "must be finite numbers"),
