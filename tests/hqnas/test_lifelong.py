@@ -42,7 +42,7 @@ def test_an_adaptation_is_a_new_record_and_the_old_one_stays(finished):
 @pytest.mark.slow
 def test_what_cannot_be_adapted_is_said_at_once(finished, tmp_path):
     workdir, _ = finished
-    with pytest.raises(InputError, match="is not finished; run the search first"):
+    with pytest.raises(InputError, match="is not finished; run that search first"):
         lifelong.run(with_adapt(budget=0.5), tmp_path, "early")
     with pytest.raises(InputError, match=r"adapt.budget=0.01.*the fastest subnet takes"):
         lifelong.run(with_adapt(budget=0.01), workdir, "small")
