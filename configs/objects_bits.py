@@ -2,7 +2,7 @@
 
     python launch/main.py --config configs/objects_bits.py
 
-Its front is what `hqnas.rivals` takes networks from.
+`configs/hqnas_objects.py` can be compared with its front, see `hqnas.fronts`.
 """
 
 from qnas_jax.bwnas import config

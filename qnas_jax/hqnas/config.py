@@ -52,8 +52,8 @@ class Hqnas:
     damping: float = 0.0  # of weights that oscillate between two values, see quant/nested.py
     rate: float = 0.05  # how fast the controller follows
     most_weight: float = 20.0  # of the cost in the loss
-    choice_images: int = 64  # the first of them, on which each choice is scored alone in the end
-    samples: int = 16  # subnets that are drawn then, and scored; the best is trained
+    choice_images: int = 64  # of score_images, on which each choice of a layer is scored alone
+    samples: int = 16  # subnets that are drawn in the end, and scored; the best is trained
     score_images: int = 250  # the last ones of the training split, kept out of training
     images_per_pass: int = 250
     norm_images: int = 64  # of which batch norms take statistics before a choice is scored

@@ -19,6 +19,7 @@ from qnas_jax.stages.scoring import Scores
 Prices = Mapping[str, Array]  # by the name of the cost
 NO_PRICES: Prices = MappingProxyType({})
 
+SLACK = 1e-6  # of a budget, for the rounding of sums
 EPSILON = 1e-3  # of the front of added scores: how far its sums may be off, relatively
 
 
@@ -124,7 +125,7 @@ def best_by_sum(
         for layer in range(len(values))
     ]
     front = pareto.pareto_front(tables, EPSILON)
-    most = [(float(one.budget) - float(one.fixed)) * (1 + 1e-6) for one in bounds.values()]
+    most = [float(one.budget) * (1 + SLACK) - float(one.fixed) for one in bounds.values()]
     allowed = np.flatnonzero((front.objectives[:, 1:] <= most).all(1))
     if not len(allowed):
         raise InputError(refusal(bounds))
@@ -175,7 +176,7 @@ def within(described: Shared, subnet: space.Subnet, bounds: Bounds) -> space.Sub
     flat = np.stack([one.reshape(len(one), -1) for one in costs])  # [costs, layers, choices]
     rows, shape = np.arange(flat.shape[1]), costs[0].shape[1:]
     chosen = np.array(np.ravel_multi_index(tuple(codes_of(described, subnet).T), shape))
-    while (over := flat[:, rows, chosen].sum(1) > most + 1e-6).any():
+    while (over := flat[:, rows, chosen].sum(1) > most + SLACK).any():
         less = flat[:, rows, chosen][:, :, None] - flat
         saved = less[over].sum(0)
         saved = np.where((saved > 0) & (less >= 0).all(0), saved, np.inf)

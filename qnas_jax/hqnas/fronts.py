@@ -10,7 +10,7 @@ from qnas_jax.hqnas import derive
 from qnas_jax.hqnas.relax import Bounds
 from qnas_jax.hqnas.shared import Shared
 from qnas_jax.run.paths import named
-from qnas_jax.run.stage import read_json
+from qnas_jax.run.stage import seconds_of
 from qnas_jax.search import front
 
 STAGES = ("supernet", "lut", "search")  # of a run of QA-BWNAS, from the teacher to the front
@@ -44,7 +44,9 @@ def best(file: pathlib.Path, described: Shared, limits: Bounds) -> space.Subnet:
         if not known or tuple(map(len, subnet)) != described.depths:
             raise InputError(f"{file}: {point.subnet} is not in the space of this run")
         costs = {name: derive.cost_of(described, subnet, one) for name, one in limits.items()}
-        if all(cost <= float(limits[name].budget) * (1 + 1e-6) for name, cost in costs.items()):
+        if all(
+            cost <= float(limits[name].budget) * (1 + derive.SLACK) for name, cost in costs.items()
+        ):
             return subnet
     raise InputError(f"{file}: {derive.refusal(limits)}")
 
@@ -58,5 +60,4 @@ def check(files: Sequence[str], described: Shared, bounds: Sequence[Bounds]) -> 
 
 def seconds(file: pathlib.Path) -> float:
     """Returns how long the run took from the teacher to the front; 0 if its folders are missing."""
-    marks = [file.parents[1] / name / "made_from.json" for name in STAGES]
-    return sum((read_json(mark, "seconds")["seconds"] for mark in marks if mark.exists()), 0.0)
+    return sum((seconds_of(file.parents[1] / name) for name in STAGES), 0.0)

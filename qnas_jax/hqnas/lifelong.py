@@ -18,11 +18,11 @@ from qnas_jax.hqnas import adapt, derive, experiment, learn, pipeline, searching
 from qnas_jax.hqnas.config import Config
 from qnas_jax.hqnas.experiment import Begun
 from qnas_jax.hqnas.learn import State
-from qnas_jax.hqnas.pipeline import Beginning
+from qnas_jax.hqnas.pipeline import Start
 from qnas_jax.hqnas.relax import Costs
 from qnas_jax.hqnas.results import Row, write_results
 from qnas_jax.hqnas.searching import Phase
-from qnas_jax.run.stage import Stage, is_finished, read_json
+from qnas_jax.run.stage import Stage, hash_of, is_finished
 from qnas_jax.stages import export as export_stage
 from qnas_jax.stages import fit, policies
 from qnas_jax.train import checkpoint
@@ -57,13 +57,13 @@ def run(given: Config, workdir: pathlib.Path, name: str) -> dict[str, Any]:
     limits, prices = _limits(moved, begun, given)
     warm_stage, warm = searching.warmed_up(workdir, begun, seed)
     search, state, _ = searching.of_budget(workdir, begun, warm_stage, warm, seed, share)
-    old_weights = pipeline.beginning_of(begun, warm_stage, warm, state)
+    old_start = pipeline.start_of(begun, warm_stage, warm, state)
     likely = shared.subnet_of(begun.network.shared, state.logits)
     added = searching.added_losses(begun, search, state.params, likely)
-    weights, state = _beginning(workdir, given.adapt.after, search.folder, state)
+    weights, state = _weights(workdir, given.adapt.after, search.folder, state)
     made_from = {
         "search": search.hash,
-        "after": read_json(weights / "made_from.json", "hash")["hash"],
+        "after": hash_of(weights),
         "adapt": given.adapt,
         "samples": given.hqnas.samples,
     }
@@ -86,19 +86,19 @@ def run(given: Config, workdir: pathlib.Path, name: str) -> dict[str, Any]:
     scores = search.folder if same else stage.folder
     scored = searching.found(moved, stage, state, added, limits, seed, scores, prices)
     stage.finish()
-    begins = pipeline.Beginning(state.params, {})
-    network = pipeline.train(workdir, moved, stage, begins, scored[0].subnet, seed)
+    start = Start(state.params, {})
+    network = pipeline.train(workdir, moved, stage, start, scored[0].subnet, seed)
     if given.hqnas.exports:
         folder = workdir / "export" / network.stage.folder.name
         export_stage.check([folder], begun.problem.task, given.export.max_drop)
     shown = 0.0 if prices else next(iter(moved.budgets))
     took = {"seconds": stage.seconds}
-    more = _unadapted(workdir, begun, moved, search, old_weights, seed)
+    more = _unadapted(workdir, begun, moved, search, old_start, seed)
     row = Row(seed, shown, stage, scored, network, "hqnas", took, search.folder.name, more)
     return write_results(workdir, moved, [row])
 
 
-def _beginning(
+def _weights(
     workdir: pathlib.Path, after: str, search: pathlib.Path, state: State
 ) -> tuple[pathlib.Path, State]:
     """The folder and the state of the shared weights with which an adaptation begins."""
@@ -113,13 +113,18 @@ def _beginning(
 
 
 def _unadapted(
-    workdir: pathlib.Path, begun: Begun, moved: Begun, search: Stage, begins: Beginning, seed: int
+    workdir: pathlib.Path,
+    begun: Begun,
+    moved: Begun,
+    search: Stage,
+    start: pipeline.Start,
+    seed: int,
 ) -> dict[str, float]:
     """The score of the old network on the shifted images, if they are shifted."""
     if not begun.config.adapt.corruptions:
         return {}
     best = searching.read_subnets(search.folder / "subnets.json")[0].subnet
-    old = pipeline.train(workdir, begun, search, begins, best, seed)
+    old = pipeline.train(workdir, begun, search, start, best, seed)
     found = policies.accuracy(moved.problem, fit.training(begun.config), old)
     return {"unadapted_accuracy": found}
 

@@ -58,9 +58,9 @@ def run(given: Any, workdir: pathlib.Path) -> dict[str, Any]:
             for rival in own.rivals:
                 name = f"{rival}-{found['hqnas'][0].folder.name}"
                 found[rival] = RIVALS[rival](workdir, begun, warm_stage, warm, seed, name, limits)
-            begins = beginning_of(begun, warm_stage, warm, state)
+            start = start_of(begun, warm_stage, warm, state)
             for method, (stage, scored, seconds) in found.items():
-                network = train(workdir, begun, stage, begins, scored[0].subnet, seed)
+                network = train(workdir, begun, stage, start, scored[0].subnet, seed)
                 took = {"seconds": seconds, "warmup_seconds": warm_stage.seconds}
                 rows.append(Row(seed, share, stage, scored, network, method, took))
     folders = [workdir / "export" / row.network.stage.folder.name for row in rows]
@@ -69,7 +69,7 @@ def run(given: Any, workdir: pathlib.Path) -> dict[str, Any]:
     return write_results(workdir, begun, rows)
 
 
-class Beginning(NamedTuple):
+class Start(NamedTuple):
     """The shared weights from which a found network is cut.
 
     Attributes:
@@ -81,18 +81,18 @@ class Beginning(NamedTuple):
     mark: dict[str, str]
 
 
-def beginning_of(begun: Begun, warm_stage: Stage, warm: State, state: State) -> Beginning:
+def start_of(begun: Begun, warm_stage: Stage, warm: State, state: State) -> Start:
     """Returns the weights of the search, or in a comparison those that no search has shaped."""
     if begun.config.hqnas.rivals:
-        return Beginning(warm.params, {"start": warm_stage.hash})
-    return Beginning(state.params, {})
+        return Start(warm.params, {"start": warm_stage.hash})
+    return Start(state.params, {})
 
 
 def train(
     workdir: pathlib.Path,
     begun: Begun,
     search: Stage,
-    begins: Beginning,
+    start: Start,
     subnet: space.Subnet,
     seed: int,
 ) -> Trained:
@@ -102,7 +102,7 @@ def train(
       workdir: The folder of the run.
       begun: The run.
       search: The stage that found it.
-      begins: The shared weights.
+      start: The shared weights.
       subnet: The network.
       seed: Of the training.
     """
@@ -111,17 +111,17 @@ def train(
     recipe = policies.recipe(own.final_steps, own.final_lr)
     how = how._replace(train=dataclasses.replace(how.train, **recipe))
     made_from = {"search": search.hash, "subnet": space.format_subnet(subnet), **recipe}
-    made_from |= begins.mark
+    made_from |= start.mark
     name = f"{search.folder.name}-{artefacts.digest(made_from)[:6]}"
     stage = Stage(workdir / "retrain" / name, made_from)
     model = begun.problem.student(subnet)
     if stage.done:
         trained = Trained(stage, model, subnet, policies.NETWORK)
     else:
-        cut = shared.cut(begun.network.shared, begins.params, subnet)
-        start, quantize = experiment.standalone(begun, model, cut, subnet)
+        cut = shared.cut(begun.network.shared, start.params, subnet)
+        variables, quantize = experiment.standalone(begun, model, cut, subnet)
         trained = policies.train_policy(
-            workdir, begun.problem, how, stage, model, start, quantize, None, f"retrain {name}",
+            workdir, begun.problem, how, stage, model, variables, quantize, None, f"retrain {name}",
             jax.random.fold_in(key(seed, Purpose.RETRAIN_TRAIN), 0),
             experiment.norm_images(begun), subnet,
         )  # fmt: skip

@@ -1,9 +1,11 @@
 """Other ways to choose ops and bits in the same space; what they find is trained alike."""
 
 import pathlib
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 from qnas_jax import space
 from qnas_jax.hqnas import derive, fronts, relax, searching, shared
@@ -51,13 +53,11 @@ def sequential(
     )
     likely = shared.subnet_of(described, state.logits)
     added = searching.added_losses(begun, stage, state.params, likely)
-    fixed = added._replace(w=_only(added.w, most), a=_only(added.a, most))
-    ops = searching.found(begun, stage, state, fixed, of_ops, seed, stage.folder)[0].subnet
+    only_ops = added._replace(w=_fixed(added.w, most), a=_fixed(added.a, most))
+    ops = searching.found(begun, stage, state, only_ops, of_ops, seed, stage.folder)[0].subnet
     added = searching.added_losses(begun, stage, state.params, ops, "bits.npz")
-    codes = shared.codes_of(described, ops)
-    own = jnp.asarray(codes[:, 0])[:, None] == jnp.arange(len(described.ops))[None]
-    fixed = added._replace(op=jnp.where(own, 0.0, jnp.inf))
-    subnet = derive.best_by_sum(described, fixed, limits)
+    only_bits = added._replace(op=_fixed(added.op, shared.codes_of(described, ops)[:, 0]))
+    subnet = derive.best_by_sum(described, only_bits, limits)
     scored = searching.scored_alone(begun, stage, state.params, subnet, limits)
     stage.finish()
     return stage, [scored], stage.seconds
@@ -71,10 +71,10 @@ def _only_ops(described: Shared, bits: int) -> Shares:
     return Shares(logits.op, fixed, fixed)
 
 
-def _only(values, place: int):
-    """Added scores that allow one choice."""
-    columns = jnp.arange(values.shape[1])[None]
-    return jnp.where(columns == place, 0.0, jnp.full(values.shape, jnp.inf))
+def _fixed(values: Array, places: Any) -> Array:
+    """Added scores that allow one choice in each layer, given by its place."""
+    own = np.arange(values.shape[1]) == np.broadcast_to(places, len(values))[:, None]
+    return jnp.where(own, 0.0, jnp.inf)
 
 
 def bwnas(
@@ -88,7 +88,7 @@ def bwnas(
 ) -> Found:
     """Takes the subnet of lowest NSR within the budgets from a front of QA-BWNAS.
 
-    Args: see `sequential`.
+    The arguments are those of `sequential`.
 
     Raises:
       InputError: The front cannot be read, or none of its subnets is allowed.

@@ -51,7 +51,7 @@ def warmed_up(workdir: pathlib.Path, begun: Begun, seed: int) -> tuple[Stage, St
         "transform": own.transform,
         "temperature": list(own.temperature),
         "held_out": own.score_images,
-        "costs": [own.cost, *begun.limits],
+        "costs": [own.cost, *begun.limits],  # the state has a weight for each
         "seed": seed,
     }
     stage = Stage(workdir / "hqnas" / f"warmup-s{seed}", made_from)

@@ -121,12 +121,13 @@ def timeline(records: Sequence[Mapping[str, Any]]) -> str:
     figure = Figure(figsize=(11, 1 + 0.32 * len(records)), layout="constrained")
     axes = new_axes(figure, 1, 1, 1)
     places, left = np.arange(len(records)), np.zeros(len(records))
-    parts = {"warmup_seconds": FAINT, "seconds": SUBNET, "train_seconds": BLOCKS[1]}
-    for name, colour in parts.items():
+    parts = (
+        ("warmup_seconds", "warm-up", FAINT),
+        ("seconds", "search or adaptation", SUBNET),
+        ("train_seconds", "training", BLOCKS[1]),
+    )
+    for name, label, colour in parts:
         values = np.array([row.get(name, 0.0) for row in records])
-        label = {"warmup_seconds": "warm-up", "seconds": "search or adaptation"}.get(
-            name, "training"
-        )
         axes.barh(places, values, left=left, color=colour, label=label)
         left += values
     for place, (end, row) in enumerate(zip(left, records, strict=True)):

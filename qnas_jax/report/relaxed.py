@@ -38,7 +38,8 @@ end, scored with the shared weights on the held-out images.</p>
 <h2>What each result took</h2>
 $timeline
 <p class="note">Seconds. A search needs the warm-up of its seed, which all its budgets share; an
-adaptation needs neither. QA-BWNAS: its supernet, table and search. The number is $metric.</p>
+adaptation needs a finished search. QA-BWNAS: its supernet, table and search. The number is
+$metric.</p>
 <h2>Ops and bits by layer</h2>
 $layers
 <h2>The search</h2>

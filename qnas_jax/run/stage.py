@@ -101,6 +101,18 @@ def begun_with(folder: pathlib.Path, name: str) -> Any:
     return found["made_from"].get(name) if found else None
 
 
+def hash_of(folder: pathlib.Path) -> str:
+    """Returns the hash in a stage's mark, "" without a mark; raises like `is_finished`."""
+    found = _read_mark(folder)
+    return found["hash"] if found else ""
+
+
+def seconds_of(folder: pathlib.Path) -> float:
+    """Returns how long a stage took, 0 without a mark; raises like `is_finished`."""
+    found = _read_mark(folder)
+    return found["seconds"] if found else 0.0
+
+
 def is_finished(folder: pathlib.Path) -> bool:
     """Whether a folder has a finished stage, made from any settings.
 

@@ -71,6 +71,14 @@ def test_ops_are_searched_at_one_bitwidth():
     np.testing.assert_allclose(costs.layers[:, 1], 1.4)
 
 
+def test_one_choice_of_each_layer_is_allowed():
+    values = jnp.full((2, 3), 0.5)
+    off = np.inf
+    np.testing.assert_array_equal(rivals._fixed(values, 1), [[off, 0, off]] * 2)
+    found = rivals._fixed(values, np.array([2, 0], np.uint8))
+    np.testing.assert_array_equal(found, [[off, off, 0], [0, off, off]])
+
+
 def test_rivals_without_a_front_are_refused_at_once(tmp_path):
     with pytest.raises(InputError, match=r"hqnas.fronts: 0 files: must be one file"):
         pipeline.run(small_hqnas.small(rivals=("bwnas",)), tmp_path)
