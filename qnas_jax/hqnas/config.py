@@ -83,6 +83,8 @@ class Hqnas:
         checks.one_of("hqnas.relaxation", self.relaxation, ("sampled", "mixture"))
         checks.length("hqnas.temperature", self.temperature, 2)
         checks.all_of("hqnas.temperature", self.temperature, lambda t: t > 0, "above 0")
+        if self.temperature[0] < self.temperature[1]:
+            raise InputError(f"hqnas.temperature={self.temperature}: must not rise")
         checks.at_least("hqnas.damping", self.damping, 0)
         checks.within("hqnas.first_bits", self.first_bits, 0.0, 10.0)
         checks.bounds("hqnas.limits", self.limits, tuple(COSTS))
@@ -119,11 +121,18 @@ class Adapt:
     # Shifted images, see data.corruptions; the shared weights learn on them for `steps`, and so do
     # the logits, which begin in the order that they have.
     corruptions: tuple[tuple[str, float], ...] = ()
+    # Shifted classes, see data.frequencies; with or without corruptions, and learned as they are.
+    frequencies: tuple[tuple[str, float], ...] = ()
     steps: int = 60
     final_steps: int = -1  # of the found network; -1: hqnas.final_steps
     # The name of an adaptation whose shared weights are the beginning; "": those of the search.
     # Nothing else that an adaptation learned flows back.
     after: str = ""
+
+    @property
+    def shifted(self) -> bool:
+        """Whether the images are others."""
+        return bool(self.corruptions or self.frequencies)
 
     def check(self) -> None:
         """Raises InputError for the first value that cannot be used."""
@@ -134,11 +143,12 @@ class Adapt:
             checks.one_of("adapt.cost", self.cost, tuple(COSTS))
         if self.prices and (self.budget or self.cost):
             raise InputError("adapt.prices: a preference has no adapt.budget and no adapt.cost")
-        if self.prices and self.corruptions:
+        if self.prices and self.shifted:
             rule = "not together; adapt to the images, then with adapt.after to the preference"
-            raise InputError(f"adapt.prices and adapt.corruptions: {rule}")
+            raise InputError(f"adapt.prices and shifted images: {rule}")
         checks.bounds("adapt.prices", self.prices, tuple(COSTS))
         check_corruptions("adapt.corruptions", self.corruptions)
+        checks.bounds("adapt.frequencies", self.frequencies, ())
         checks.at_least("adapt.steps", self.steps, 1)
         checks.at_least("adapt.final_steps", self.final_steps, -1)
 
@@ -177,5 +187,6 @@ class Config:
             {
                 "hqnas.score_images + hqnas.norm_images": kept + self.hqnas.norm_images,
                 "hqnas.score_images + quantize.images": kept + self.quantize.images,
+                "hqnas.score_images + hqnas.batch": kept + self.hqnas.batch,
             },
         )

@@ -12,7 +12,9 @@ import jax
 import jax.numpy as jnp
 
 from qnas_jax import hardware
+from qnas_jax.data.batching import Dataset
 from qnas_jax.data.corruptions import Corrupted
+from qnas_jax.data.frequencies import Resampled
 from qnas_jax.errors import InputError
 from qnas_jax.hqnas import adapt, derive, experiment, learn, pipeline, searching, shared
 from qnas_jax.hqnas.config import Config
@@ -69,7 +71,7 @@ def run(given: Config, workdir: pathlib.Path, name: str) -> dict[str, Any]:
     }
     stage = Stage(workdir / "hqnas" / f"adapted-{name}", made_from)
     stage.begin()
-    if given.adapt.corruptions:
+    if given.adapt.shifted:
         first = learn.begin(state.params, adapt.movable(state.logits), tuple(limits))
         how = searching.how_of(moved, given.adapt.steps, given.hqnas.logit_lr)
         state = searching.learned(
@@ -82,7 +84,7 @@ def run(given: Config, workdir: pathlib.Path, name: str) -> dict[str, Any]:
         # Draws of certain logits would all be the same subnet.
         state = state._replace(logits=adapt.movable(logits))
     # Scores belong to weights and images.
-    same = not (given.adapt.corruptions or given.adapt.after)
+    same = not (given.adapt.shifted or given.adapt.after)
     scores = search.folder if same else stage.folder
     scored = searching.found(moved, stage, state, added, limits, seed, scores, prices)
     stage.finish()
@@ -106,7 +108,7 @@ def _weights(
         return search, state
     folder = workdir / "hqnas" / f"adapted-{after}"
     if not (is_finished(folder) and (folder / "checkpoint").is_dir()):
-        rule = "must be a finished adaptation with adapt.corruptions: others learn no weights"
+        rule = "must be a finished adaptation to shifted images: others learn no weights"
         raise InputError(f"adapt.after={after!r}: {rule}")
     held = checkpoint.load_parts(folder / "checkpoint", {"params": state.params})
     return folder, state._replace(**held)
@@ -121,7 +123,7 @@ def _unadapted(
     seed: int,
 ) -> dict[str, float]:
     """The score of the old network on the shifted images, if they are shifted."""
-    if not begun.config.adapt.corruptions:
+    if not begun.config.adapt.shifted:
         return {}
     best = searching.read_subnets(search.folder / "subnets.json")[0].subnet
     old = pipeline.train(workdir, begun, search, start, best, seed)
@@ -155,7 +157,7 @@ def _moved(begun: Begun, share: float) -> Begun:
         experiment.check_budgets("adapt.budget", cost, costs[cost], budgets)
     begun = begun._replace(config=config, deployed=deployed, costs=costs, budgets=budgets)
     begun = begun._replace(limits={} if prices else _limits_on(begun))
-    return _shifted(begun) if wanted.corruptions else begun
+    return _shifted(begun) if wanted.shifted else begun
 
 
 def _limits_on(begun: Begun) -> dict[str, float]:
@@ -172,11 +174,17 @@ def _limits_on(begun: Begun) -> dict[str, float]:
 
 
 def _shifted(begun: Begun) -> Begun:
-    """The run with corrupted images."""
-    by, problem = begun.config.adapt.corruptions, begun.problem
-    held_out = Corrupted(begun.held_out, by)
-    problem = problem._replace(train=Corrupted(problem.train, by), val=Corrupted(problem.val, by))
-    return begun._replace(problem=problem, held_out=held_out)
+    """The run with shifted images."""
+    wanted, problem = begun.config.adapt, begun.problem
+
+    def shifted(data: Dataset) -> Dataset:
+        if wanted.frequencies:
+            logger.info("adapt: reading the classes of %d images", len(data))
+            data = Resampled(data, wanted.frequencies)
+        return Corrupted(data, wanted.corruptions)
+
+    problem = problem._replace(train=shifted(problem.train), val=shifted(problem.val))
+    return begun._replace(problem=problem, held_out=shifted(begun.held_out))
 
 
 def _limits(moved: Begun, begun: Begun, given: Config) -> tuple[dict[str, Costs], dict[str, Any]]:

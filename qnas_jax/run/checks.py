@@ -84,12 +84,22 @@ def distinct(name: str, values: tuple) -> None:
 
 
 def bounds(name: str, pairs: tuple, keys: tuple[str, ...]) -> None:
-    """The value is pairs of a key and a number above 0, no key twice; there may be none."""
+    """The value is pairs of a key and a number above 0, no key twice; there may be none.
+
+    Args:
+      name: Of the setting.
+      pairs: Its value.
+      keys: Those that are allowed; with none, any name.
+    """
     for pair in pairs:
         if not isinstance(pair, (tuple, list)) or len(pair) != 2:
-            raise InputError(f"{name}={pairs}: must be pairs, like (({keys[0]!r}, 1.5),)")
+            raise InputError(
+                f"{name}={pairs}: must be pairs, like (({(keys or ('car',))[0]!r}, 1.5),)"
+            )
         key, bound = pair
-        if key not in keys:
+        if not keys and not isinstance(key, str):
+            raise InputError(f"{name}={pairs}: {key!r} must be a name")
+        if keys and key not in keys:
             raise InputError(f"{name}={pairs}: {key!r} must be among {keys}")
         if not (_is(bound, float) and bound > 0):
             raise InputError(f"{name}={pairs}: {key!r} must have a number above 0")

@@ -83,7 +83,7 @@ def unreadable(path: pathlib.Path, error: Exception) -> InputError:
     what = [] if missing else ["it"]
     what += [f"{_MARK} next to it"] if is_finished(path.parent) else []
     delete = f"delete {' and '.join(what)}, then " if what else ""
-    return InputError(f"{path}: {state}; {delete}repeat the command of the run")
+    return InputError(f"{path}: {state}; {delete}repeat the command of the run that wrote it")
 
 
 def is_begun(folder: pathlib.Path) -> bool:

@@ -241,7 +241,7 @@ def data_mark(problem: Problem, data: config.Data) -> dict[str, Any]:
     mark = artefacts.plain(data)
     mark |= {"train_images": len(problem.train), "val_images": len(problem.val)}
     del mark["threads"], mark["cache_mb"]
-    for later in ("name", "corruptions"):
+    for later in ("name", "corruptions", "frequencies"):
         if not mark[later]:
             del mark[later]
     contents = [split.content() for split in (problem.train, problem.val)]

@@ -8,6 +8,7 @@ from qnas_jax.data.cityscapes import Cityscapes
 from qnas_jax.data.corruptions import Corrupted
 from qnas_jax.data.digits import Digits
 from qnas_jax.data.folders import Folders
+from qnas_jax.data.frequencies import Resampled
 from qnas_jax.data.streets import Objects, Streets
 from qnas_jax.run import config
 
@@ -20,11 +21,12 @@ def opened(data: config.Data, split: str) -> Dataset:
       split: "train" or "val".
 
     Raises:
-      InputError: The images are not where the settings say.
+      InputError: The images are not where the settings say, or a named class is not among theirs.
     """
     images = _reader(data, split)
     shifted = Corrupted(images, data.corruptions) if data.corruptions else images
-    return Cached(shifted, data.cache_mb)
+    cached = Cached(shifted, data.cache_mb)
+    return Resampled(cached, data.frequencies) if data.frequencies else cached
 
 
 def _reader(data: config.Data, split: str) -> Dataset:

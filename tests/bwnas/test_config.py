@@ -24,6 +24,7 @@ BAD = [
     ("data.threads", 0, "must be at least 1"),
     ("data.cache_mb", -1, "must be at least 0"),
     ("data.corruptions", (("dark", 0.5), ("dark", 0.2)), "each name only once"),
+    ("data.frequencies", (("car", 4.0), ("car", 2.0)), "each name only once"),
     ("network.width", 0.05, "must lie in [0.1, 4.0]"),
     ("network.width", 4.5, "must lie in [0.1, 4.0]"),
     ("network.width", math.nan, "must be finite numbers"),

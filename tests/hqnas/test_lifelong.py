@@ -67,6 +67,17 @@ def test_shared_weights_learn_on_shifted_images(finished):
 
 
 @pytest.mark.slow
+def test_shared_weights_learn_where_classes_are_as_frequent_as_elsewhere(finished):
+    workdir, _ = finished
+    given = with_adapt(frequencies=(("car", 9.0), ("bus", 0.1)), steps=3)
+    new = lifelong.run(given, workdir, "cars")["records"][-1]
+    assert (workdir / "hqnas" / "adapted-cars" / "checkpoint").is_dir()
+    assert 0 <= new["unadapted_accuracy"] <= 100
+    with pytest.raises(InputError, match="there is no class 'cow'"):
+        lifelong.run(with_adapt(frequencies=(("cow", 9.0),)), workdir, "cows")
+
+
+@pytest.mark.slow
 def test_what_was_learned_flows_on_only_where_it_is_asked_for(finished):
     workdir, results = finished
     lifelong.run(with_adapt(corruptions=DARK, steps=3), workdir, "dark")

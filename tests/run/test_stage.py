@@ -41,7 +41,8 @@ def test_a_damaged_file_is_named_in_one_line_with_what_to_delete(tmp_path, damag
     with pytest.raises(InputError) as error:
         read_json(path)
     what = "it and made_from.json next to it" if finished else "it"
-    message = f"cannot be read ({reason}); delete {what}, then repeat the command of the run"
+    again = "repeat the command of the run that wrote it"
+    message = f"cannot be read ({reason}); delete {what}, then {again}"
     assert str(error.value) == f"{path}: {message}"
     path.unlink()
     if finished:
@@ -50,7 +51,7 @@ def test_a_damaged_file_is_named_in_one_line_with_what_to_delete(tmp_path, damag
 
 
 def test_a_missing_file_is_named_in_one_line(tmp_path):
-    path, again = tmp_path / "lut.json", "repeat the command of the run"
+    path, again = tmp_path / "lut.json", "repeat the command of the run that wrote it"
 
     def refusal():
         with pytest.raises(InputError) as error:
@@ -238,7 +239,8 @@ def test_a_file_in_the_place_of_a_stage_is_named(tmp_path):
 
 def test_some_settings_of_a_stage_are_held_against_others(tmp_path):
     with pytest.raises(
-        InputError, match=r"made_from\.json: is missing; repeat the command of the run"
+        InputError,
+        match=r"made_from\.json: is missing; repeat the command of the run that wrote it",
     ):
         check_made_from(tmp_path, {"images": 8})
     Stage(tmp_path, MADE_FROM).begin()

@@ -82,7 +82,9 @@ def test_a_damaged_file_of_a_finished_stage_takes_one_line(workdir, file):
             f"{path}: {'cannot be read (' if path.exists() else 'is missing; '}"
         )
         what = "delete it and made_from.json" if path.exists() else "delete made_from.json"
-        assert message.endswith(f"; {what} next to it, then repeat the command of the run")
+        assert message.endswith(
+            f"; {what} next to it, then repeat the command of the run that wrote it"
+        )
         assert "\n" not in message
 
 
