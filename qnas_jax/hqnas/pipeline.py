@@ -19,6 +19,7 @@ from qnas_jax.hqnas import experiment, rivals, searching, shared
 from qnas_jax.hqnas.experiment import Begun, begin
 from qnas_jax.hqnas.learn import State
 from qnas_jax.hqnas.results import Row, as_text, write_results
+from qnas_jax.hqnas.searching import Warm
 from qnas_jax.run import artefacts
 from qnas_jax.run.stage import Stage
 from qnas_jax.stages import export as export_stage
@@ -46,10 +47,9 @@ def run(given: Any, workdir: pathlib.Path) -> dict[str, Any]:
     begun = begin(given, workdir)
     own, rows = begun.config.hqnas, []
     for seed in range(begun.config.seed, begun.config.seed + own.seeds):
-        warm_stage, warm = searching.warmed_up(workdir, begun, seed)
+        warm = searching.warmed_up(workdir, begun, seed)
         for share in begun.budgets:
-            search = searching.of_budget(workdir, begun, warm_stage, warm, seed, share)
-            stage, state, limits = search
+            stage, state, limits = searching.of_budget(warm, share)
             likely = shared.subnet_of(begun.network.shared, state.logits)
             added = searching.added_losses(begun, stage, state.params, likely)
             scored = searching.found(begun, stage, state, added, limits, seed, stage.folder)
@@ -57,11 +57,11 @@ def run(given: Any, workdir: pathlib.Path) -> dict[str, Any]:
             found = {"hqnas": (stage, scored, stage.seconds)}
             for rival in own.rivals:
                 name = f"{rival}-{found['hqnas'][0].folder.name}"
-                found[rival] = RIVALS[rival](workdir, begun, warm_stage, warm, seed, name, limits)
-            start = start_of(begun, warm_stage, warm, state)
+                found[rival] = RIVALS[rival](warm, name, limits)
+            start = start_of(warm, state)
             for method, (stage, scored, seconds) in found.items():
                 network = train(workdir, begun, stage, start, scored[0].subnet, seed)
-                took = {"seconds": seconds, "warmup_seconds": warm_stage.seconds}
+                took = {"seconds": seconds, "warmup_seconds": warm.stage.seconds}
                 rows.append(Row(seed, share, stage, scored, network, method, took))
     folders = [workdir / "export" / row.network.stage.folder.name for row in rows]
     if own.exports:
@@ -81,10 +81,10 @@ class Start(NamedTuple):
     mark: dict[str, str]
 
 
-def start_of(begun: Begun, warm_stage: Stage, warm: State, state: State) -> Start:
+def start_of(warm: Warm, state: State) -> Start:
     """Returns the weights of the search, or in a comparison those that no search has shaped."""
-    if begun.config.hqnas.rivals:
-        return Start(warm.params, {"start": warm_stage.hash})
+    if warm.begun.config.hqnas.rivals:
+        return Start(warm.state.params, {"start": warm.stage.hash})
     return Start(state.params, {})
 
 

@@ -1,6 +1,5 @@
 """Other ways to choose ops and bits in the same space; what they find is trained alike."""
 
-import pathlib
 from typing import Any
 
 import jax.numpy as jnp
@@ -10,9 +9,8 @@ from jaxtyping import Array
 from qnas_jax import space
 from qnas_jax.hqnas import derive, fronts, relax, searching, shared
 from qnas_jax.hqnas.derive import Scored
-from qnas_jax.hqnas.experiment import Begun
-from qnas_jax.hqnas.learn import State
 from qnas_jax.hqnas.relax import Bounds
+from qnas_jax.hqnas.searching import Warm
 from qnas_jax.hqnas.shared import Shared, Shares
 from qnas_jax.run.stage import Stage
 
@@ -21,15 +19,7 @@ Found = tuple[Stage, list[Scored], float]  # the best subnet first; seconds of t
 NEVER = -1e4  # the logit of what is never drawn; no gradient moves it
 
 
-def sequential(
-    workdir: pathlib.Path,
-    begun: Begun,
-    warm: Stage,
-    start: State,
-    seed: int,
-    name: str,
-    limits: Bounds,
-) -> Found:
+def sequential(warm: Warm, name: str, limits: Bounds) -> Found:
     """Searches ops first and bits then.
 
     Ops are searched as HQNAS searches, but with the most bits everywhere, which is near to float;
@@ -37,30 +27,25 @@ def sequential(
     is then scored alone, and the best sum within the budgets is taken.
 
     Args:
-      workdir: The folder of the run.
-      begun: The run.
-      warm: The stage of the warm-up.
-      start: Its state.
-      seed: Of the draws.
+      warm: Where it begins.
       name: Of the folder.
       limits: The costs with their budgets.
     """
-    described = begun.network.shared
+    begun, described = warm.begun, warm.begun.network.shared
     most = int(np.argmax(described.bits))
     of_ops = relax.of_ops(described, limits)
-    stage, state = searching.searched(
-        workdir, begun, warm, start, seed, name, _only_ops(described, most), of_ops
-    )
+    stage, state = searching.searched(warm, name, _only_ops(described, most), of_ops)
     likely = shared.subnet_of(described, state.logits)
     added = searching.added_losses(begun, stage, state.params, likely)
     only_ops = added._replace(w=_fixed(added.w, most), a=_fixed(added.a, most))
-    ops = searching.found(begun, stage, state, only_ops, of_ops, seed, stage.folder)[0].subnet
+    scored = searching.found(begun, stage, state, only_ops, of_ops, warm.seed, stage.folder)
+    ops = scored[0].subnet
     added = searching.added_losses(begun, stage, state.params, ops, "bits.npz")
     only_bits = added._replace(op=_fixed(added.op, shared.codes_of(described, ops)[:, 0]))
     subnet = derive.best_by_sum(described, only_bits, limits)
-    scored = searching.scored_alone(begun, stage, state.params, subnet, limits)
+    best = searching.scored_alone(begun, stage, state.params, subnet, limits)
     stage.finish()
-    return stage, [scored], stage.seconds
+    return stage, [best], stage.seconds
 
 
 def _only_ops(described: Shared, bits: int) -> Shares:
@@ -77,15 +62,7 @@ def _fixed(values: Array, places: Any) -> Array:
     return jnp.where(own, 0.0, jnp.inf)
 
 
-def bwnas(
-    workdir: pathlib.Path,
-    begun: Begun,
-    warm: Stage,
-    start: State,
-    seed: int,
-    name: str,
-    limits: Bounds,
-) -> Found:
+def bwnas(warm: Warm, name: str, limits: Bounds) -> Found:
     """Takes the subnet of lowest NSR within the budgets from a front of QA-BWNAS.
 
     The arguments are those of `sequential`.
@@ -93,16 +70,16 @@ def bwnas(
     Raises:
       InputError: The front cannot be read, or none of its subnets is allowed.
     """
-    own = begun.config.hqnas
-    file = fronts.file_of(own.fronts, seed - begun.config.seed)
+    begun, own = warm.begun, warm.begun.config.hqnas
+    file = fronts.file_of(own.fronts, warm.seed - begun.config.seed)
     subnet = fronts.best(file, begun.network.shared, limits)
     made_from = {
-        "warmup": warm.hash,
+        "warmup": warm.stage.hash,
         "subnet": space.format_subnet(subnet),
         "norm_images": own.norm_images,
     }
-    stage = Stage(workdir / "hqnas" / name, made_from)
+    stage = Stage(warm.workdir / "hqnas" / name, made_from)
     stage.begin()
-    scored = searching.scored_alone(begun, stage, start.params, subnet, limits)
+    scored = searching.scored_alone(begun, stage, warm.state.params, subnet, limits)
     stage.finish()
     return stage, [scored], fronts.seconds(file)

@@ -4,6 +4,7 @@ import enum
 import functools
 import json
 import pathlib
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +37,25 @@ class Phase(enum.IntEnum):
     ADAPTATION = 2
 
 
-def warmed_up(workdir: pathlib.Path, begun: Begun, seed: int) -> tuple[Stage, State]:
+class Warm(NamedTuple):
+    """A seed of a run, whose shared weights are warmed up: where every search begins.
+
+    Attributes:
+      workdir: The folder of the run.
+      begun: The run.
+      seed: Of all draws.
+      stage: The stage of the warm-up.
+      state: Its state.
+    """
+
+    workdir: pathlib.Path
+    begun: Begun
+    seed: int
+    stage: Stage
+    state: State
+
+
+def warmed_up(workdir: pathlib.Path, begun: Begun, seed: int) -> Warm:
     """Trains the shared weights under random choices, all equally likely."""
     own = begun.config.hqnas
     made_from = {
@@ -62,36 +81,24 @@ def warmed_up(workdir: pathlib.Path, begun: Begun, seed: int) -> tuple[Stage, St
     state = learn.begin(begun.params, logits, tuple(any_budget))
     state = learned(workdir, begun, stage, how, state, any_budget, seed, Phase.WARMUP, "warm-up")
     stage.finish()
-    return stage, state
+    return Warm(workdir, begun, seed, stage, state)
 
 
-def searched(
-    workdir: pathlib.Path,
-    begun: Begun,
-    warm: Stage,
-    start: State,
-    seed: int,
-    name: str,
-    logits: Shares,
-    limits: Bounds,
-) -> tuple[Stage, State]:
+def searched(warm: Warm, name: str, logits: Shares, limits: Bounds) -> tuple[Stage, State]:
     """Trains shared weights and logits together, within budgets.
 
     Args:
-      workdir: The folder of the run.
-      begun: The run.
-      warm: The stage of the warm-up.
-      start: Its state.
-      seed: Of the draws.
+      warm: Where it begins.
       name: Of the folder.
       logits: The first ones.
       limits: The costs with their budgets.
     """
+    workdir, begun, seed, *_ = warm
     own = begun.config.hqnas
     recipe = ("steps", "batch", "lr", "logit_lr", "bilevel", "relaxation", "temperature", "rate",
               "most_weight", "damping", "samples", "norm_images", "choice_images")  # fmt: skip
     made_from = {
-        "warmup": warm.hash,
+        "warmup": warm.stage.hash,
         "bounds": {cost: artefacts.digest(_listed(one)) for cost, one in limits.items()},
         "logits": artefacts.digest(_listed(logits)),
         **{name: artefacts.plain(own)[name] for name in recipe},
@@ -99,30 +106,24 @@ def searched(
     stage = Stage(workdir / "hqnas" / name, made_from)
     stage.begin()
     how = how_of(begun, own.steps, own.logit_lr)
-    state = learn.begin(start.params, logits, tuple(limits))
+    state = learn.begin(warm.state.params, logits, tuple(limits))
     title = f"search {name}"
     state = learned(workdir, begun, stage, how, state, limits, seed, Phase.SEARCH, title)
     return stage, state
 
 
-def of_budget(
-    workdir: pathlib.Path, begun: Begun, warm: Stage, start: State, seed: int, share: float
-) -> tuple[Stage, State, Bounds]:
+def of_budget(warm: Warm, share: float) -> tuple[Stage, State, Bounds]:
     """Searches within a budget; returns the stage, its state and the costs that bound it.
 
     Args:
-      workdir: The folder of the run.
-      begun: The run.
-      warm: The stage of the warm-up.
-      start: Its state.
-      seed: Of the draws.
+      warm: Where it begins.
       share: The budget as the config has it.
     """
+    begun = warm.begun
     limits = experiment.bounds(begun, begun.budgets[share])
     logits = relax.first(begun.network.shared, begun.config.hqnas.first_bits)
-    name = folder_name(begun.config, share, seed)
-    found = searched(workdir, begun, warm, start, seed, name, logits, limits)
-    return *found, limits
+    name = folder_name(begun.config, share, warm.seed)
+    return *searched(warm, name, logits, limits), limits
 
 
 def _listed(arrays: tuple) -> list:
