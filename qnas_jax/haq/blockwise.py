@@ -24,6 +24,7 @@ from qnas_jax import metrics
 from qnas_jax.errors import InputError
 from qnas_jax.nn.trace import Trace
 from qnas_jax.nn.units import pixels
+from qnas_jax.ptq import norms
 from qnas_jax.search import allocation, pareto
 from qnas_jax.search.allocation import Choices
 from qnas_jax.stages.scoring import Evaluate, Scores, Tested
@@ -95,12 +96,11 @@ def noise(
         return [*maps[1:], tested.model.apply(read, pixels(images))]  # one pass when compiled
 
     @jax.jit
-    def measured(bits, images, norms, maps):
-        read = tested.quantize(state.params, bits)
-        stats = state.batch_stats
-        if norms is not None:
-            stats = supervised.settled(tested.model, state, read, norms)
-        found = outputs({**read, "batch_stats": stats}, images)
+    def measured(bits, images, norm_images, maps):
+        read = {**tested.quantize(state.params, bits), "batch_stats": state.batch_stats}
+        if norm_images is not None:
+            read["batch_stats"] = norms.settled(tested.model, read, norm_images)
+        found = outputs(read, images)
         pairs = zip(found, maps, strict=True)
         return jnp.stack([metrics.nsr(y, x, metrics.channel_variance(x)) for y, x in pairs])
 

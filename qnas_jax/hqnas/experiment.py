@@ -3,7 +3,7 @@
 import functools
 import pathlib
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -23,17 +23,18 @@ from qnas_jax.hqnas.relax import Bounds, Costs
 from qnas_jax.hqnas.shared import Shares
 from qnas_jax.nn import init, policy
 from qnas_jax.nn.trace import trace
+from qnas_jax.ptq import norms, ranges
 from qnas_jax.quant.nested import nested
 from qnas_jax.run import artefacts
 from qnas_jax.run.log import Progress
 from qnas_jax.space import COSTS
-from qnas_jax.stages import beginning, fit, quantizers, scoring
+from qnas_jax.stages import beginning, fit, scoring
 from qnas_jax.stages import train as train_stage
 from qnas_jax.stages.experiment import Problem, Purpose, key, prepare, teacher_costs
 from qnas_jax.stages.quantizers import Quantize
 from qnas_jax.stages.scoring import Evaluate, Tested
 from qnas_jax.stages.train import Trained
-from qnas_jax.train import loop, supervised
+from qnas_jax.train import loop
 
 
 class Begun(NamedTuple):
@@ -276,16 +277,15 @@ def standalone(
 
     shape = (1, *config.train.crop, 3)
     fresh = init.initialize(model, key(config.seed, Purpose.RETRAIN_INIT), shape)
-    state = supervised.TrainState(params, fresh["batch_stats"], None)
-    settle: Any = jax.jit(functools.partial(supervised.settled, model))
-    read = {"params": rounded(params)}
-    stats = settle(state, read, norm_images(begun))
+    settle = jax.jit(functools.partial(norms.settled, model))
+    read = {"params": rounded(params), "batch_stats": fresh["batch_stats"]}
+    read["batch_stats"] = stats = settle(read, norm_images(begun))
     images = fit.range_images(begun.problem.train, fit.training(config))
-    found = quantizers.ranges_of(model, traced, {**read, "batch_stats": stats}, images, "mse")
+    found = ranges.ranges_of(model, traced, read, images, "mse")
 
     def quantize(params, bits):
         del bits  # those of the subnet
-        quant = quantizers.with_ranges(fresh["quant"], by_unit, found)
+        quant = ranges.with_ranges(fresh["quant"], by_unit, found)
         return {"params": rounded(params), "quant": quant}
 
     return {"params": params, "batch_stats": stats}, quantize

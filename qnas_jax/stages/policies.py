@@ -12,6 +12,7 @@ from jaxtyping import Array, Key, PyTree
 
 from qnas_jax import space
 from qnas_jax.export import fold, tie_free
+from qnas_jax.ptq import norms
 from qnas_jax.run.stage import Stage
 from qnas_jax.stages import train as train_stage
 from qnas_jax.stages.experiment import Problem
@@ -94,8 +95,9 @@ def train_policy(
     read = jax.jit(quantize)(state.params, bits)
     state = state._replace(params=read["params"])
     if norm_images is not None:
-        settle = jax.jit(functools.partial(supervised.settled, model))
-        state = state._replace(batch_stats=settle(state, read, norm_images))
+        settle = jax.jit(functools.partial(norms.settled, model))
+        whole = {**read, "batch_stats": state.batch_stats}
+        state = state._replace(batch_stats=settle(whole, norm_images))
     if not (stage.folder / NETWORK).is_dir():
         checkpoint.adopt(stage.folder / NETWORK, given.steps, state)
     variables, quant = state.variables(), read["quant"]

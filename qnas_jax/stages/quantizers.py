@@ -4,7 +4,7 @@ A `Quantize` is a function (parameters, bits) -> the variables that the network 
 data, int32[layers, 2]: bitwidths of each convolution's weights and of the tensor that it reads.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import flax.linen as nn
@@ -14,14 +14,12 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from qnas_jax.nn import policy
-from qnas_jax.nn.trace import Trace, Unit
-from qnas_jax.nn.units import UNITS, pixels
+from qnas_jax.nn.trace import Trace
+from qnas_jax.ptq.ranges import by_bits, ranges_of, some, with_ranges
 from qnas_jax.quant import calibrate, clusters
-from qnas_jax.space import LEAST_BITS, MOST_BITS
+from qnas_jax.space import MOST_BITS
 
 Quantize = Callable[[PyTree, Any], PyTree]
-
-VALUES = 2**15  # of a tensor, from which its range is found
 
 
 def grid_of(traced: Trace) -> dict[str, str]:
@@ -95,22 +93,6 @@ def linear(
     return quantize
 
 
-def with_ranges(
-    quant: PyTree, by_unit: Mapping[str, tuple[Any, Any]], found: Mapping[str, Array]
-) -> PyTree:
-    """Returns a `quant` collection with a policy and its ranges.
-
-    Args:
-      quant: The collection.
-      by_unit: Bitwidths of each unit's weights and of its output.
-      found: Ranges by unit and bitwidth, see `ranges_of`.
-    """
-    new = policy.with_policy(quant, by_unit)
-    for name, of_bits in found.items():
-        policy.output_at(new, name)["range"] = of_bits[by_unit[name][1]]
-    return new
-
-
 def _without_alias(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf: leaf, tree)
 
@@ -121,73 +103,13 @@ def _clipped(w: Float[Array, "*shape channels"], share: Float[Array, ""]) -> Arr
     return jnp.clip(w, -share * absmax, share * absmax)
 
 
-def _by_bits(find: Callable[[Array, Array], Array]) -> Callable[[np.ndarray], Array]:
-    """Finds something of values for each bitwidth; the rows of the smallest ones are not used."""
-    bits = jnp.maximum(jnp.arange(MOST_BITS + 1), LEAST_BITS)
-    return jax.jit(lambda values: jax.lax.map(lambda b: find(jnp.asarray(values), b), bits))
-
-
 def _weight_shares(traced: Trace, params: PyTree, ranges: str) -> dict[str, Array]:
     """For each convolution, the fraction of its weights' range by bitwidth, float32[9]."""
-    find = _by_bits(lambda values, bits: calibrate.weight_share(values, bits, ranges))
+    find = by_bits(lambda values, bits: calibrate.weight_share(values, bits, ranges))
     return {
-        conv.name: find(_some(calibrate.relative(policy.at(params, conv.name)["kernel"])))
+        conv.name: find(some(calibrate.relative(policy.at(params, conv.name)["kernel"])))
         for conv in traced.convs
     }
-
-
-def _some(x: Array | np.ndarray) -> np.ndarray:
-    """So many values of a tensor, evenly spread; of a small one some are repeated."""
-    flat = np.asarray(x).ravel()
-    return flat[_places(flat.size)]
-
-
-def _places(size: int) -> np.ndarray:
-    return np.arange(VALUES) * size // VALUES
-
-
-def _is_unit(module: nn.Module, method: str) -> bool:
-    return isinstance(module, UNITS) and method == "__call__"
-
-
-def _grids(traced: Trace) -> list[Unit]:
-    """The units whose ranges are found; that of the image is known."""
-    return [u for u in traced.units if u.has_grid and getattr(u.module, "fixed", None) is None]
-
-
-def _observed(
-    model: nn.Module, traced: Trace, variables: PyTree, batches: Iterable[np.ndarray]
-) -> dict[str, np.ndarray]:
-    """Values of each unit's output in float, by name; the extremes are among them."""
-    names = [unit.name for unit in _grids(traced)]
-
-    @jax.jit
-    def run(images):
-        how: Any = {"capture_intermediates": _is_unit, "mutable": ["intermediates"]}
-        kept = model.apply(variables, pixels(images), **how)[1]["intermediates"]
-        found = {name: policy.at(kept, name)["__call__"][0].ravel() for name in names}
-        return {name: (x[_places(x.size)], jnp.min(x), jnp.max(x)) for name, x in found.items()}
-
-    parts = [jax.device_get(run(images)) for images in batches]
-    found = {}
-    for name in names:
-        some = _some(np.concatenate([part[name][0] for part in parts]))
-        low, high = min(p[name][1] for p in parts), max(p[name][2] for p in parts)
-        found[name] = np.concatenate([some, [low, high]]).astype(np.float32)
-    return found
-
-
-def ranges_of(
-    model: nn.Module,
-    traced: Trace,
-    variables: PyTree,
-    batches: Iterable[np.ndarray],
-    ranges: str,
-) -> dict[str, Array]:
-    """Returns the range of each unit's output by bitwidth, float32[9, 2]; see `linear`."""
-    find = _by_bits(calibrate.RANGES[ranges])
-    observed = _observed(model, traced, variables, batches)
-    return {name: find(values) for name, values in observed.items()}
 
 
 def shared(traced: Trace, params: PyTree) -> Quantize:

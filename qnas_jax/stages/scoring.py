@@ -15,6 +15,7 @@ from jaxtyping import Array, Key, PyTree
 
 from qnas_jax.data.batching import Batch, Dataset, prefetch, stacked
 from qnas_jax.nn.units import pixels
+from qnas_jax.ptq import norms
 from qnas_jax.run import artefacts
 from qnas_jax.run.log import Progress
 from qnas_jax.run.stage import reading
@@ -151,8 +152,8 @@ def _programs(model: nn.Module, task: Task, quantize: Quantize, width: int):
         return task.predict(logits, images.shape[1:3]), task.loss(logits, labels)
 
     def settled(bits, state, images):
-        read = quantize(state.params, bits)
-        return state._replace(batch_stats=supervised.settled(model, state, read, images))
+        read = {**quantize(state.params, bits), "batch_stats": state.batch_stats}
+        return state._replace(batch_stats=norms.settled(model, read, images))
 
     return jax.jit(_many(outputs, width, shared=2)), jax.jit(_many(settled, width, shared=1))
 

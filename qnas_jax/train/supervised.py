@@ -124,20 +124,6 @@ def policy_step(
     return step
 
 
-def settled(model: nn.Module, state: TrainState, read: PyTree, images: Any) -> PyTree:
-    """Returns batch-norm statistics of some images, of the network as it is quantized.
-
-    Args:
-      model: The network.
-      state: Has the present statistics.
-      read: The other variables that the network reads.
-      images: uint8[n, h, w, 3].
-    """
-    variables = {**read, "batch_stats": state.batch_stats}
-    new: Any = model.apply(variables, pixels(images), mutable=["batch_stats"])[1]
-    return new["batch_stats"]
-
-
 def predictor(
     model: nn.Module, predict: Callable[[Array, tuple[int, int]], Array]
 ) -> Callable[[PyTree, Any], Array]:

@@ -12,6 +12,7 @@ import small_network
 from qnas_jax.nn import init, policy
 from qnas_jax.nn.trace import trace
 from qnas_jax.nn.units import pixels
+from qnas_jax.ptq import ranges
 from qnas_jax.stages import quantizers
 
 CASE = small_network.make_case(small_network.INT8)
@@ -67,7 +68,7 @@ def test_with_min_max_ranges_a_policy_is_the_usual_one():
         CASE.variables, pixels(jnp.asarray(CASE.images)), capture_intermediates=True,
         mutable=["intermediates"],
     )[1]["intermediates"]  # fmt: skip
-    for unit in quantizers._grids(TRACED):
+    for unit in ranges.grids(TRACED):
         x = policy.at(float_ranges, unit.name)["__call__"][0]
         range_ = policy.output_at(found["quant"], unit.name)["range"]
         np.testing.assert_allclose(range_, [x.min(), x.max()], rtol=1e-5, atol=1e-6)
