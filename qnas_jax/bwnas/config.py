@@ -11,6 +11,7 @@ from qnas_jax.errors import InputError
 from qnas_jax.run import checks
 from qnas_jax.run.config import (
     BLOCKS,
+    RANGES,
     Data,
     Export,
     Hardware,
@@ -79,7 +80,7 @@ class Lut:
         least = {"calibration_images": 1, "images": 1, "images_per_pass": 1}
         for name, value in {**least, "nodes_per_pass": 0, "time_budget_s": 0}.items():
             checks.at_least(f"lut.{name}", getattr(self, name), value)
-        checks.one_of("lut.ranges", self.ranges, ("min_max", "percentile", "mse", "kl"))
+        checks.one_of("lut.ranges", self.ranges, RANGES)
         checks.one_of("lut.a_ranges_per", self.a_ranges_per, ("tensor", "channel"))
         checks.one_of("lut.compute", self.compute, ("auto", "int8", "float32"))
         if self.compute == "int8" and self.a_ranges_per == "channel":

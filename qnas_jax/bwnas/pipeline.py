@@ -28,8 +28,8 @@ from qnas_jax.stages import dry_run, fit
 from qnas_jax.stages import export as export_stage
 from qnas_jax.stages import latency as latency_stage
 from qnas_jax.stages import train as train_stage
+from qnas_jax.stages.evaluation import Trained
 from qnas_jax.stages.experiment import Problem, prepare, teacher_costs
-from qnas_jax.stages.train import Trained
 from qnas_jax.tasks.task import SAMPLES
 
 __all__ = ["as_text", "begin", "run"]

@@ -16,9 +16,9 @@ from qnas_jax.nn import init
 from qnas_jax.nn.trace import Trace
 from qnas_jax.run import paths
 from qnas_jax.stages import beginning, fit, quantizers
+from qnas_jax.stages.evaluation import Trained
 from qnas_jax.stages.experiment import Problem, Purpose, key, prepare
 from qnas_jax.stages.scoring import Evaluate, Tested, Tuning, batches, evaluator
-from qnas_jax.stages.train import Trained
 from qnas_jax.train.optimizers import sgd
 
 logger = logging.getLogger(__name__)

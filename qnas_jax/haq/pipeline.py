@@ -30,9 +30,9 @@ from qnas_jax.run.stage import Stage
 from qnas_jax.search import allocation
 from qnas_jax.stages import export as export_stage
 from qnas_jax.stages import fit, policies
+from qnas_jax.stages.evaluation import Trained
 from qnas_jax.stages.experiment import Purpose
 from qnas_jax.stages.scoring import Evaluate, Tested, remembering
-from qnas_jax.stages.train import Trained
 from qnas_jax.train import loop
 
 logger = logging.getLogger(__name__)

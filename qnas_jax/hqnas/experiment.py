@@ -28,12 +28,11 @@ from qnas_jax.quant.nested import nested
 from qnas_jax.run import artefacts
 from qnas_jax.run.log import Progress
 from qnas_jax.space import COSTS
-from qnas_jax.stages import beginning, fit, scoring
-from qnas_jax.stages import train as train_stage
+from qnas_jax.stages import beginning, evaluation, fit, scoring
+from qnas_jax.stages.evaluation import Trained
 from qnas_jax.stages.experiment import Problem, Purpose, key, prepare, teacher_costs
 from qnas_jax.stages.quantizers import Quantize
 from qnas_jax.stages.scoring import Evaluate, Tested
-from qnas_jax.stages.train import Trained
 from qnas_jax.train import loop
 
 
@@ -147,7 +146,7 @@ def teacher_cost(deployed: Deployment, problem: Problem, name: str) -> float:
         lambda: problem.teacher.init(jax.random.key(0), jnp.zeros((1, *problem.val[0][0].shape)))
     )
     eight = jax.tree.map(lambda leaf: np.full(leaf.shape, 8), fresh["quant"])
-    sizes = train_stage.network_sizes(problem.teacher, eight, problem.val[0][0].shape)
+    sizes = evaluation.network_sizes(problem.teacher, eight, problem.val[0][0].shape)
     return float(sizes["size_bytes"])
 
 

@@ -24,8 +24,8 @@ from qnas_jax.run import artefacts
 from qnas_jax.run.stage import Stage
 from qnas_jax.stages import export as export_stage
 from qnas_jax.stages import fit, policies
+from qnas_jax.stages.evaluation import Trained
 from qnas_jax.stages.experiment import Purpose, key
-from qnas_jax.stages.train import Trained
 
 logger = logging.getLogger(__name__)
 

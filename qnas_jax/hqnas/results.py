@@ -14,7 +14,7 @@ from qnas_jax.report.policies import metrics_of
 from qnas_jax.run import artefacts
 from qnas_jax.run.stage import Stage, read_json
 from qnas_jax.space import COSTS
-from qnas_jax.stages.train import Trained
+from qnas_jax.stages.evaluation import Trained
 
 
 class Row(NamedTuple):

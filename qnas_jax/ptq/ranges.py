@@ -101,6 +101,15 @@ def with_ranges(quant: PyTree, by_unit: Mapping[str, tuple[Any, Any]], found: Fo
     return new
 
 
+def with_own(quant: PyTree, found: Found) -> PyTree:
+    """Returns a policy with the ranges of its own bitwidths; see `ranges_of`."""
+    own = {
+        name: of_bits[int(policy.output_at(quant, name)["a_bits"])]
+        for name, of_bits in found.items()
+    }
+    return _replaced(quant, own)
+
+
 def best(
     model: nn.Module,
     traced: Trace,

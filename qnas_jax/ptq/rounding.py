@@ -136,7 +136,7 @@ def _fitted(module, steps: int, read, x, y, bits, key) -> tuple[Array, Array, Ar
         places = jax.random.randint(jax.random.fold_in(key, number), (BATCH,), 0, len(x))
         slope = jax.grad(loss)(v, number, x[places], y[places])
         moved, own = optimizer.update(slope, own)
-        return (optax.apply_updates(v, moved), own), None
+        return (v + moved, own), None
 
     first = _inverse(jnp.clip(w * affine.over(1 / scale, w) - low, 0.01, 0.99))
     (v, _), _ = jax.lax.scan(step, (first, optimizer.init(first)), jnp.arange(steps))

@@ -108,6 +108,14 @@ def weight_share(x: Float[Array, "n"], bits: Int[Array, ""], name: str) -> Float
     return best_share(divergences(both, bits, rounded))
 
 
+def clipped(
+    w: Float[Array, "*shape channels"], share: Float[Array, ""]
+) -> Float[Array, "*shape channels"]:
+    """Returns weights clipped to a fraction of the largest magnitude of their output channel."""
+    absmax = lax.stop_gradient(jnp.max(jnp.abs(w), tuple(range(w.ndim - 1)), keepdims=True))
+    return jnp.clip(w, -share * absmax, share * absmax)
+
+
 def _shares() -> Array:
     return jnp.arange(1, SHARES + 1) / SHARES
 

@@ -16,6 +16,7 @@ from qnas_jax.space import LEAST_BITS, MOST_BITS, Bits
 SOURCES = ("streets", "cityscapes", "objects", "digits", "folder", "tfds")  # of images
 RENDERED = ("streets", "objects")
 CORRUPTIONS = ("dark", "fog", "noise", "blur")
+RANGES = ("min_max", "percentile", "mse", "kl")  # ways to choose a clipping range
 ROOTS = {
     "cityscapes": "leftImg8bit/ and gtFine/",
     "folder": "train/CLASS/ and val/CLASS/",
@@ -209,11 +210,23 @@ class Quantize:
 
     images: int = 32  # of the training split, for the ranges
     images_per_pass: int = 8
+    ranges: str = "min_max"  # of activations, one of RANGES or "best" (see ptq/ranges.py)
+    weight_ranges: str = "min_max"  # of each layer's weights: or "mse", "kl"
+    equalize: bool = False  # channels of two convolutions in a row, see ptq/equalize.py
+    rounding_steps: int = 0  # adaptive rounding of weights, steps of each layer; 0: to the nearest
+    biases: bool = False  # the shifts of all means are taken off
+    norms: bool = False  # batch norms take their statistics from the quantized network
 
     def check(self) -> None:
         """Raises InputError for the first value that cannot be used."""
-        for name in self.__slots__:
+        for name in ("images", "images_per_pass"):
             checks.at_least(f"quantize.{name}", getattr(self, name), 1)
+        checks.one_of("quantize.ranges", self.ranges, (*RANGES, "best"))
+        checks.one_of("quantize.weight_ranges", self.weight_ranges, ("min_max", "mse", "kl"))
+        checks.at_least("quantize.rounding_steps", self.rounding_steps, 0)
+        if self.norms and self.biases:
+            rule = "not together: norms that take new statistics correct the means, too"
+            raise InputError(f"quantize.biases and quantize.norms: {rule}")
 
 
 @dataclasses.dataclass(slots=True)

@@ -9,8 +9,8 @@ from qnas_jax.data.batching import Part
 from qnas_jax.run import artefacts
 from qnas_jax.stages import fit
 from qnas_jax.stages import train as train_stage
+from qnas_jax.stages.evaluation import Trained
 from qnas_jax.stages.experiment import Problem
-from qnas_jax.stages.train import Trained
 
 
 def held_out(problem: Problem, count: int) -> tuple[Problem, Part]:

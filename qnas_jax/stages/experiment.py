@@ -48,6 +48,7 @@ class Purpose(enum.IntEnum):
     SUPERNET_PATHS = 6
     AGENTS = 7
     TUNING = 8
+    ROUNDING = 9
 
 
 class Problem(NamedTuple):

@@ -21,10 +21,10 @@ from qnas_jax.report import exports
 from qnas_jax.run import artefacts
 from qnas_jax.run.listing import listed
 from qnas_jax.run.stage import Stage, read_json
-from qnas_jax.stages import train as train_stage
+from qnas_jax.stages import evaluation
+from qnas_jax.stages.evaluation import Trained
 from qnas_jax.stages.experiment import Problem, deployed_images, resizes
 from qnas_jax.stages.fit import Training
-from qnas_jax.stages.train import Trained
 from qnas_jax.tasks.task import Classify, Task
 from qnas_jax.train import supervised
 
@@ -61,7 +61,7 @@ def export(
     if stage.done and not _missing(stage.folder, problem.task.metric.name):
         return stage
     stage.begin()
-    variables, quant = train_stage.load(problem, how, trained)
+    variables, quant = evaluation.load(problem, how, trained)
     model, shape = trained.model, deployed.image_shape
     network, floats = (
         fold.fold(model, variables, q, shape, resize=problem.task.per_pixel) for q in (quant, None)

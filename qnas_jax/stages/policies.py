@@ -14,10 +14,10 @@ from qnas_jax import space
 from qnas_jax.export import fold, tie_free
 from qnas_jax.ptq import norms
 from qnas_jax.run.stage import Stage
-from qnas_jax.stages import train as train_stage
+from qnas_jax.stages import evaluation
+from qnas_jax.stages.evaluation import Trained
 from qnas_jax.stages.experiment import Problem
 from qnas_jax.stages.fit import Training, batches, fit, optimizer_of, plan, rate_of
-from qnas_jax.stages.train import Trained
 from qnas_jax.tasks.task import evaluate
 from qnas_jax.train import checkpoint, loop, supervised
 
@@ -38,9 +38,9 @@ def accuracy(problem: Problem, how: Training, trained: Trained) -> float:
       how: How the network was trained.
       trained: It.
     """
-    variables, quant = train_stage.load(problem, how, trained)
+    variables, quant = evaluation.load(problem, how, trained)
     shape, task = problem.val[0][0].shape, problem.task
-    computed = train_stage.simulated(task, trained.model, variables, quant, shape)
+    computed = evaluation.simulated(task, trained.model, variables, quant, shape)
     found, _ = evaluate({"quantized": computed}, problem.val, how.run.eval_batch, task)
     return found[f"{task.metric.name}_quantized"]
 
@@ -106,5 +106,5 @@ def train_policy(
     checkpoint.write_arrays(
         stage.folder / "quant.npz", tie_free.with_agreed_sums(network, jax.device_get(quant))
     )
-    train_stage.finish(problem, how, trained, variables, quant)
+    evaluation.finish(problem, how, trained, variables, quant)
     return trained

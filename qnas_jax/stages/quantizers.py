@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, PyTree
 
 from qnas_jax.nn import policy
 from qnas_jax.nn.trace import Trace
@@ -86,7 +86,7 @@ def linear(
         for number, name in enumerate(shares):
             leaves = policy.at(params, name)
             w_share = shares[name][bits[number, 0]]
-            leaves["kernel"] = _clipped(leaves["kernel"], w_share)
+            leaves["kernel"] = calibrate.clipped(leaves["kernel"], w_share)
         by_unit = unit_policy(traced, bits)
         return {"params": params, "quant": with_ranges(quant, by_unit, found)}
 
@@ -95,12 +95,6 @@ def linear(
 
 def _without_alias(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf: leaf, tree)
-
-
-def _clipped(w: Float[Array, "*shape channels"], share: Float[Array, ""]) -> Array:
-    """Weights clipped to a fraction of the largest magnitude of their output channel."""
-    absmax = jax.lax.stop_gradient(jnp.max(jnp.abs(w), tuple(range(w.ndim - 1)), keepdims=True))
-    return jnp.clip(w, -share * absmax, share * absmax)
 
 
 def _weight_shares(traced: Trace, params: PyTree, ranges: str) -> dict[str, Array]:

@@ -1,48 +1,27 @@
 """Whole networks, trained and evaluated: the teacher and the chosen subnets."""
 
 import dataclasses
-import functools
 import logging
 import pathlib
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
-import flax.linen as nn
 import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from qnas_jax import space
 from qnas_jax.errors import InputError
-from qnas_jax.export import fold, simulate, tie_free
-from qnas_jax.hardware import size
-from qnas_jax.nn import init, policy, weights
-from qnas_jax.nn.trace import Shape, convs, trace
+from qnas_jax.nn import init, weights
 from qnas_jax.run import artefacts, config
 from qnas_jax.run.stage import Stage, begun_with, is_begun, is_finished
+from qnas_jax.stages import evaluation
+from qnas_jax.stages.evaluation import Trained
 from qnas_jax.stages.experiment import Problem, Purpose, data_mark, key, teacher_subnet
-from qnas_jax.stages.fit import Training, batches, fit, optimizer_of, plan, range_images, rate_of
-from qnas_jax.tasks.task import Classify, Task, evaluate
+from qnas_jax.stages.fit import Training, batches, fit, optimizer_of, plan, rate_of
 from qnas_jax.train import checkpoint, loop, supervised
 from qnas_jax.train.supervised import TrainState
 
 logger = logging.getLogger(__name__)
-
-
-class Trained(NamedTuple):
-    """A network that a stage trained and evaluated.
-
-    Attributes:
-      stage: The stage.
-      model: The network.
-      subnet: Its ops and bitwidths.
-      weights: The folder of its checkpoint, within that of the stage.
-    """
-
-    stage: Stage
-    model: nn.Module
-    subnet: space.Subnet
-    weights: str = "checkpoint"
 
 
 def teacher_stage(
@@ -163,7 +142,7 @@ def train_teacher(
         logger.info("teacher: taken from %s", source.checkpoint)
     step_key = key(how.seed, Purpose.TEACHER_TRAIN)
     variables = _train_network(workdir, problem, how, trained, start, step_key, "teacher")
-    finish(problem, how, trained, variables, fresh["quant"])
+    evaluation.finish(problem, how, trained, variables, fresh["quant"])
     return trained, variables
 
 
@@ -221,15 +200,10 @@ def retrain(
         return
     stage.begin()
     fresh = init.initialize(model, key(how.seed, Purpose.RETRAIN_INIT), (1, *how.train.crop, 3))
-    quant = _with_bits(model, fresh["quant"], subnet, problem)
+    quant = evaluation.with_bits(model, fresh["quant"], subnet, problem)
     step_key = key(how.seed, Purpose.RETRAIN_TRAIN)
     variables = _train_network(workdir, problem, how, trained, start(fresh), step_key, title)
-    finish(problem, how, trained, variables, quant)
-
-
-def _with_bits(model: nn.Module, quant: PyTree, subnet: space.Subnet, problem: Problem) -> PyTree:
-    """The policy of a subnet."""
-    return policy.with_bits(quant, trace(model, problem.val[0][0].shape), subnet)
+    evaluation.finish(problem, how, trained, variables, quant)
 
 
 def _train_network(workdir, problem, how, trained, fresh, step_key, title) -> PyTree:
@@ -247,76 +221,3 @@ def _train_network(workdir, problem, how, trained, fresh, step_key, title) -> Py
         batches(problem.train, how, given.batch),
     )
     return fit(workdir, planned, loop.several(step), state, make_batch).variables()
-
-
-def finish(problem: Problem, how: Training, trained: Trained, variables, quant) -> None:
-    """Evaluates a network, writes `metrics.json` and some predictions, and finishes its stage."""
-    stage, model, subnet, _ = trained
-    if stage.done:
-        return
-    quant = _calibrated(problem, how, trained, variables, quant)
-    shape, task = problem.val[0][0].shape, problem.task
-    sources = {
-        "fp32": functools.partial(supervised.predictor(model, task.predict), variables),
-        # What the files compute; with fake quantization, biases would not be rounded.
-        "quantized": simulated(task, model, variables, quant, shape),
-    }
-    found, samples = evaluate(sources, problem.val, how.run.eval_batch, task)
-    sizes = network_sizes(model, quant, shape)
-    with artefacts.writing(stage.folder / "samples.npz") as file:
-        np.savez_compressed(file, allow_pickle=False, **samples)
-    described = {"subnet": space.format_subnet(subnet), **found, **sizes}
-    artefacts.write_json(stage.folder / "metrics.json", described)
-    stage.finish()
-    logger.info(
-        "%s: %s %.2f %% in float, %.2f %% quantized, %.1f kB",
-        stage.folder.name,  # "teacher", or the subnet
-        task.metric.title,
-        found[f"{task.metric.name}_fp32"],
-        found[f"{task.metric.name}_quantized"],
-        sizes["size_bytes"] / 1e3,
-    )
-
-
-def simulated(task: Task, model: nn.Module, variables, quant, shape: Shape) -> Classify:
-    """Returns a function images -> classes by rank, as the integers of a network's file do."""
-    logits = simulate.logits(fold.fold(model, variables, quant, shape, resize=task.per_pixel))
-    predict = jax.jit(task.predict, static_argnums=1)
-    return lambda images: predict(logits(images), shape[:2])
-
-
-def network_sizes(model: nn.Module, quant: PyTree, image_shape: Shape) -> dict[str, int]:
-    """Returns the bytes of a network and of its encoder, quantized and in float, and its MACs."""
-    traced, bits = trace(model, image_shape), policy.w_bits(quant)
-    found = traced.convs
-    by_conv = {conv.name: int(size.conv_bytes(conv, bits[conv.name])) for conv in found}
-    encoder = sum(by_conv[conv.name] for conv in convs(traced.encoder))
-    return {
-        "size_bytes": sum(by_conv.values()),
-        "encoder_size_bytes": encoder,
-        "float_size_bytes": size.float_bytes(found),
-        "macs": sum(conv.macs for conv in found),
-    }
-
-
-def _calibrated(problem: Problem, how: Training, trained: Trained, variables, quant) -> PyTree:
-    """Returns the policy with its ranges, which are found once and kept in `quant.npz`."""
-    file = trained.stage.folder / "quant.npz"
-    if not file.exists():
-        crops = range_images(problem.train, how)
-        found = supervised.calibrated(trained.model, variables, quant, crops)
-        shape = problem.val[0][0].shape
-        network = fold.fold(trained.model, variables, found, shape, resize=problem.task.per_pixel)
-        found = tie_free.with_agreed_sums(network, found)
-        checkpoint.write_arrays(file, found)
-    return checkpoint.read_arrays(file, quant)
-
-
-def load(problem: Problem, how: Training, trained: Trained) -> tuple[PyTree, PyTree]:
-    """Returns the variables and the calibrated policy of a network whose stage is finished."""
-    random = key(how.seed, Purpose.TEACHER_INIT)  # overwritten by the checkpoint
-    fresh = init.initialize(trained.model, random, (1, *how.train.crop, 3))
-    state = supervised.fresh_state(fresh, optimizer_of(how.train, how.train.lr))
-    variables = checkpoint.load(trained.stage.folder / trained.weights, state).variables()
-    quant = _with_bits(trained.model, fresh["quant"], trained.subnet, problem)
-    return variables, _calibrated(problem, how, trained, variables, quant)

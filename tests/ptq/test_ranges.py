@@ -26,9 +26,7 @@ def error(variables, quant):
 
 def with_kind(kind):
     found = ranges.ranges_of(CASE.model, TRACED, CASE.variables, [CASE.images], kind)
-    bits = {n: (8, int(policy.output_at(CASE.quant, n)["a_bits"])) for n in found}
-    own = {name: of_bits[bits[name][1]] for name, of_bits in found.items()}
-    return ranges._replaced(CASE.quant, own)
+    return ranges.with_own(CASE.quant, found)
 
 
 def test_min_max_ranges_are_those_of_the_outputs_in_float():

@@ -1,0 +1,54 @@
+"""Shows what each method of post-training quantization gives the networks of a run, by bitwidth.
+
+    qnas quantize --config configs/objects.py --workdir runs/objects --bits=8,6,4,3
+
+Reads the teacher of a run, and with --subnets its retrained subnets; trains nothing. Weights and
+activations of the searched blocks get each bitwidth, all else keeps 8 bits. Prints a table and
+writes `quantized.json` in the folder of the run; after a stop the same command continues.
+"""
+
+import json
+
+from absl import flags
+
+from qnas_jax.bwnas import finished
+from qnas_jax.bwnas.config import Config
+from qnas_jax.errors import InputError
+from qnas_jax.run import artefacts, cli, disk, platform
+from qnas_jax.space import LEAST_BITS, MOST_BITS
+from qnas_jax.stages import fit, methods
+from qnas_jax.stages.experiment import prepare
+
+cli.define_run_flags()
+_BITS = flags.DEFINE_list("bits", ["8", "6", "4", "3"], "Bitwidths, as 8,6,4,3.")
+_METHODS = flags.DEFINE_list("methods", list(methods.METHODS), "Which rows.")
+_SUBNETS = flags.DEFINE_integer("subnets", 0, "How many retrained subnets, too.", lower_bound=0)
+
+
+def main() -> None:
+    """Prints the scores of each network under each method and bitwidth."""
+    config, workdir = cli.run_flags(Config)
+    platform.use_compilation_cache()
+    bits, rows = _checked(_BITS.value, _METHODS.value)
+    config, problem, _ = prepare(config)
+    how, file = fit.training(config), workdir / "quantized.json"
+    networks = finished.trained(workdir, config, problem, _SUBNETS.value)
+    with disk.only_one(workdir):
+        known = json.loads(file.read_text()) if file.exists() else {}
+        for network in networks:
+            scores = known.setdefault(network.stage.folder.name, {})
+            for name, score in methods.scores(problem, how, network, rows, bits, set(scores)):
+                scores[name] = score
+                artefacts.write_json(file, known)
+            print(f"{network.stage.folder.name}: {problem.task.metric.title}, %")
+            print(methods.as_text(scores, rows, bits))
+    print(f"scores: {file}")
+
+
+def _checked(bits: list[str], rows: list[str]) -> tuple[list[int], list[str]]:
+    for name in rows:
+        if name not in methods.METHODS:
+            raise InputError(f"--methods: {name!r} must be among {', '.join(methods.METHODS)}")
+    if not all(b.isdigit() and LEAST_BITS <= int(b) <= MOST_BITS for b in bits):
+        raise InputError(f"--bits={','.join(bits)}: bitwidths lie in [{LEAST_BITS}, {MOST_BITS}]")
+    return [int(b) for b in bits], rows

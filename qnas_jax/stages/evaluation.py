@@ -1,0 +1,140 @@
+"""Trained networks: evaluated in float and quantized, and read again."""
+
+import functools
+import logging
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import numpy as np
+from jaxtyping import PyTree
+
+from qnas_jax import space
+from qnas_jax.export import fold, simulate, tie_free
+from qnas_jax.hardware import size
+from qnas_jax.nn import init, policy
+from qnas_jax.nn.trace import Shape, convs, trace
+from qnas_jax.run import artefacts
+from qnas_jax.run.stage import Stage
+from qnas_jax.stages import post_training
+from qnas_jax.stages.experiment import Problem, Purpose, key
+from qnas_jax.stages.fit import Training, optimizer_of, range_images
+from qnas_jax.tasks.task import Classify, Task, evaluate
+from qnas_jax.train import checkpoint, supervised
+
+logger = logging.getLogger(__name__)
+
+
+class Trained(NamedTuple):
+    """A network that a stage trained and evaluated.
+
+    Attributes:
+      stage: The stage.
+      model: The network.
+      subnet: Its ops and bitwidths.
+      weights: The folder of its checkpoint, within that of the stage.
+    """
+
+    stage: Stage
+    model: nn.Module
+    subnet: space.Subnet
+    weights: str = "checkpoint"
+
+
+def finish(problem: Problem, how: Training, trained: Trained, variables, quant) -> None:
+    """Evaluates a network, writes `metrics.json` and some predictions, and finishes its stage."""
+    stage, model, subnet, _ = trained
+    if stage.done:
+        return
+    coded, quant = _quantized(problem, how, trained, variables, quant)
+    shape, task = problem.val[0][0].shape, problem.task
+    sources = {
+        "fp32": in_float(task, model, variables),
+        # What the files compute; with fake quantization, biases would not be rounded.
+        "quantized": simulated(task, model, coded, quant, shape),
+    }
+    found, samples = evaluate(sources, problem.val, how.run.eval_batch, task)
+    sizes = network_sizes(model, quant, shape)
+    with artefacts.writing(stage.folder / "samples.npz") as file:
+        np.savez_compressed(file, allow_pickle=False, **samples)
+    described = {"subnet": space.format_subnet(subnet), **found, **sizes}
+    artefacts.write_json(stage.folder / "metrics.json", described)
+    stage.finish()
+    logger.info(
+        "%s: %s %.2f %% in float, %.2f %% quantized, %.1f kB",
+        stage.folder.name,  # "teacher", or the subnet
+        task.metric.title,
+        found[f"{task.metric.name}_fp32"],
+        found[f"{task.metric.name}_quantized"],
+        sizes["size_bytes"] / 1e3,
+    )
+
+
+def in_float(task: Task, model: nn.Module, variables: PyTree) -> Classify:
+    """Returns a function images -> classes by rank, of a network in float."""
+    return functools.partial(supervised.predictor(model, task.predict), variables)
+
+
+def simulated(task: Task, model: nn.Module, variables, quant, shape: Shape) -> Classify:
+    """Returns a function images -> classes by rank, as the integers of a network's file do."""
+    logits = simulate.logits(fold.fold(model, variables, quant, shape, resize=task.per_pixel))
+    predict = jax.jit(task.predict, static_argnums=1)
+    return lambda images: predict(logits(images), shape[:2])
+
+
+def network_sizes(model: nn.Module, quant: PyTree, image_shape: Shape) -> dict[str, int]:
+    """Returns the bytes of a network and of its encoder, quantized and in float, and its MACs."""
+    traced, bits = trace(model, image_shape), policy.w_bits(quant)
+    found = traced.convs
+    by_conv = {conv.name: int(size.conv_bytes(conv, bits[conv.name])) for conv in found}
+    encoder = sum(by_conv[conv.name] for conv in convs(traced.encoder))
+    return {
+        "size_bytes": sum(by_conv.values()),
+        "encoder_size_bytes": encoder,
+        "float_size_bytes": size.float_bytes(found),
+        "macs": sum(conv.macs for conv in found),
+    }
+
+
+def _quantized(
+    problem: Problem, how: Training, trained: Trained, variables, quant
+) -> tuple[PyTree, PyTree]:
+    """Returns the variables and the policy of the quantized network.
+
+    They are found once, and kept in `quantized.npz` (if a method has changed the variables) and
+    `quant.npz`.
+    """
+    folder = trained.stage.folder
+    changed, file = folder / "quantized.npz", folder / "quant.npz"
+    if not file.exists():
+        shape, images = problem.val[0][0].shape, list(range_images(problem.train, how))
+        coded, found = post_training.quantized(
+            trained.model, trace(trained.model, shape), variables, quant, images, how.quantize,
+            key(how.seed, Purpose.ROUNDING),
+        )  # fmt: skip
+        network = fold.fold(trained.model, coded, found, shape, resize=problem.task.per_pixel)
+        found = tie_free.with_agreed_sums(network, found)
+        if post_training.changes_weights(how.quantize):
+            checkpoint.write_arrays(changed, coded)
+        checkpoint.write_arrays(file, found)
+    coded = checkpoint.read_arrays(changed, variables) if changed.exists() else variables
+    return coded, checkpoint.read_arrays(file, quant)
+
+
+def load(problem: Problem, how: Training, trained: Trained) -> tuple[PyTree, PyTree]:
+    """Returns the variables and the policy of a quantized network whose stage is finished."""
+    return _quantized(problem, how, trained, *load_float(problem, how, trained))
+
+
+def load_float(problem: Problem, how: Training, trained: Trained) -> tuple[PyTree, PyTree]:
+    """Returns the variables of a network whose stage is finished, and its policy without ranges."""
+    random = key(how.seed, Purpose.TEACHER_INIT)  # overwritten by the checkpoint
+    fresh = init.initialize(trained.model, random, (1, *how.train.crop, 3))
+    state = supervised.fresh_state(fresh, optimizer_of(how.train, how.train.lr))
+    variables = checkpoint.load(trained.stage.folder / trained.weights, state).variables()
+    return variables, with_bits(trained.model, fresh["quant"], trained.subnet, problem)
+
+
+def with_bits(model: nn.Module, quant: PyTree, subnet: space.Subnet, problem: Problem) -> PyTree:
+    """The policy of a subnet."""
+    return policy.with_bits(quant, trace(model, problem.val[0][0].shape), subnet)

@@ -1,0 +1,107 @@
+"""What each method of post-training quantization gives a network, by bitwidth."""
+
+import dataclasses
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+from qnas_jax.nn import policy
+from qnas_jax.nn.trace import trace
+from qnas_jax.run.log import Progress
+from qnas_jax.stages import evaluation, post_training
+from qnas_jax.stages.evaluation import Trained
+from qnas_jax.stages.experiment import Problem, Purpose, key
+from qnas_jax.stages.fit import Training, range_images
+from qnas_jax.tasks.task import evaluate
+
+BEST = {"ranges": "best", "weight_ranges": "mse"}
+ROUNDING = {"rounding_steps": 300}
+
+# Settings of `config.Quantize` by the names of rows.
+METHODS: dict[str, dict[str, Any]] = {
+    "min_max": {"ranges": "min_max"},
+    "percentile": {"ranges": "percentile"},
+    "mse": {"ranges": "mse", "weight_ranges": "mse"},
+    "kl": {"ranges": "kl", "weight_ranges": "kl"},
+    "best": BEST,
+    "best+equalize": {**BEST, "equalize": True},
+    "best+biases": {**BEST, "biases": True},
+    "best+norms": {**BEST, "norms": True},
+    "best+rounding": {**BEST, **ROUNDING},
+    "all": {**BEST, **ROUNDING, "equalize": True, "norms": True},
+}
+FLOAT = "float"
+
+
+def scores(
+    problem: Problem,
+    how: Training,
+    trained: Trained,
+    methods: Sequence[str],
+    bits: Sequence[int],
+    known: Collection[str],
+) -> Iterator[tuple[str, float]]:
+    """Yields scores on the validation images, in percent, by the names of `name_of`.
+
+    The layers of searched blocks get the bitwidth, for weights and activations; all else keeps 8
+    bits. Scores are those of the integers that a file computes.
+
+    Args:
+      problem: The images, and the task.
+      how: How the network was trained.
+      trained: It.
+      methods: Keys of `METHODS`.
+      bits: The bitwidths.
+      known: Names that are left out.
+    """
+    cells = [(m, b) for m in methods for b in bits if name_of(m, b) not in known]
+    if not cells and FLOAT in known:
+        return
+    variables, quant = evaluation.load_float(problem, how, trained)
+    traced, task = trace(trained.model, problem.val[0][0].shape), problem.task
+    images = list(range_images(problem.train, how))
+
+    def score(computed) -> float:
+        found, _ = evaluate({"quantized": computed}, problem.val, how.run.eval_batch, task)
+        return found[f"{task.metric.name}_quantized"]
+
+    if FLOAT not in known:
+        yield FLOAT, score(evaluation.in_float(task, trained.model, variables))
+    progress = Progress("methods", len(cells))
+    for number, (method, width) in enumerate(cells, 1):
+        settings = dataclasses.replace(how.quantize, **{**_PLAIN, **METHODS[method]})
+        names = {unit.name: (width, width) for unit in traced.units if unit.site}
+        coded, found = post_training.quantized(
+            trained.model, traced, variables, policy.with_policy(quant, names), images, settings,
+            key(how.seed, Purpose.ROUNDING),
+        )  # fmt: skip
+        shape = problem.val[0][0].shape
+        yield (
+            name_of(method, width),
+            score(evaluation.simulated(task, trained.model, coded, found, shape)),
+        )
+        progress.show(number)
+
+
+# What a row does not name is off, whatever the config has.
+_PLAIN = {
+    "ranges": "min_max",
+    "weight_ranges": "min_max",
+    "equalize": False,
+    "rounding_steps": 0,
+    "biases": False,
+    "norms": False,
+}
+
+
+def name_of(method: str, bits: int) -> str:
+    """Returns the name of a score."""
+    return f"{method}/{bits}"
+
+
+def as_text(found: Mapping[str, float], methods: Sequence[str], bits: Sequence[int]) -> str:
+    """Returns the scores as a table for a terminal."""
+    lines = [f"{'':16}" + "".join(f"{f'{width} bits':>9}" for width in bits)]
+    for method in methods:
+        cells = (f"{found[name_of(method, width)]:9.2f}" for width in bits)
+        lines.append(f"{method:16}" + "".join(cells))
+    return "\n".join([*lines, f"{FLOAT:16}{found[FLOAT]:9.2f}"])
