@@ -53,7 +53,8 @@ class Hqnas:
     rate: float = 0.05  # how fast the controller follows
     most_weight: float = 20.0  # of the cost in the loss
     choice_images: int = 64  # of score_images, on which each choice of a layer is scored alone
-    samples: int = 16  # subnets that are drawn in the end, and scored; the best is trained
+    samples: int = 16  # subnets that are drawn in the end, and scored
+    neighbours: int = 64  # scored by a local search around the best of them; 0: none
     score_images: int = 250  # the last ones of the training split, kept out of training
     images_per_pass: int = 250
     norm_images: int = 64  # of which batch norms take statistics before a choice is scored
@@ -77,7 +78,8 @@ class Hqnas:
                      "choice_images", "images_per_pass", "norm_images"):  # fmt: skip
             checks.at_least(f"hqnas.{name}", getattr(self, name), 1)
         checks.at_least("hqnas.batch", self.batch, 2 if self.bilevel else 1)
-        checks.at_least("hqnas.final_steps", self.final_steps, 0)
+        for name in ("neighbours", "final_steps"):
+            checks.at_least(f"hqnas.{name}", getattr(self, name), 0)
         for name in ("lr", "logit_lr", "rate", "most_weight", "final_lr"):
             checks.above_zero(f"hqnas.{name}", getattr(self, name))
         checks.one_of("hqnas.relaxation", self.relaxation, ("sampled", "mixture"))

@@ -1,9 +1,14 @@
-"""From logits to a network: draws within the budget, scored with the shared weights."""
+"""From logits to a network: draws within the budget, scored with the shared weights.
+
+What choices add to the loss one by one says little about many changes at once, so whole subnets are
+scored, and the best draw is improved by a local search.
+"""
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key
@@ -21,6 +26,8 @@ NO_PRICES: Prices = MappingProxyType({})
 
 SLACK = 1e-6  # of a budget, for the rounding of sums
 EPSILON = 1e-3  # of the front of added scores: how far its sums may be off, relatively
+AT_ONCE = 8  # neighbours in a round of the local search
+MOST_CHANGES = 3  # of a neighbour
 
 
 class Scored(NamedTuple):
@@ -49,8 +56,8 @@ def scored(
 ) -> list[Scored]:
     """Returns the most likely subnet, the best by added scores, and some draws; the best first.
 
-    All are brought within the budgets, and filled up to them. Where costs have prices instead, the
-    best is that of the lowest loss with what its costs add.
+    All are brought within the budgets, and filled up to them. The best is that of the lowest loss,
+    with what its costs add if they have prices.
 
     Args:
       described: The layers.
@@ -75,15 +82,77 @@ def scored(
         Scored(s, cost_of(described, s, first), float(a))
         for s, a in zip(subnets, scores.accuracy, strict=True)
     ]
-    paid = [
-        sum(
-            float(price) * cost_of(described, subnet, bounds[name]) / float(bounds[name].budget)
-            for name, price in prices.items()
-        )
-        for subnet in subnets
-    ]
-    rank = scores.loss + np.array(paid) if prices else -scores.accuracy
+    rank = scores.loss + [paid(described, subnet, bounds, prices) for subnet in subnets]
     return [found[place] for place in np.argsort(rank, kind="stable")]
+
+
+def paid(described: Shared, subnet: space.Subnet, bounds: Bounds, prices: Prices) -> float:
+    """Returns what the costs of a subnet add to its loss, see `adapt.adapted`."""
+    shares = {
+        name: cost_of(described, subnet, bounds[name]) / float(bounds[name].budget)
+        for name in prices
+    }
+    return sum((float(price) * shares[name] for name, price in prices.items()), 0.0)
+
+
+def climbed(
+    described: Shared,
+    subnet: space.Subnet,
+    bounds: Bounds,
+    added: Shares,
+    losses: Callable[[np.ndarray], np.ndarray],
+    key: Key[Array, ""],
+    count: int,
+    prices: Prices = NO_PRICES,
+) -> space.Subnet:
+    """Returns a subnet of lower loss, by local search.
+
+    Each round scores a few random neighbours of the best subnet; the best of all stays. A neighbour
+    has another op in some layers, or a bit more or less, and is brought within the budgets and
+    filled up to them.
+
+    Args:
+      described: The layers.
+      subnet: Where it begins.
+      bounds: The costs.
+      added: What each choice adds to the loss, see `adapt.sensitivities`.
+      losses: Subnets as numbers of their candidates, uint8[n, layers, 3] -> float[n].
+      key: PRNG key of the neighbours.
+      count: How many neighbours are scored, about.
+      prices: Of costs that have no budget, see `adapt.adapted`.
+    """
+    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+    held = {name: one for name, one in bounds.items() if name not in prices}
+    best, least, seen = subnet, np.inf, {subnet}
+    for round_ in range(-(-count // AT_ONCE)):
+        fresh = [best] if round_ == 0 else []
+        for _ in range(10 * AT_ONCE):  # few subnets may be left in a small space
+            near = within(described, _neighbour(described, best, rng), held)
+            near = near and filled(described, near, added, bounds, prices)
+            if near and near not in seen:
+                seen.add(near)
+                fresh.append(near)
+            if len(fresh) >= AT_ONCE:
+                break
+        if not fresh:
+            break
+        values = losses(np.stack([codes_of(described, one) for one in fresh]))
+        values = values + [paid(described, one, bounds, prices) for one in fresh]
+        if values.min() < least:
+            best, least = fresh[int(np.argmin(values))], values.min()
+    return best
+
+
+def _neighbour(described: Shared, subnet: space.Subnet, rng: np.random.Generator) -> space.Subnet:
+    codes, steps = codes_of(described, subnet), np.argsort(described.bits)
+    for _ in range(rng.integers(1, MOST_CHANGES + 1)):
+        layer, part = rng.integers(len(codes)), rng.integers(codes.shape[1])
+        if part == 0:
+            codes[layer, 0] = rng.integers(len(described.ops))
+            continue
+        place = int(np.flatnonzero(steps == codes[layer, part])[0]) + rng.choice((-1, 1))
+        codes[layer, part] = steps[np.clip(place, 0, len(steps) - 1)]
+    return subnet_at(described, codes)
 
 
 def cost_of(described: Shared, subnet: space.Subnet, costs: relax.Costs) -> float:

@@ -32,7 +32,7 @@ from qnas_jax.stages import beginning, evaluation, fit, scoring
 from qnas_jax.stages.evaluation import Trained
 from qnas_jax.stages.experiment import Problem, Purpose, key, prepare, teacher_costs
 from qnas_jax.stages.quantizers import Quantize
-from qnas_jax.stages.scoring import Evaluate, Tested
+from qnas_jax.stages.scoring import Evaluate, Scores, Tested
 from qnas_jax.train import loop
 
 
@@ -199,31 +199,52 @@ def cost_of(begun: Begun, subnet: space.Subnet) -> dict[str, float]:
 def scorer(begun: Begun, params: PyTree) -> Evaluate:
     """Returns what scores subnets on the held-out images, with the shared weights.
 
-    Subnets are as `shared.codes_of` gives them. Nothing is compiled for another subnet.
+    The loss is that of `imitations`. Subnets are as `shared.codes_of` gives them. Nothing is
+    compiled for another subnet.
     """
     config, network = begun.config, begun.network
     variables = {"params": params, "batch_stats": network.variables["batch_stats"]}
     tested = Tested(network.model, begun.problem.task, variables, begun.quantize)
     images = scoring.batches(begun.held_out, config.hqnas.images_per_pass)
-    return scoring.evaluator(tested, images, norm_images(begun))
+    accuracies = scoring.evaluator(tested, images, norm_images(begun))
+    losses = imitations(begun, params, config.hqnas.score_images, "losses of the subnets")
+
+    def evaluate(subnets: np.ndarray) -> Scores:
+        return Scores(accuracies(subnets).accuracy, losses(subnets))
+
+    return evaluate
 
 
-def imitations(begun: Begun, params: PyTree) -> Callable[[np.ndarray], np.ndarray]:
+def imitations(
+    begun: Begun, params: PyTree, count: int, title: str
+) -> Callable[[np.ndarray], np.ndarray]:
     """Returns what says how far subnets are from the widest network, by the loss of the search.
 
     It is far less noisy on few images than the loss of the labels. Subnets are as
     `shared.codes_of` gives them.
+
+    Args:
+      begun: The run.
+      params: The shared weights.
+      count: Number of held-out images.
+      title: What is scored, for progress lines.
     """
-    network, own = begun.network, begun.config.hqnas
-    count = min(own.choice_images, len(begun.held_out))
-    images = jnp.asarray(stacked(begun.held_out, range(count)).images)
-    target = learn.outputs(network, {"params": params}, images, jax.random.key(0))
+    network, count = begun.network, min(count, len(begun.held_out))
+    # Norms use the statistics of a pass, so all passes have as many images.
+    per_pass = min(count, begun.config.hqnas.images_per_pass)
+    passes = [range(at, at + per_pass) for at in range(0, count - per_pass + 1, per_pass)]
+    images = [jnp.asarray(stacked(begun.held_out, places).images) for places in passes]
+    targets = [
+        learn.outputs(network, {"params": params}, each, jax.random.key(0)) for each in images
+    ]
     read = jax.jit(begun.quantize)
 
     def losses(subnets: np.ndarray) -> np.ndarray:
-        progress, found = Progress("choices of the layers", len(subnets)), []
+        progress, found = Progress(title, len(subnets)), []
         for number, codes in enumerate(subnets, 1):
-            found.append(float(begun.imitate(read(params, codes), images, target)))
+            made = read(params, codes)
+            each = [begun.imitate(made, x, y) for x, y in zip(images, targets, strict=True)]
+            found.append(float(np.mean(each)))
             progress.show(number)
         return np.array(found)
 

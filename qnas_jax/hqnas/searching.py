@@ -96,7 +96,8 @@ def searched(warm: Warm, name: str, logits: Shares, limits: Bounds) -> tuple[Sta
     workdir, begun, seed, *_ = warm
     own = begun.config.hqnas
     recipe = ("steps", "batch", "lr", "logit_lr", "bilevel", "relaxation", "temperature", "rate",
-              "most_weight", "damping", "samples", "norm_images", "choice_images")  # fmt: skip
+              "most_weight", "damping", "samples", "neighbours", "norm_images",
+              "choice_images")  # fmt: skip
     made_from = {
         "warmup": warm.stage.hash,
         "bounds": {cost: artefacts.digest(_listed(one)) for cost, one in limits.items()},
@@ -147,7 +148,9 @@ def added_losses(
     file, described = stage.folder / name, begun.network.shared
     if not file.exists():
         counts = len(described.ops), len(described.bits), len(described.bits)
-        losses = experiment.imitations(begun, params)
+        losses = experiment.imitations(
+            begun, params, begun.config.hqnas.choice_images, "choices of the layers"
+        )
         added = adapt.sensitivities(losses, shared.codes_of(described, subnet), counts)
         with artefacts.writing(file) as out:
             held = {name: np.asarray(part) for name, part in added._asdict().items()}
@@ -230,19 +233,28 @@ def found(
     """
     file = stage.folder / "subnets.json"
     if not file.exists():
-        described = begun.network.shared
+        described, own = begun.network.shared, begun.config.hqnas
+        evaluate, draws = scores(begun, weights, state.params), key(seed, Purpose.SUPERNET_PATHS)
         rows = derive.scored(
             described,
             state.logits,
             limits,
             added,
-            lambda subnets: scores(begun, weights, state.params)(
+            lambda subnets: evaluate(
                 np.stack([shared.codes_of(described, one) for one in subnets])
             ),
-            key(seed, Purpose.SUPERNET_PATHS),
-            begun.config.hqnas.samples,
+            draws,
+            own.samples,
             prices,
         )
+        if own.neighbours:
+            losses = experiment.imitations(begun, state.params, own.score_images, "neighbours")
+            near = jax.random.fold_in(draws, 1)
+            best = derive.climbed(
+                described, rows[0].subnet, limits, added, losses, near, own.neighbours, prices
+            )
+            if best != rows[0].subnet:
+                rows.insert(0, scored_alone(begun, stage, state.params, best, limits))
         held = [(space.format_subnet(s), cost, accuracy) for s, cost, accuracy in rows]
         probabilities = [np.asarray(p).tolist() for p in relax.probabilities(state.logits)]
         artefacts.write_json(file, {"subnets": held, "probabilities": probabilities})

@@ -2,6 +2,7 @@
 
 import itertools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -146,3 +147,42 @@ def test_a_choice_that_is_not_allowed_is_not_taken():
     bounds = {"latency_ms": costs_of(ordered(np.random.default_rng(0)), 99.0)}
     found = derive.best_by_sum(DESCRIBED, fixed, bounds)
     assert {choice.op for block in found for choice in block} == {OPS[1]}
+
+
+def test_a_local_search_finds_what_no_single_change_shows():
+    """The loss is a sum of products of two layers' choices; brute force knows the best."""
+    found_best = 0
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        table = rng.uniform(0, 1, (8, 8))
+        bounds = {"latency_ms": costs_of(ordered(rng), 6.5)}
+
+        def losses(codes, table=table):
+            numbers = (codes * [4, 2, 1]).sum(2)
+            return table[numbers[:, 0], numbers[:, 1]]
+
+        def loss(subnet, losses=losses):
+            return float(losses(codes_of(DESCRIBED, subnet)[None])[0])
+
+        fits = [
+            subnet
+            for subnet in every_subnet()
+            if derive.cost_of(DESCRIBED, subnet, bounds["latency_ms"]) <= 6.5
+        ]
+        start, added = fits[rng.integers(len(fits))], added_scores(rng)
+        calls = []
+
+        def counted(codes, losses=losses, calls=calls):
+            calls.append(len(codes))
+            return losses(codes)
+
+        key = jax.random.key(seed)
+        found = derive.climbed(DESCRIBED, start, bounds, added, counted, key, 40)
+        assert found in fits
+        assert loss(found) <= loss(start)
+        assert sum(calls) <= 40
+        again = derive.climbed(DESCRIBED, start, bounds, added, losses, key, 40)
+        assert again == found
+        filled = {derive.filled(DESCRIBED, s, added, bounds, derive.NO_PRICES) for s in fits}
+        found_best += loss(found) <= min(loss(s) for s in filled) + 1e-9
+    assert found_best >= 8
