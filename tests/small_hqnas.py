@@ -12,6 +12,8 @@ def small(**hqnas):
         "steps": 6,
         "batch": 8,
         "samples": 4,
+        "neighbours": 8,
+        "near_images": 16,
         "score_images": 16,
         "images_per_pass": 16,
         "norm_images": 8,

@@ -55,6 +55,7 @@ class Hqnas:
     choice_images: int = 64  # of score_images, on which each choice of a layer is scored alone
     samples: int = 16  # subnets that are drawn in the end, and scored
     neighbours: int = 64  # scored by a local search around the best of them; 0: none
+    near_images: int = 128  # of score_images, on which neighbours are scored
     score_images: int = 250  # the last ones of the training split, kept out of training
     images_per_pass: int = 250
     norm_images: int = 64  # of which batch norms take statistics before a choice is scored
@@ -75,7 +76,7 @@ class Hqnas:
         checks.all_of("hqnas.budgets", self.budgets, lambda b: 0 < b <= 1, "above 0, at most 1")
         checks.distinct("hqnas.budgets", tuple(f"{b:g}" for b in self.budgets))  # name folders
         for name in ("seeds", "warmup_steps", "steps", "samples", "score_images",
-                     "choice_images", "images_per_pass", "norm_images"):  # fmt: skip
+                     "choice_images", "near_images", "images_per_pass", "norm_images"):  # fmt: skip
             checks.at_least(f"hqnas.{name}", getattr(self, name), 1)
         checks.at_least("hqnas.batch", self.batch, 2 if self.bilevel else 1)
         for name in ("neighbours", "final_steps"):

@@ -4,7 +4,7 @@ What choices add to the loss one by one says little about many changes at once, 
 scored, and the best draw is improved by a local search.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -104,6 +104,7 @@ def climbed(
     key: Key[Array, ""],
     count: int,
     prices: Prices = NO_PRICES,
+    parts: Sequence[int] = (0, 1, 2),
 ) -> space.Subnet:
     """Returns a subnet of lower loss, by local search.
 
@@ -120,6 +121,7 @@ def climbed(
       key: PRNG key of the neighbours.
       count: How many neighbours are scored, about.
       prices: Of costs that have no budget, see `adapt.adapted`.
+      parts: What may change: ops (0), bits of weights (1), of activations (2).
     """
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
     held = {name: one for name, one in bounds.items() if name not in prices}
@@ -127,9 +129,9 @@ def climbed(
     for round_ in range(-(-count // AT_ONCE)):
         fresh = [best] if round_ == 0 else []
         for _ in range(10 * AT_ONCE):  # few subnets may be left in a small space
-            near = within(described, _neighbour(described, best, rng), held)
+            near = within(described, _neighbour(described, best, rng, parts), held)
             near = near and filled(described, near, added, bounds, prices)
-            if near and near not in seen:
+            if near and near not in seen and _same_but(described, best, near, parts):
                 seen.add(near)
                 fresh.append(near)
             if len(fresh) >= AT_ONCE:
@@ -143,10 +145,18 @@ def climbed(
     return best
 
 
-def _neighbour(described: Shared, subnet: space.Subnet, rng: np.random.Generator) -> space.Subnet:
+def _same_but(described: Shared, a: space.Subnet, b: space.Subnet, parts: Sequence[int]) -> bool:
+    """Whether two subnets differ in these parts alone; `within` may have changed others."""
+    fixed = [part for part in range(3) if part not in parts]
+    return bool((codes_of(described, a)[:, fixed] == codes_of(described, b)[:, fixed]).all())
+
+
+def _neighbour(
+    described: Shared, subnet: space.Subnet, rng: np.random.Generator, parts: Sequence[int]
+) -> space.Subnet:
     codes, steps = codes_of(described, subnet), np.argsort(described.bits)
     for _ in range(rng.integers(1, MOST_CHANGES + 1)):
-        layer, part = rng.integers(len(codes)), rng.integers(codes.shape[1])
+        layer, part = rng.integers(len(codes)), rng.choice(parts)
         if part == 0:
             codes[layer, 0] = rng.integers(len(described.ops))
             continue

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from qnas_jax import space
-from qnas_jax.data.batching import Dataset, central_crops, stacked
+from qnas_jax.data.batching import Dataset, central_crops
 from qnas_jax.errors import InputError
 from qnas_jax.hardware import matrix
 from qnas_jax.hardware.deployment import Deployment
@@ -26,13 +26,11 @@ from qnas_jax.nn.trace import trace
 from qnas_jax.ptq import norms, ranges
 from qnas_jax.quant.nested import nested
 from qnas_jax.run import artefacts
-from qnas_jax.run.log import Progress
 from qnas_jax.space import COSTS
-from qnas_jax.stages import beginning, evaluation, fit, scoring
+from qnas_jax.stages import beginning, evaluation, fit
 from qnas_jax.stages.evaluation import Trained
 from qnas_jax.stages.experiment import Problem, Purpose, key, prepare, teacher_costs
 from qnas_jax.stages.quantizers import Quantize
-from qnas_jax.stages.scoring import Evaluate, Scores, Tested
 from qnas_jax.train import loop
 
 
@@ -194,61 +192,6 @@ def cost_of(begun: Begun, subnet: space.Subnet) -> dict[str, float]:
     }
     found = matrix.subnet_costs(flat, ops, pairs, subnet)
     return {name: found[name] + begun.costs[name][1] for name in found}
-
-
-def scorer(begun: Begun, params: PyTree) -> Evaluate:
-    """Returns what scores subnets on the held-out images, with the shared weights.
-
-    The loss is that of `imitations`. Subnets are as `shared.codes_of` gives them. Nothing is
-    compiled for another subnet.
-    """
-    config, network = begun.config, begun.network
-    variables = {"params": params, "batch_stats": network.variables["batch_stats"]}
-    tested = Tested(network.model, begun.problem.task, variables, begun.quantize)
-    images = scoring.batches(begun.held_out, config.hqnas.images_per_pass)
-    accuracies = scoring.evaluator(tested, images, norm_images(begun))
-    losses = imitations(begun, params, config.hqnas.score_images, "losses of the subnets")
-
-    def evaluate(subnets: np.ndarray) -> Scores:
-        return Scores(accuracies(subnets).accuracy, losses(subnets))
-
-    return evaluate
-
-
-def imitations(
-    begun: Begun, params: PyTree, count: int, title: str
-) -> Callable[[np.ndarray], np.ndarray]:
-    """Returns what says how far subnets are from the widest network, by the loss of the search.
-
-    It is far less noisy on few images than the loss of the labels. Subnets are as
-    `shared.codes_of` gives them.
-
-    Args:
-      begun: The run.
-      params: The shared weights.
-      count: Number of held-out images.
-      title: What is scored, for progress lines.
-    """
-    network, count = begun.network, min(count, len(begun.held_out))
-    # Norms use the statistics of a pass, so all passes have as many images.
-    per_pass = min(count, begun.config.hqnas.images_per_pass)
-    passes = [range(at, at + per_pass) for at in range(0, count - per_pass + 1, per_pass)]
-    images = [jnp.asarray(stacked(begun.held_out, places).images) for places in passes]
-    targets = [
-        learn.outputs(network, {"params": params}, each, jax.random.key(0)) for each in images
-    ]
-    read = jax.jit(begun.quantize)
-
-    def losses(subnets: np.ndarray) -> np.ndarray:
-        progress, found = Progress(title, len(subnets)), []
-        for number, codes in enumerate(subnets, 1):
-            made = read(params, codes)
-            each = [begun.imitate(made, x, y) for x, y in zip(images, targets, strict=True)]
-            found.append(float(np.mean(each)))
-            progress.show(number)
-        return np.array(found)
-
-    return losses
 
 
 def _imitation(network: Network, read: PyTree, images: Array, target: Array) -> Array:

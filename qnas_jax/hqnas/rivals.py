@@ -24,7 +24,8 @@ def sequential(warm: Warm, name: str, limits: Bounds) -> Found:
 
     Ops are searched as HQNAS searches, but with the most bits everywhere, which is near to float;
     their cost is counted at the middle bitwidth, as the bits are not known yet. Each choice of bits
-    is then scored alone, and the best sum within the budgets is taken.
+    is then scored alone, and the best sum within the budgets is taken. Both are improved by the
+    local search of HQNAS, ops at the first and bits at the second.
 
     Args:
       warm: Where it begins.
@@ -38,11 +39,16 @@ def sequential(warm: Warm, name: str, limits: Bounds) -> Found:
     likely = shared.subnet_of(described, state.logits)
     added = searching.added_losses(begun, stage, state.params, likely)
     only_ops = added._replace(w=_fixed(added.w, most), a=_fixed(added.a, most))
-    scored = searching.found(begun, stage, state, only_ops, of_ops, warm.seed, stage.folder)
+    scored = searching.found(
+        begun, stage, state, only_ops, of_ops, warm.seed, stage.folder, parts=(0,)
+    )
     ops = scored[0].subnet
     added = searching.added_losses(begun, stage, state.params, ops, "bits.npz")
     only_bits = added._replace(op=_fixed(added.op, shared.codes_of(described, ops)[:, 0]))
     subnet = derive.best_by_sum(described, only_bits, limits)
+    subnet = searching.climbed(
+        begun, state.params, subnet, only_bits, limits, warm.seed, parts=(1, 2)
+    )
     best = searching.scored_alone(begun, stage, state.params, subnet, limits)
     stage.finish()
     return stage, [best], stage.seconds

@@ -4,6 +4,7 @@ import enum
 import functools
 import json
 import pathlib
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -12,7 +13,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from qnas_jax import space
-from qnas_jax.hqnas import adapt, derive, experiment, learn, relax, shared
+from qnas_jax.hqnas import adapt, derive, experiment, learn, relax, scores, shared
 from qnas_jax.hqnas.config import Config
 from qnas_jax.hqnas.derive import Scored
 from qnas_jax.hqnas.experiment import Begun
@@ -96,7 +97,7 @@ def searched(warm: Warm, name: str, logits: Shares, limits: Bounds) -> tuple[Sta
     workdir, begun, seed, *_ = warm
     own = begun.config.hqnas
     recipe = ("steps", "batch", "lr", "logit_lr", "bilevel", "relaxation", "temperature", "rate",
-              "most_weight", "damping", "samples", "neighbours", "norm_images",
+              "most_weight", "damping", "samples", "neighbours", "near_images", "norm_images",
               "choice_images")  # fmt: skip
     made_from = {
         "warmup": warm.stage.hash,
@@ -148,9 +149,9 @@ def added_losses(
     file, described = stage.folder / name, begun.network.shared
     if not file.exists():
         counts = len(described.ops), len(described.bits), len(described.bits)
-        losses = experiment.imitations(
-            begun, params, begun.config.hqnas.choice_images, "choices of the layers"
-        )
+        losses = scores.imitations(begun, params, begun.config.hqnas.choice_images)
+        total = 1 + sum((count - 1) * len(described.layers) for count in counts)
+        losses = scores.with_progress(losses, "choices of the layers", total)
         added = adapt.sensitivities(losses, shared.codes_of(described, subnet), counts)
         with artefacts.writing(file) as out:
             held = {name: np.asarray(part) for name, part in added._asdict().items()}
@@ -218,6 +219,7 @@ def found(
     seed: int,
     weights: pathlib.Path,
     prices: derive.Prices = derive.NO_PRICES,
+    parts: Sequence[int] = (0, 1, 2),
 ) -> list[Scored]:
     """Returns the drawn subnets, the best first; they are kept in `subnets.json`.
 
@@ -230,11 +232,12 @@ def found(
       seed: Of the draws.
       weights: The folder of the shared weights, which holds all scores with them.
       prices: Of costs that have no budget, see `adapt.adapted`.
+      parts: What a local search may change, see `derive.climbed`.
     """
     file = stage.folder / "subnets.json"
     if not file.exists():
         described, own = begun.network.shared, begun.config.hqnas
-        evaluate, draws = scores(begun, weights, state.params), key(seed, Purpose.SUPERNET_PATHS)
+        evaluate = remembered(begun, weights, state.params)
         rows = derive.scored(
             described,
             state.logits,
@@ -243,22 +246,40 @@ def found(
             lambda subnets: evaluate(
                 np.stack([shared.codes_of(described, one) for one in subnets])
             ),
-            draws,
+            key(seed, Purpose.SUPERNET_PATHS),
             own.samples,
             prices,
         )
-        if own.neighbours:
-            losses = experiment.imitations(begun, state.params, own.score_images, "neighbours")
-            near = jax.random.fold_in(draws, 1)
-            best = derive.climbed(
-                described, rows[0].subnet, limits, added, losses, near, own.neighbours, prices
-            )
-            if best != rows[0].subnet:
-                rows.insert(0, scored_alone(begun, stage, state.params, best, limits))
+        first = rows[0].subnet
+        best = climbed(begun, state.params, first, added, limits, seed, prices, parts)
+        if best != first:
+            rows.insert(0, scored_alone(begun, stage, state.params, best, limits))
         held = [(space.format_subnet(s), cost, accuracy) for s, cost, accuracy in rows]
         probabilities = [np.asarray(p).tolist() for p in relax.probabilities(state.logits)]
         artefacts.write_json(file, {"subnets": held, "probabilities": probabilities})
     return read_subnets(file)
+
+
+def climbed(
+    begun: Begun,
+    params: PyTree,
+    subnet: space.Subnet,
+    added: Shares,
+    limits: Bounds,
+    seed: int,
+    prices: derive.Prices = derive.NO_PRICES,
+    parts: Sequence[int] = (0, 1, 2),
+) -> space.Subnet:
+    """Returns a subnet of lower loss with the shared weights; see `derive.climbed`."""
+    own = begun.config.hqnas
+    if not own.neighbours:
+        return subnet
+    losses = scores.imitations(begun, params, own.near_images)
+    losses = scores.with_progress(losses, "neighbours", own.neighbours)
+    near = jax.random.fold_in(key(seed, Purpose.SUPERNET_PATHS), 1)
+    return derive.climbed(
+        begun.network.shared, subnet, limits, added, losses, near, own.neighbours, prices, parts
+    )
 
 
 def read_subnets(file: pathlib.Path) -> list[Scored]:
@@ -279,10 +300,10 @@ def scored_alone(
 ) -> Scored:
     """Returns a subnet with its cost, the first of the limits, and its score."""
     described, first = begun.network.shared, next(iter(limits.values()))
-    found = scores(begun, stage.folder, params)(shared.codes_of(described, subnet)[None])
+    found = remembered(begun, stage.folder, params)(shared.codes_of(described, subnet)[None])
     return Scored(subnet, derive.cost_of(described, subnet, first), float(found.accuracy[0]))
 
 
-def scores(begun: Begun, weights: pathlib.Path, params: PyTree) -> Evaluate:
+def remembered(begun: Begun, weights: pathlib.Path, params: PyTree) -> Evaluate:
     """Returns what scores subnets with the shared weights of a search, each once."""
-    return remembering(experiment.scorer(begun, params), weights / "scores.npz", "subnets")
+    return remembering(scores.scorer(begun, params), weights / "scores.npz", "subnets")

@@ -225,8 +225,7 @@ class Quantize:
         checks.one_of("quantize.weight_ranges", self.weight_ranges, ("min_max", "mse", "kl"))
         checks.at_least("quantize.rounding_steps", self.rounding_steps, 0)
         if self.norms and self.biases:
-            rule = "not together: norms that take new statistics correct the means, too"
-            raise InputError(f"quantize.biases and quantize.norms: {rule}")
+            raise InputError("quantize.biases and quantize.norms: not together, norms do both")
 
 
 @dataclasses.dataclass(slots=True)

@@ -19,6 +19,8 @@ BAD = [
     ({"temperature": (0.5, 2.0)}, "must not rise"),
     ({"temperature": (0.5, 0.0)}, "above 0"),
     ({"damping": -1.0}, "must be at least 0"),
+    ({"neighbours": -1}, "hqnas.neighbours=-1: must be at least 0"),
+    ({"near_images": 0}, "hqnas.near_images=0: must be at least 1"),
     ({"damping": 0.1, "relaxation": "mixture"}, "must be 0 with"),
     ({"limits": (("latency_ms", 0.5),)}, "a cost other than"),
     ({"rivals": ("random",)}, "must be 'sequential' or 'bwnas'"),
