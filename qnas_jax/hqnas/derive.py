@@ -130,8 +130,10 @@ def climbed(
         fresh = [best] if round_ == 0 else []
         for _ in range(10 * AT_ONCE):  # few subnets may be left in a small space
             near = within(described, _neighbour(described, best, rng, parts), held)
-            near = near and filled(described, near, added, bounds, prices)
-            if near and near not in seen and _same_but(described, best, near, parts):
+            if not near or not _same_but(described, best, near, parts):
+                continue
+            near = filled(described, near, added, bounds, prices)
+            if near not in seen:
                 seen.add(near)
                 fresh.append(near)
             if len(fresh) >= AT_ONCE:

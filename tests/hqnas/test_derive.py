@@ -186,3 +186,27 @@ def test_a_local_search_finds_what_no_single_change_shows():
         filled = {derive.filled(DESCRIBED, s, added, bounds, derive.NO_PRICES) for s in fits}
         found_best += loss(found) <= min(loss(s) for s in filled) + 1e-9
     assert found_best >= 8
+
+
+@pytest.mark.parametrize("parts", [(0,), (1, 2)])
+def test_a_local_search_changes_only_what_it_may(parts):
+    """All else is not allowed, as where ops are searched first and bits then."""
+    rng = np.random.default_rng(0)
+    bounds = {"latency_ms": costs_of(ordered(rng), 5.5)}
+    start = min(every_subnet(), key=lambda s: derive.cost_of(DESCRIBED, s, bounds["latency_ms"]))
+    codes = codes_of(DESCRIBED, start)
+    fixed = [part for part in range(3) if part not in parts]
+    added = [
+        jnp.where(np.arange(2) == codes[:, part][:, None], 0.0, np.inf) if part in fixed else one
+        for part, one in enumerate(added_scores(rng))
+    ]
+
+    def losses(codes):
+        return -codes.sum((1, 2)).astype(float)
+
+    found = derive.climbed(
+        DESCRIBED, start, bounds, Shares(*added), losses, jax.random.key(0), 40, parts=parts
+    )
+    assert (codes_of(DESCRIBED, found)[:, fixed] == codes[:, fixed]).all()
+    assert found != start
+    assert derive.cost_of(DESCRIBED, found, bounds["latency_ms"]) <= 5.5 * (1 + 1e-5)
