@@ -55,7 +55,7 @@ class Hqnas:
     choice_images: int = 64  # of score_images, on which each choice of a layer is scored alone
     samples: int = 16  # subnets that are drawn in the end, and scored
     neighbours: int = 64  # scored by a local search around the best of them; 0: none
-    near_images: int = 128  # of score_images, on which neighbours are scored
+    near_images: int = 128  # of score_images, on which the losses of subnets are compared
     score_images: int = 250  # the last ones of the training split, kept out of training
     images_per_pass: int = 250
     norm_images: int = 64  # of which batch norms take statistics before a choice is scored
@@ -127,6 +127,7 @@ class Adapt:
     # Shifted classes, see data.frequencies; with or without corruptions, and learned as they are.
     frequencies: tuple[tuple[str, float], ...] = ()
     steps: int = 60
+    neighbours: int = 0  # as hqnas.neighbours: better, and it takes longer than the rest
     final_steps: int = -1  # of the found network; -1: hqnas.final_steps
     # The name of an adaptation whose shared weights are the beginning; "": those of the search.
     # Nothing else that an adaptation learned flows back.
@@ -153,6 +154,7 @@ class Adapt:
         check_corruptions("adapt.corruptions", self.corruptions)
         checks.bounds("adapt.frequencies", self.frequencies, ())
         checks.at_least("adapt.steps", self.steps, 1)
+        checks.at_least("adapt.neighbours", self.neighbours, 0)
         checks.at_least("adapt.final_steps", self.final_steps, -1)
 
 

@@ -143,7 +143,9 @@ def _moved(begun: Begun, share: float) -> Begun:
     prices = [name for name, _ in wanted.prices]
     cost = prices[0] if prices else wanted.cost or config.hqnas.cost
     final = config.hqnas.final_steps if wanted.final_steps < 0 else wanted.final_steps
-    config.hqnas = dataclasses.replace(config.hqnas, cost=cost, final_steps=final)
+    config.hqnas = dataclasses.replace(
+        config.hqnas, cost=cost, final_steps=final, neighbours=wanted.neighbours
+    )
     costs = experiment.costs_of(deployed, begun.problem.space.ops, tuple(config.hqnas.bits))
     for name in (cost, *prices):
         if name not in costs:

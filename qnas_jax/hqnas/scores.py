@@ -30,7 +30,7 @@ def scorer(begun: Begun, params: PyTree) -> Evaluate:
     tested = Tested(network.model, begun.problem.task, variables, begun.quantize)
     images = scoring.batches(begun.held_out, config.hqnas.images_per_pass)
     accuracies = scoring.evaluator(tested, images, norm_images(begun))
-    losses = imitations(begun, params, config.hqnas.score_images)
+    losses = imitations(begun, params, config.hqnas.near_images)
 
     def evaluate(subnets: np.ndarray) -> Scores:
         return Scores(accuracies(subnets).accuracy, losses(subnets))

@@ -38,6 +38,7 @@ ADAPTATIONS = [
     ({"corruptions": (("rain", 0.5),)}, "'rain' must be among"),
     ({"frequencies": (("car", -1.0),)}, "'car' must have a number above 0"),
     ({"steps": 0}, "adapt.steps=0: must be at least 1"),
+    ({"neighbours": -1}, "adapt.neighbours=-1: must be at least 0"),
 ]
 
 
