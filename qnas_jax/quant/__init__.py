@@ -5,8 +5,10 @@ quant.fake_quant(x, quant.min_max(x, bits), bits)  # activations: asymmetric, ze
 quant.fake_quant_weight(w, bits)                   # weights: symmetric, by output channel
 quant.kmeans(w, bits)                              # weights: 2**bits shared values, from 1 bit on
 quant.nested(w, bits)                              # weights: leading bits of 8-bit codes
+quant.lsq.fake_quant_weight(w, step, bits)         # weights: the step of the grid is learned
 """
 
+from qnas_jax.quant import lsq
 from qnas_jax.quant.affine import fake_quant, fake_quant_weight
 from qnas_jax.quant.calibrate import FindRange, kl, min_max, mse, percentile
 from qnas_jax.quant.clusters import kmeans
@@ -18,6 +20,7 @@ __all__ = [
     "fake_quant_weight",
     "kl",
     "kmeans",
+    "lsq",
     "min_max",
     "mse",
     "nested",

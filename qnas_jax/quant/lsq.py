@@ -1,0 +1,96 @@
+"""Learned step sizes: the scale of a grid is trained with the weights.
+
+Values are those of `affine.snap` bit for bit, so what was trained is what a file computes. Rounding
+passes the gradient of the values straight through inside of the grid. The step ``s`` gets, with
+``v = x / s``,
+
+    round(v) - v                 inside of the grid,
+    the lowest or highest code   (less the zero point) where it is clipped,
+
+times ``1 / sqrt(n * q_max)`` for ``n`` values that share the step, so that steps learn as fast as
+weights do.
+
+References:
+  Esser et al., 2020, https://arxiv.org/abs/1902.08153 (eq. 3 and section 2.2).
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from qnas_jax.quant import affine
+
+
+@jax.custom_jvp
+def _snap(x, step, zero_point, q_min, q_max):
+    return affine.snap(x, step, zero_point, q_min, q_max)
+
+
+@_snap.defjvp
+def _snap_jvp(primals, tangents):
+    x, step, zero_point, q_min, q_max = primals
+    low, high = (affine.over(q - zero_point, x) for q in (q_min, q_max))
+    v = x * affine.over(1 / step, x)
+    code = jnp.round(v)
+    inside = (code >= low) & (code <= high)
+    of_step = jnp.where(inside, code - v, jnp.clip(code, low, high))
+    out = jnp.where(inside, tangents[0], 0.0) + of_step * affine.over(tangents[1], x)
+    return _snap(*primals), out
+
+
+@jax.custom_jvp
+def _slower(step, factor):
+    """The step; its gradient is multiplied by the factor."""
+    del factor
+    return step
+
+
+@_slower.defjvp
+def _slower_jvp(primals, tangents):
+    step, factor = primals
+    return step, tangents[0] * factor
+
+
+@jax.jit
+def fake_quant(
+    x: Float[Array, "*shape"],
+    step: Float[Array, ""],
+    zero_point: Float[Array, ""],
+    bits: Int[Array, ""],
+) -> Float[Array, "*shape"]:
+    """Rounds activations to a grid whose step is learned; the zero point stays.
+
+    Args:
+      x: Values in real units.
+      step: Distance of the grid's points, above 0.
+      zero_point: The code of 0.
+      bits: Bitwidth in ``[2, 8]``; an array, so it can be traced and vmapped.
+    """
+    q_max = affine.q_max_asymmetric(bits)
+    step = _slower(step, jax.lax.rsqrt(x.size * q_max))
+    return _snap(x, step, zero_point, 0.0, q_max)
+
+
+@jax.jit
+def fake_quant_weight(
+    w: Float[Array, "*shape channels"], step: Float[Array, "channels"], bits: Int[Array, ""]
+) -> Float[Array, "*shape channels"]:
+    """Rounds weights to a symmetric grid of each output channel, whose step is learned.
+
+    Args:
+      w: Weights in real units; output channels last.
+      step: Distance of the grid's points by channel, above 0.
+      bits: Bitwidth in ``[2, 8]``; an array, so it can be traced and vmapped.
+    """
+    q_max = ((jnp.int32(1) << (bits - 1)) - 1).astype(jnp.float32)
+    step = _slower(step, jax.lax.rsqrt(w.size // w.shape[-1] * q_max))
+    return _snap(w, step, 0.0, -q_max, q_max)
+
+
+def first_step(
+    w: Float[Array, "*shape channels"], bits: Int[Array, ""]
+) -> Float[Array, "channels"]:
+    """Returns the steps with which weights begin, ``2 * mean(|w|) / sqrt(q_max)`` by channel."""
+    q_max = ((jnp.int32(1) << (bits - 1)) - 1).astype(jnp.float32)
+    mean = jnp.mean(jnp.abs(w), tuple(range(w.ndim - 1)))
+    return jnp.maximum(2 * mean * jax.lax.rsqrt(q_max), jnp.finfo(jnp.float32).tiny)
