@@ -27,6 +27,8 @@ class Resampled:
         Raises:
           InputError: There is no such class.
         """
+        if not len(data):
+            raise InputError("frequencies: there are no images")
         self._data = data
         self.names, self.labels_per = data.names, data.labels_per
         self.content, self.check = data.content, data.check

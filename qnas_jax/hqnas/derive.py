@@ -119,15 +119,15 @@ def climbed(
       added: What each choice adds to the loss, see `adapt.sensitivities`.
       losses: Subnets as numbers of their candidates, uint8[n, layers, 3] -> float[n].
       key: PRNG key of the neighbours.
-      count: How many neighbours are scored, about.
+      count: How many subnets are scored at most, the first one among them.
       prices: Of costs that have no budget, see `adapt.adapted`.
       parts: What may change: ops (0), bits of weights (1), of activations (2).
     """
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
     held = {name: one for name, one in bounds.items() if name not in prices}
-    best, least, seen = subnet, np.inf, {subnet}
-    for round_ in range(-(-count // AT_ONCE)):
-        fresh = [best] if round_ == 0 else []
+    best, least, seen, left = subnet, np.inf, {subnet}, count
+    fresh = [subnet]
+    while left > 0:
         for _ in range(10 * AT_ONCE):  # few subnets may be left in a small space
             near = within(described, _neighbour(described, best, rng, parts), held)
             if not near or not _same_but(described, best, near, parts):
@@ -136,14 +136,16 @@ def climbed(
             if near not in seen:
                 seen.add(near)
                 fresh.append(near)
-            if len(fresh) >= AT_ONCE:
+            if len(fresh) >= min(AT_ONCE, left):
                 break
         if not fresh:
             break
         values = losses(np.stack([codes_of(described, one) for one in fresh]))
         values = values + [paid(described, one, bounds, prices) for one in fresh]
+        values = np.where(np.isnan(values), np.inf, values)
         if values.min() < least:
             best, least = fresh[int(np.argmin(values))], values.min()
+        left, fresh = left - len(fresh), []
     return best
 
 

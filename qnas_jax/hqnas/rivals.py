@@ -1,5 +1,6 @@
 """Other ways to choose ops and bits in the same space; what they find is trained alike."""
 
+import json
 from typing import Any
 
 import jax.numpy as jnp
@@ -12,7 +13,8 @@ from qnas_jax.hqnas.derive import Scored
 from qnas_jax.hqnas.relax import Bounds
 from qnas_jax.hqnas.searching import Warm
 from qnas_jax.hqnas.shared import Shared, Shares
-from qnas_jax.run.stage import Stage
+from qnas_jax.run import artefacts
+from qnas_jax.run.stage import Stage, reading
 
 Found = tuple[Stage, list[Scored], float]  # the best subnet first; seconds of the search
 
@@ -45,10 +47,15 @@ def sequential(warm: Warm, name: str, limits: Bounds) -> Found:
     ops = scored[0].subnet
     added = searching.added_losses(begun, stage, state.params, ops, "bits.npz")
     only_bits = added._replace(op=_fixed(added.op, shared.codes_of(described, ops)[:, 0]))
-    subnet = derive.best_by_sum(described, only_bits, limits)
-    subnet = searching.climbed(
-        begun, state.params, subnet, only_bits, limits, warm.seed, parts=(1, 2)
-    )
+    file = stage.folder / "climbed.json"
+    if not file.exists():
+        subnet = derive.best_by_sum(described, only_bits, limits)
+        subnet = searching.climbed(
+            begun, state.params, subnet, only_bits, limits, warm.seed, parts=(1, 2)
+        )
+        artefacts.write_json(file, {"subnet": space.format_subnet(subnet)})
+    with reading(file) as content:
+        subnet = space.parse_subnet(json.load(content)["subnet"])
     best = searching.scored_alone(begun, stage, state.params, subnet, limits)
     stage.finish()
     return stage, [best], stage.seconds

@@ -50,7 +50,7 @@ def imitations(begun: Begun, params: PyTree, count: int) -> Losses:
     """
     network, count = begun.network, min(count, len(begun.held_out))
     # Norms use the statistics of a pass, so all passes have as many images.
-    per_pass = min(count, begun.config.hqnas.images_per_pass)
+    per_pass = count // -(-count // begun.config.hqnas.images_per_pass)
     passes = [range(at, at + per_pass) for at in range(0, count - per_pass + 1, per_pass)]
     images = [jnp.asarray(stacked(begun.held_out, places).images) for places in passes]
     targets = [

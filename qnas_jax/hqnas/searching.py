@@ -105,7 +105,9 @@ def searched(warm: Warm, name: str, logits: Shares, limits: Bounds) -> tuple[Sta
         "logits": artefacts.digest(_listed(logits)),
         **{name: artefacts.plain(own)[name] for name in recipe},
     }
-    stage = Stage(workdir / "hqnas" / name, made_from)
+    # A search that an older version has finished keeps the subnets that it derived.
+    older = {name: made_from[name] for name in ("neighbours", "near_images")}
+    stage = Stage(workdir / "hqnas" / name, made_from, older)
     stage.begin()
     how = how_of(begun, own.steps, own.logit_lr)
     state = learn.begin(warm.state.params, logits, tuple(limits))

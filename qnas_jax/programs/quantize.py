@@ -7,7 +7,7 @@ activations of the searched blocks get each bitwidth, all else keeps 8 bits. Pri
 writes `quantized.json` in the folder of the run; after a stop the same command continues.
 """
 
-import json
+from typing import Any
 
 from absl import flags
 
@@ -15,9 +15,12 @@ from qnas_jax.bwnas import finished
 from qnas_jax.bwnas.config import Config
 from qnas_jax.errors import InputError
 from qnas_jax.run import artefacts, cli, disk, platform
+from qnas_jax.run.stage import read_json
 from qnas_jax.space import LEAST_BITS, MOST_BITS
 from qnas_jax.stages import fit, methods
+from qnas_jax.stages.evaluation import Trained
 from qnas_jax.stages.experiment import prepare
+from qnas_jax.stages.fit import Training
 
 cli.define_run_flags()
 _BITS = flags.DEFINE_list("bits", ["8", "6", "4", "3"], "Bitwidths, as 8,6,4,3.")
@@ -34,21 +37,32 @@ def main() -> None:
     how, file = fit.training(config), workdir / "quantized.json"
     networks = finished.trained(workdir, config, problem, _SUBNETS.value)
     with disk.only_one(workdir):
-        known = json.loads(file.read_text()) if file.exists() else {}
+        known = read_json(file) if file.exists() else {}
         for network in networks:
-            scores = known.setdefault(network.stage.folder.name, {})
-            for name, score in methods.scores(problem, how, network, rows, bits, set(scores)):
-                scores[name] = score
+            name, made_from = network.stage.folder.name, _made_from(network, how)
+            if known.get(name, {}).get("made_from") != made_from:  # scores of another network
+                known[name] = {"made_from": made_from, "scores": {}}
+            scores = known[name]["scores"]
+            for cell, score in methods.scores(problem, how, network, rows, bits, set(scores)):
+                scores[cell] = score
                 artefacts.write_json(file, known)
-            print(f"{network.stage.folder.name}: {problem.task.metric.title}, %")
+            print(f"{name}: {problem.task.metric.title}, %")
             print(methods.as_text(scores, rows, bits))
     print(f"scores: {file}")
+
+
+def _made_from(network: Trained, how: Training) -> dict[str, Any]:
+    """What scores belong to."""
+    rows = {name: artefacts.plain(settings) for name, settings in methods.METHODS.items()}
+    return {"stage": network.stage.hash, "images": how.quantize.images, "methods": rows}
 
 
 def _checked(bits: list[str], rows: list[str]) -> tuple[list[int], list[str]]:
     for name in rows:
         if name not in methods.METHODS:
             raise InputError(f"--methods: {name!r} must be among {', '.join(methods.METHODS)}")
-    if not all(b.isdigit() and LEAST_BITS <= int(b) <= MOST_BITS for b in bits):
+    if not rows or not bits:
+        raise InputError("--bits and --methods: must not be empty")
+    if not all(b.isdecimal() and LEAST_BITS <= int(b) <= MOST_BITS for b in bits):
         raise InputError(f"--bits={','.join(bits)}: bitwidths lie in [{LEAST_BITS}, {MOST_BITS}]")
     return [int(b) for b in bits], rows

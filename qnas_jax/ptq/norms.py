@@ -29,7 +29,9 @@ def settled(model: nn.Module, variables: PyTree, images: Any) -> PyTree:
     return new["batch_stats"]
 
 
-def corrected(model: nn.Module, variables: PyTree, quant: PyTree, images: np.ndarray) -> PyTree:
+def corrected(
+    model: nn.Module, variables: PyTree, quant: PyTree, images: np.ndarray, plain: PyTree
+) -> PyTree:
     """Returns the variables with the shifts of all means taken off (bias correction).
 
     The mean over images and pixels that each channel of a convolution has in float is given to it
@@ -41,6 +43,7 @@ def corrected(model: nn.Module, variables: PyTree, quant: PyTree, images: np.nda
       variables: Its `params` and `batch_stats`.
       quant: Its policy with ranges.
       images: uint8[n, h, w, 3].
+      plain: The variables of the network in float.
 
     References:
       Nagel et al., 2019, https://arxiv.org/abs/1906.04721, section 4.2 (eq. 16; measured on images
@@ -48,15 +51,15 @@ def corrected(model: nn.Module, variables: PyTree, quant: PyTree, images: np.nda
     """
 
     @jax.jit
-    def shifts(variables, quant, images):
-        before = _means(model, variables, images, None)
+    def shifts(variables, quant, images, plain):
+        before = _means(model, plain, images, None)
         after = _means(model, {**variables, "quant": quant}, images, before)
         return jax.tree.map(jnp.subtract, after, before)
 
     params, stats = (
         jax.tree.map(np.asarray, variables[kind]) for kind in ("params", "batch_stats")
     )
-    for name, shift in jax.device_get(shifts(variables, quant, images)).items():
+    for name, shift in jax.device_get(shifts(variables, quant, images, plain)).items():
         if own := at(stats, name):
             own["mean"] = own["mean"] + shift
         else:

@@ -28,13 +28,18 @@ def by_bits(find: Callable[[Array, Array], Array]) -> Callable[[np.ndarray], Arr
 
 
 def some(x: Array | np.ndarray) -> np.ndarray:
-    """Returns so many values of a tensor, evenly spread; of a small one some are repeated."""
+    """Returns so many values of a tensor, from all over it; of a small one some are repeated."""
     flat = np.asarray(x).ravel()
     return flat[_places(flat.size)]
 
 
 def _places(size: int) -> np.ndarray:
-    return np.arange(VALUES) * size // VALUES
+    """One random place in each of `VALUES` equal parts; the same for each size.
+
+    Places at equal distances would fall on few of the channels, which are the last axis.
+    """
+    within = np.random.default_rng(0).random(VALUES)
+    return ((np.arange(VALUES) + within) * size / VALUES).astype(np.int64).clip(0, size - 1)
 
 
 def grids(traced: Trace) -> list[Unit]:
@@ -116,12 +121,13 @@ def best(
     variables: PyTree,
     quant: PyTree,
     batches: list[np.ndarray],
+    plain: PyTree,
 ) -> PyTree:
     """Returns a policy with ranges of the least error of the network's output.
 
     It begins with the best of the kinds in `calibrate.RANGES` for all tensors together. Then one
     tensor after another takes the kind with which the error is least, all others being as they
-    are. So the error is never above that of a single kind.
+    are. So the error is never above that of a single kind, all of them being found in float.
 
     Args:
       model: The network.
@@ -129,6 +135,7 @@ def best(
       variables: Its `params` and `batch_stats`.
       quant: The policy.
       batches: Images, uint8[n, h, w, 3]; the error is the mean of squares over all of them.
+      plain: The variables of the network in float, from whose output the error is taken.
     """
     values, units = observed(model, traced, variables, batches), grids(traced)
     names = [unit.name for unit in units]
@@ -136,7 +143,8 @@ def best(
     bits = {name: int(policy.output_at(quant, name)["a_bits"]) for name in names}
     own = [{name: found[name][bits[name]] for name in names} for found in kinds]
     run = jax.jit(lambda variables, images: model.apply(variables, pixels(images)))
-    targets = [run(variables, images) for images in batches]
+    targets = [run(plain, images) for images in batches]
+    counts = [len(images) for images in batches]
 
     @jax.jit
     def squares(variables, quant, ranges, images, target) -> Array:
@@ -146,7 +154,8 @@ def best(
 
     def error(ranges) -> float:
         pairs = zip(batches, targets, strict=True)
-        return float(np.mean([squares(variables, quant, ranges, x, y) for x, y in pairs]))
+        each = [squares(variables, quant, ranges, x, y) for x, y in pairs]
+        return float(np.average(each, weights=counts))
 
     errors = [error(ranges) for ranges in own]
     chosen, least = dict(own[int(np.argmin(errors))]), min(errors)

@@ -46,6 +46,7 @@ def rounded(
     images: np.ndarray,
     steps: int,
     key: Key[Array, ""],
+    plain: PyTree,
 ) -> tuple[PyTree, dict[str, Errors]]:
     """Returns the parameters with weights on their grids, and the errors of each convolution.
 
@@ -58,6 +59,7 @@ def rounded(
       images: uint8[n, h, w, 3]; the outputs of all of them are in memory at once.
       steps: Of each layer.
       key: PRNG key of the batches.
+      plain: The variables of the network in float, whose outputs are the aim.
     """
     params = jax.tree.map(lambda leaf: leaf, variables["params"])
     last = {name: unit.name for unit in traced.units for name in unit.inputs}
@@ -66,7 +68,8 @@ def rounded(
     progress = Progress("adaptive rounding of layers", len(traced.units))
     for number, unit in enumerate(traced.units):
         read = {kind: at(variables.get(kind, {}), unit.name) for kind in ("params", "batch_stats")}
-        floats[unit.name] = _run(unit, read, floats)
+        aim = {kind: at(plain.get(kind, {}), unit.name) for kind in ("params", "batch_stats")}
+        floats[unit.name] = _run(unit, aim, floats)
         if unit.conv:
             bits = at(quant, unit.name)["w_bits"]
             found = _fitted(
@@ -105,10 +108,11 @@ def _fitted(module, steps: int, read, x, y, bits, key) -> tuple[Array, Array, Ar
     """The kernel on its grid, and the errors of nearest rounding and of this one."""
     w = read["params"]["kernel"]
     nearest, scale = affine.weight_codes(w, bits)
-    most = jnp.max(jnp.abs(nearest))
+    absmax = jnp.max(jnp.abs(w), tuple(range(w.ndim - 1)), keepdims=True)
+    most = affine.symmetric_grid(absmax, bits)[1]
     low = jnp.floor(w * affine.over(1 / scale, w))
-    # The largest weight of a channel makes its grid, and must stay where it is.
-    fixed = jnp.abs(nearest) >= most
+    # The largest weight of a channel makes its grid, and must stay where it is; so do all zeros.
+    fixed = jnp.abs(w) >= absmax
 
     def values(up: Array) -> Array:
         codes = jnp.where(fixed, nearest, jnp.clip(low + up, -most, most))

@@ -45,7 +45,7 @@ class Data:
     seed: int = 0  # of rendered images
     # What shifts them, with a strength in (0, 1]: (("dark", 0.5),). See data/corruptions.py.
     corruptions: tuple[tuple[str, float], ...] = ()
-    # Classes that are more or less frequent than they are: (("car", 4.0), ("bus", 0.2)).
+    # Classes that count more or less than the others: (("car", 4.0), ("bus", 0.2)).
     frequencies: tuple[tuple[str, float], ...] = ()
     threads: int = 4  # threads that make training batches
     cache_mb: int = 512  # memory for read images of each split; the others are read again

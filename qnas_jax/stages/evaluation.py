@@ -25,6 +25,9 @@ from qnas_jax.train import checkpoint, supervised
 logger = logging.getLogger(__name__)
 
 
+CHECKPOINT = "checkpoint"  # the folder of the weights of a float training
+
+
 class Trained(NamedTuple):
     """A network that a stage trained and evaluated.
 
@@ -38,7 +41,7 @@ class Trained(NamedTuple):
     stage: Stage
     model: nn.Module
     subnet: space.Subnet
-    weights: str = "checkpoint"
+    weights: str = CHECKPOINT
 
 
 def finish(problem: Problem, how: Training, trained: Trained, variables, quant) -> None:
@@ -101,24 +104,32 @@ def _quantized(
 ) -> tuple[PyTree, PyTree]:
     """Returns the variables and the policy of the quantized network.
 
-    They are found once, and kept in `quantized.npz` (if a method has changed the variables) and
-    `quant.npz`.
+    They are found once, and kept in `quantized.npz` (if a method changes the variables) and
+    `quant.npz`. A network that was trained under its policy has its own `quant.npz` already.
     """
     folder = trained.stage.folder
     changed, file = folder / "quantized.npz", folder / "quant.npz"
-    if not file.exists():
-        shape, images = problem.val[0][0].shape, list(range_images(problem.train, how))
-        coded, found = post_training.quantized(
-            trained.model, trace(trained.model, shape), variables, quant, images, how.quantize,
-            key(how.seed, Purpose.ROUNDING),
-        )  # fmt: skip
-        network = fold.fold(trained.model, coded, found, shape, resize=problem.task.per_pixel)
-        found = tie_free.with_agreed_sums(network, found)
-        if post_training.changes_weights(how.quantize):
+    changes = trained.weights == CHECKPOINT and post_training.changes_weights(how.quantize)
+    if not file.exists() or (changes and not changed.exists()):
+        coded, found = post_trained(problem, how, trained, variables, quant)
+        if changes:
             checkpoint.write_arrays(changed, coded)
         checkpoint.write_arrays(file, found)
-    coded = checkpoint.read_arrays(changed, variables) if changed.exists() else variables
+    coded = checkpoint.read_arrays(changed, variables) if changes else variables
     return coded, checkpoint.read_arrays(file, quant)
+
+
+def post_trained(
+    problem: Problem, how: Training, trained: Trained, variables, quant
+) -> tuple[PyTree, PyTree]:
+    """Returns the variables and the policy of a network, quantized as `how.quantize` says."""
+    shape, images = problem.val[0][0].shape, list(range_images(problem.train, how))
+    coded, found = post_training.quantized(
+        trained.model, trace(trained.model, shape), variables, quant, images, how.quantize,
+        key(how.seed, Purpose.ROUNDING),
+    )  # fmt: skip
+    network = fold.fold(trained.model, coded, found, shape, resize=problem.task.per_pixel)
+    return coded, tie_free.with_agreed_sums(network, found)
 
 
 def load(problem: Problem, how: Training, trained: Trained) -> tuple[PyTree, PyTree]:

@@ -61,10 +61,12 @@ def export(
     if stage.done and not _missing(stage.folder, problem.task.metric.name):
         return stage
     stage.begin()
+    plain, _ = evaluation.load_float(problem, how, trained)
     variables, quant = evaluation.load(problem, how, trained)
     model, shape = trained.model, deployed.image_shape
     network, floats = (
-        fold.fold(model, variables, q, shape, resize=problem.task.per_pixel) for q in (quant, None)
+        fold.fold(model, *read, shape, resize=problem.task.per_pixel)
+        for read in ((variables, quant), (plain, None))
     )
     found, written = runtimes.installed(), {}
     for runtime in found:
@@ -75,7 +77,7 @@ def export(
     artefacts.write_json(stage.folder / "model.json", describe.describe(network, written))
     variables, task = {**variables, "quant": quant}, problem.task
     data, batch = deployed_images(problem, how.data, deployed), _batch(how, shape)
-    computed = _compare(task, stage.folder, model, variables, network, found, data, batch)
+    computed = _compare(task, stage.folder, model, plain, variables, network, found, data, batch)
     artefacts.write_json(stage.folder / "parity.json", computed)
     stage.finish()
     _log(task, stage.folder, written, computed, found)
@@ -230,6 +232,7 @@ def _compare(
     task: Task,
     folder: pathlib.Path,
     model: nn.Module,
+    plain: PyTree,
     variables: PyTree,
     network: Graph,
     found: tuple[Runtime, ...],
@@ -241,10 +244,9 @@ def _compare(
     # On the same device, both use one compiled program.
     device = jax.local_devices()[0]
     rounded = jax.device_put(fold.with_bias_codes(variables, network), device)
-    variables = jax.device_put(variables, device)
-    floats = {name: leaves for name, leaves in variables.items() if name != "quant"}
+    variables, plain = jax.device_put((variables, plain), device)
     sources: dict[str, Classify] = {
-        "jax_fp32": functools.partial(predict, floats),
+        "jax_fp32": functools.partial(predict, plain),
         FAKE: functools.partial(predict, variables),
         "simulation": functools.partial(predict, rounded),
         MEASURED: simulate.simulator(network),

@@ -7,10 +7,10 @@ from typing import Any
 from qnas_jax.nn import policy
 from qnas_jax.nn.trace import trace
 from qnas_jax.run.log import Progress
-from qnas_jax.stages import evaluation, post_training
+from qnas_jax.stages import evaluation
 from qnas_jax.stages.evaluation import Trained
-from qnas_jax.stages.experiment import Problem, Purpose, key
-from qnas_jax.stages.fit import Training, range_images
+from qnas_jax.stages.experiment import Problem
+from qnas_jax.stages.fit import Training
 from qnas_jax.tasks.task import evaluate
 
 BEST = {"ranges": "best", "weight_ranges": "mse"}
@@ -27,7 +27,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "best+biases": {**BEST, "biases": True},
     "best+norms": {**BEST, "norms": True},
     "best+rounding": {**BEST, **ROUNDING},
-    "all": {**BEST, **ROUNDING, "equalize": True, "norms": True},
+    "all": {**BEST, **ROUNDING, "equalize": True, "biases": True},
 }
 FLOAT = "float"
 
@@ -58,7 +58,6 @@ def scores(
         return
     variables, quant = evaluation.load_float(problem, how, trained)
     traced, task = trace(trained.model, problem.val[0][0].shape), problem.task
-    images = list(range_images(problem.train, how))
 
     def score(computed) -> float:
         found, _ = evaluate({"quantized": computed}, problem.val, how.run.eval_batch, task)
@@ -70,9 +69,9 @@ def scores(
     for number, (method, width) in enumerate(cells, 1):
         settings = dataclasses.replace(how.quantize, **{**_PLAIN, **METHODS[method]})
         names = {unit.name: (width, width) for unit in traced.units if unit.site}
-        coded, found = post_training.quantized(
-            trained.model, traced, variables, policy.with_policy(quant, names), images, settings,
-            key(how.seed, Purpose.ROUNDING),
+        coded, found = evaluation.post_trained(
+            problem, how._replace(quantize=settings), trained, variables,
+            policy.with_policy(quant, names),
         )  # fmt: skip
         shape = problem.val[0][0].shape
         yield (

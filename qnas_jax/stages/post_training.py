@@ -54,13 +54,14 @@ def quantized(
         variables["params"] = jax.tree.map(
             jnp.asarray, equalize.equalized(traced, variables, peaks)
         )
+    plain = dict(variables)
     if how.weight_ranges != "min_max":
         variables["params"] = _clipped(traced, variables["params"], quant, how.weight_ranges)
-    quant = _with_ranges(model, traced, variables, quant, batches, how.ranges)
+    quant = _with_ranges(model, traced, variables, quant, batches, how.ranges, plain)
     images = np.concatenate(batches)
     if how.rounding_steps:
         variables["params"], errors = rounding.rounded(
-            traced, variables, quant, images, how.rounding_steps, key
+            traced, variables, quant, images, how.rounding_steps, key, plain
         )
         shares = [one.adaptive / max(one.nearest, 1e-12) for one in errors.values()]
         logger.info("adaptive rounding: errors of layers fall to %.2f in the mean", np.mean(shares))
@@ -68,7 +69,7 @@ def quantized(
         settle = jax.jit(norms.settled, static_argnums=0)
         variables["batch_stats"] = settle(model, {**variables, "quant": quant}, images)
     elif how.biases:
-        variables = norms.corrected(model, variables, quant, images)
+        variables = norms.corrected(model, variables, quant, images, plain)
     return jax.device_get(variables), jax.device_get(quant)
 
 
@@ -91,11 +92,11 @@ def _clipped(traced: Trace, params: PyTree, quant: PyTree, kind: str) -> PyTree:
     return new
 
 
-def _with_ranges(model, traced, variables, quant, batches, kind: str) -> PyTree:
+def _with_ranges(model, traced, variables, quant, batches, kind: str, plain) -> PyTree:
     """The policy with ranges; those of "min_max" are found as published."""
     if kind == "min_max":
         return supervised.calibrated(model, variables, quant, batches)
     if kind == "best":
-        return ranges.best(model, traced, variables, quant, batches)
+        return ranges.best(model, traced, variables, quant, batches, plain)
     found = ranges.ranges_of(model, traced, variables, batches, kind)
     return ranges.with_own(quant, found)

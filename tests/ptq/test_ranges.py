@@ -41,7 +41,9 @@ def test_min_max_ranges_are_those_of_the_outputs_in_float():
 
 
 def test_the_best_ranges_have_no_more_error_than_any_single_kind():
-    best = ranges.best(CASE.model, TRACED, CASE.variables, CASE.quant, [CASE.images])
+    best = ranges.best(
+        CASE.model, TRACED, CASE.variables, CASE.quant, [CASE.images], CASE.variables
+    )
     found = error(CASE.variables, best)
     singles = {kind: error(CASE.variables, with_kind(kind)) for kind in calibrate.RANGES}
     assert found < min(singles.values()), singles
@@ -53,7 +55,7 @@ def test_the_best_ranges_have_no_more_error_than_any_single_kind():
 def test_corrected_means_are_those_of_the_float_network():
     """The corrected network, quantized, through each unit's own outputs; linear units alone."""
     quant = with_kind("mse")
-    new = norms.corrected(CASE.model, CASE.variables, quant, CASE.images)
+    new = norms.corrected(CASE.model, CASE.variables, quant, CASE.images, CASE.variables)
     names = [unit.name for unit in TRACED.units if unit.conv and unit.has_grid]
     names = [n for n in names if n.endswith("project") or n == TRACED.units[-1].name]
     images = jnp.asarray(CASE.images)
@@ -83,5 +85,15 @@ def test_a_correction_lowers_the_error_of_few_bits(bits):
     quant = policy.with_policy(CASE.quant, names)
     found = ranges.ranges_of(CASE.model, TRACED, CASE.variables, [CASE.images], "mse")
     quant = ranges.with_ranges(quant, names, found)
-    new = norms.corrected(CASE.model, CASE.variables, quant, CASE.images)
+    new = norms.corrected(CASE.model, CASE.variables, quant, CASE.images, CASE.variables)
     assert error(new, quant) < (1.05 if bits == 8 else 0.95) * error(CASE.variables, quant)
+
+
+@pytest.mark.parametrize(
+    "shape", [(8, 64, 128, 16), (8, 32, 64, 64), (4, 24, 24, 96), (1, 1, 256, 256)]
+)
+def test_values_come_from_every_channel(shape):
+    channels = np.broadcast_to(np.arange(shape[-1]), shape)
+    counts = np.bincount(ranges.some(channels))
+    assert len(counts) == shape[-1]
+    assert counts.min() > 0.5 * counts.mean()

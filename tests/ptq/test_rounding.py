@@ -60,7 +60,7 @@ def four_bits():
     found = ranges.ranges_of(CASE.model, TRACED, CASE.variables, [CASE.images], "mse")
     quant = ranges.with_ranges(quant, bits, found)
     params, errors = rounding.rounded(
-        TRACED, CASE.variables, quant, CASE.images, 100, jax.random.key(0)
+        TRACED, CASE.variables, quant, CASE.images, 100, jax.random.key(0), CASE.variables
     )
     return quant, params, errors
 
