@@ -26,8 +26,9 @@ METHODS: dict[str, dict[str, Any]] = {
     "best+equalize": {**BEST, "equalize": True},
     "best+biases": {**BEST, "biases": True},
     "best+norms": {**BEST, "norms": True},
-    "best+rounding": {**BEST, **ROUNDING},
-    "all": {**BEST, **ROUNDING, "equalize": True, "biases": True},
+    # Adaptive rounding takes weights as they are: clipped ones leave it less to choose.
+    "mse+rounding": {"ranges": "mse", **ROUNDING},
+    "mse+rounding+biases": {"ranges": "mse", **ROUNDING, "biases": True},
 }
 FLOAT = "float"
 
@@ -99,8 +100,8 @@ def name_of(method: str, bits: int) -> str:
 
 def as_text(found: Mapping[str, float], methods: Sequence[str], bits: Sequence[int]) -> str:
     """Returns the scores as a table for a terminal."""
-    lines = [f"{'':16}" + "".join(f"{f'{width} bits':>9}" for width in bits)]
+    lines = [f"{'':22}" + "".join(f"{f'{width} bits':>9}" for width in bits)]
     for method in methods:
         cells = (f"{found[name_of(method, width)]:9.2f}" for width in bits)
-        lines.append(f"{method:16}" + "".join(cells))
-    return "\n".join([*lines, f"{FLOAT:16}{found[FLOAT]:9.2f}"])
+        lines.append(f"{method:22}" + "".join(cells))
+    return "\n".join([*lines, f"{FLOAT:22}{found[FLOAT]:9.2f}"])

@@ -66,7 +66,7 @@ def test_without_a_method_a_network_is_calibrated_as_published():
 
 def test_all_methods_together_have_far_less_error_at_four_bits():
     plain, best = error(*quantized(4)), error(*quantized(4, **methods.METHODS["best"]))
-    every = quantized(4, **{**methods.METHODS["all"], "rounding_steps": 60})
+    every = quantized(4, **{**methods.METHODS["mse+rounding+biases"], "rounding_steps": 60})
     assert best < 0.9 * plain
     assert error(*every) < 0.8 * best
     graph = fold.fold(CASE.model, *every, small_network.SHAPE, resize=True)
@@ -88,11 +88,11 @@ def test_norms_and_biases_are_not_corrected_twice():
 
 
 def test_a_table_has_a_line_for_each_method():
-    found = {methods.name_of(m, b): 10.0 * b for m in ("min_max", "all") for b in (8, 4)}
-    text = methods.as_text({**found, methods.FLOAT: 99.0}, ["min_max", "all"], [8, 4])
+    found = {methods.name_of(m, b): 10.0 * b for m in ("min_max", "kl") for b in (8, 4)}
+    text = methods.as_text({**found, methods.FLOAT: 99.0}, ["min_max", "kl"], [8, 4])
     assert [line.split() for line in text.splitlines()] == [
         ["8", "bits", "4", "bits"],
         ["min_max", "80.00", "40.00"],
-        ["all", "80.00", "40.00"],
+        ["kl", "80.00", "40.00"],
         ["float", "99.00"],
     ]
