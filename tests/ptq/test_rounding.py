@@ -65,6 +65,7 @@ def four_bits():
     return quant, params, errors
 
 
+@pytest.mark.slow
 def test_every_weight_goes_to_one_of_its_two_neighbours(four_bits):
     quant, params, _ = four_bits
     for conv in TRACED.convs:
@@ -79,6 +80,7 @@ def test_every_weight_goes_to_one_of_its_two_neighbours(four_bits):
         np.testing.assert_array_equal(np.asarray(again), np.rint(codes))
 
 
+@pytest.mark.slow
 def test_the_network_has_less_error_than_with_nearest_rounding(four_bits):
     quant, params, errors = four_bits
     run = jax.jit(CASE.model.apply)

@@ -64,6 +64,7 @@ def test_without_a_method_a_network_is_calibrated_as_published():
         np.testing.assert_allclose(range_, expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_all_methods_together_have_far_less_error_at_four_bits():
     plain, best = error(*quantized(4)), error(*quantized(4, **methods.METHODS["best"]))
     every = quantized(4, **{**methods.METHODS["mse+rounding+biases"], "rounding_steps": 60})
