@@ -116,7 +116,7 @@ def test_every_text_of_a_config_is_a_path_or_a_choice():
         inner = dataclasses.fields(section) if dataclasses.is_dataclass(section) else ()
         texts |= {f"{field.name}.{f.name}" for f in inner if isinstance(f.default, str)}
     choices = {"source", "sampling", "compute", "compile", "bits_per", "ranges"}
-    choices |= {"a_ranges_per", "init", "dilate", "name", "optimizer"}
+    choices |= {"weight_ranges", "a_ranges_per", "init", "dilate", "name", "optimizer"}
     rest = {name for name in texts if name.split(".")[1] not in choices | {"target"}}
     assert rest == set(experiment.PATHS)
 
