@@ -7,12 +7,6 @@
 
 from qnas_jax.bwnas import config
 
-# Weights and activations differ by one step at most: of 25 pairs these are the 13 that matter.
-PAIRS = (
-    (2, 2), (2, 3), (3, 2), (3, 3), (3, 4), (4, 3), (4, 4),
-    (4, 6), (6, 4), (6, 6), (6, 8), (8, 6), (8, 8),
-)  # fmt: skip
-
 
 def get_config() -> config.Config:
     """Half of MobileNetV2's width at 48 x 48 pixels, 12 classes; as deep as the teacher."""
@@ -29,8 +23,8 @@ def get_config() -> config.Config:
         train=config.Train(steps=500, batch=32, lr=2e-3, crop=(48, 48), scale=(0.9, 1.2)),
         space=config.Space(
             depths=(2, 3, 4, 3, 3, 1),
-            w_bits=tuple(w for w, _ in PAIRS),
-            a_bits=tuple(a for _, a in PAIRS),
+            w_bits=tuple(w for w, _ in config.NEAR_PAIRS),
+            a_bits=tuple(a for _, a in config.NEAR_PAIRS),
         ),
         supernet=config.Supernet(
             steps=200,

@@ -30,6 +30,13 @@ from qnas_jax.run.config import OBJECTS_TEACHER as OBJECTS_TEACHER  # for config
 from qnas_jax.run.config import STREETS_TEACHER as STREETS_TEACHER
 from qnas_jax.space import COSTS
 
+# Of the bitwidths 2, 3, 4, 6 and 8 the pairs whose weights and activations differ by one step at
+# most, for config files.
+NEAR_PAIRS = (
+    (2, 2), (2, 3), (3, 2), (3, 3), (3, 4), (4, 3), (4, 4),
+    (4, 6), (6, 4), (6, 6), (6, 8), (8, 6), (8, 8),
+)  # fmt: skip
+
 
 @dataclasses.dataclass(slots=True)
 class Supernet:

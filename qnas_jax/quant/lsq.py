@@ -1,8 +1,7 @@
 """Learned step sizes: the scale of a grid is trained with the weights.
 
-Values are those of `affine.snap` bit for bit, so what was trained is what a file computes. Rounding
-passes the gradient of the values straight through inside of the grid. The step ``s`` gets, with
-``v = x / s``,
+Values are those of `affine.snap` bit for bit. Rounding passes the gradient of the values straight
+through inside of the grid. The step ``s`` gets, with ``v = x / s``,
 
     round(v) - v                 inside of the grid,
     the lowest or highest code   (less the zero point) where it is clipped,
@@ -62,7 +61,7 @@ def fake_quant(
 
     Args:
       x: Values in real units.
-      step: Distance of the grid's points, above 0.
+      step: Distance of the grid's points; the caller keeps it above 0.
       zero_point: The code of 0.
       bits: Bitwidth in ``[2, 8]``; an array, so it can be traced and vmapped.
     """
@@ -79,7 +78,7 @@ def fake_quant_weight(
 
     Args:
       w: Weights in real units; output channels last.
-      step: Distance of the grid's points by channel, above 0.
+      step: Distance of the grid's points by channel; the caller keeps it above 0.
       bits: Bitwidth in ``[2, 8]``; an array, so it can be traced and vmapped.
     """
     q_max = ((jnp.int32(1) << (bits - 1)) - 1).astype(jnp.float32)

@@ -1,11 +1,11 @@
 """What each method of post-training quantization gives a network, by bitwidth."""
 
-import dataclasses
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from qnas_jax.nn import policy
 from qnas_jax.nn.trace import trace
+from qnas_jax.run import config
 from qnas_jax.run.log import Progress
 from qnas_jax.stages import evaluation
 from qnas_jax.stages.evaluation import Trained
@@ -68,7 +68,9 @@ def scores(
         yield FLOAT, score(evaluation.in_float(task, trained.model, variables))
     progress = Progress("methods", len(cells))
     for number, (method, width) in enumerate(cells, 1):
-        settings = dataclasses.replace(how.quantize, **{**_PLAIN, **METHODS[method]})
+        # What a row does not name is off, whatever the config has.
+        given = how.quantize.images, how.quantize.images_per_pass
+        settings = config.Quantize(*given, **METHODS[method])
         names = {unit.name: (width, width) for unit in traced.units if unit.site}
         coded, found = evaluation.post_trained(
             problem, how._replace(quantize=settings), trained, variables,
@@ -80,17 +82,6 @@ def scores(
             score(evaluation.simulated(task, trained.model, coded, found, shape)),
         )
         progress.show(number)
-
-
-# What a row does not name is off, whatever the config has.
-_PLAIN = {
-    "ranges": "min_max",
-    "weight_ranges": "min_max",
-    "equalize": False,
-    "rounding_steps": 0,
-    "biases": False,
-    "norms": False,
-}
 
 
 def name_of(method: str, bits: int) -> str:
