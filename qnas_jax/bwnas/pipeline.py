@@ -24,13 +24,14 @@ from qnas_jax.report.outcome import as_text
 from qnas_jax.run import artefacts
 from qnas_jax.run.stage import Stage, is_finished
 from qnas_jax.search.front import Point
-from qnas_jax.stages import dry_run, fit
+from qnas_jax.stages import dry_run, fit, policies, qat
 from qnas_jax.stages import export as export_stage
 from qnas_jax.stages import latency as latency_stage
 from qnas_jax.stages import train as train_stage
 from qnas_jax.stages.evaluation import Trained
 from qnas_jax.stages.experiment import Problem, prepare, teacher_costs
 from qnas_jax.tasks.task import SAMPLES
+from qnas_jax.train.imitation import Lesson
 
 __all__ = ["as_text", "begin", "run"]
 
@@ -66,15 +67,24 @@ def run(given: Config, workdir: pathlib.Path) -> dict[str, Any]:
     picked = search_front.chosen(points, config.search, config.retrain.subnets)
     retrained = _retrain(workdir, config, problem, distilled, variables, params, picked)
     again = _retrain_teacher(workdir, config, problem, teacher, variables)
+    aware = [
+        qat.train(workdir, problem, how, config.retrain, one)
+        for one in (teacher, *([again] if again else []), *retrained)
+        if config.retrain.qat_steps
+    ]
+    final = {one.stage.folder.name: one for one in (teacher, *retrained, *aware)}
     subnets = [point.subnet for point in picked]
-    networks = {latency_stage.TEACHER: teacher, **dict(zip(subnets, retrained, strict=True))}
+    names = {latency_stage.TEACHER: teacher, **dict(zip(subnets, retrained, strict=True))}
+    networks = {name: final[one.stage.folder.name] for name, one in names.items()}
     exported = {
         name: export_stage.export(workdir, problem, how, deployed, trained)
         for name, trained in networks.items()
     }
     timed = latency_stage.time_networks(workdir, problem, config.network, deployed, subnets)
     stages = [teacher.stage, distilled, populated, searched, timed]
-    results = write_report(workdir, config, problem, deployed, stages, retrained, again, exported)
+    results = write_report(
+        workdir, config, problem, deployed, stages, retrained, again, exported, aware
+    )
     folders = [stage.folder for stage in exported.values()]
     export_stage.check(folders, problem.task, config.export.max_drop)
     return results
@@ -131,7 +141,9 @@ def _retrain(
                 return fresh
             return _inherited(fresh, teacher, params, subnet)
 
-        train_stage.retrain(workdir, problem, how, trained, start, f"retrain {i}/{len(picked)}")
+        title = f"retrain {i}/{len(picked)}"
+        taught = _taught(config, problem, variables)
+        train_stage.retrain(workdir, problem, how, trained, start, title, taught)
         found.append(trained)
     return found
 
@@ -144,8 +156,19 @@ def _retrain_teacher(
         return None
     stage = train_stage.retrained_teacher_stage(workdir, teacher.stage, config.retrain)
     again, how = teacher._replace(stage=stage), fit.retraining(fit.training(config), config.retrain)
-    train_stage.retrain(workdir, problem, how, again, lambda _: variables, "retrain teacher")
+    taught = _taught(config, problem, variables)
+    train_stage.retrain(
+        workdir, problem, how, again, lambda _: variables, "retrain teacher", taught
+    )
     return again
+
+
+def _taught(config: Config, problem: Problem, variables: PyTree) -> policies.Taught | None:
+    """What retrained networks learn from the teacher, if the config wants that."""
+    if not config.retrain.distill:
+        return None
+    own = {kind: variables[kind] for kind in ("params", "batch_stats")}
+    return Lesson(problem.teacher, dict(config.retrain.distill)), own
 
 
 def _inherited(
@@ -168,6 +191,7 @@ def write_report(
     retrained: Sequence[Trained],
     retrained_teacher: Trained | None,
     exported: Mapping[str, Stage],
+    aware: Sequence[Trained] = (),
 ) -> dict[str, Any]:
     """Writes `report/` from the files of all stages; returns its `results.json`.
 
@@ -180,11 +204,14 @@ def write_report(
       retrained: The retrained subnets.
       retrained_teacher: The teacher that was trained on, if there is one.
       exported: The stages that wrote files, by the names that `latency.json` has for the networks.
+      aware: The networks after quantization-aware training, if there was one.
     """
     artefacts.write_json(workdir / "config.json", config)  # all stages have accepted it
     seconds = {stage.folder.name: round(stage.seconds, 1) for stage in stages}
     again = [retrained_teacher] if retrained_teacher else []
     seconds["retrain"] = round(sum(one.stage.seconds for one in (*retrained, *again)), 1)
+    if aware:
+        seconds["qat"] = round(sum(one.stage.seconds for one in aware), 1)
     seconds["export"] = round(sum(stage.seconds for stage in exported.values()), 1)
     samples = stacked(problem.val, range(min(SAMPLES, len(problem.val))))
     exports = {name: stage.folder for name, stage in exported.items()}
@@ -194,4 +221,5 @@ def write_report(
     return page.write(
         workdir, problem.task.metric, problem.task.names, seconds, folders, samples, costs, files,
         retrained_teacher.stage.folder if retrained_teacher else None,
+        {one.stage.folder.name: one.stage.folder for one in aware},
     )  # fmt: skip

@@ -19,7 +19,7 @@ from qnas_jax.export import build
 from qnas_jax.export.build import PIXELS, Weights
 from qnas_jax.export.graph import Graph, QParams
 from qnas_jax.kernels import convolution
-from qnas_jax.nn.conv import ConvBnAct
+from qnas_jax.nn.conv import W_SCALE, ConvBnAct
 from qnas_jax.nn.policy import at, output_at
 from qnas_jax.nn.trace import Shape, Unit, trace
 from qnas_jax.nn.units import PIXEL_RANGE, Input
@@ -102,8 +102,10 @@ def _coded(units: Sequence[Unit], params: PyTree, quant: PyTree) -> _Coded:
             leaves = output_at(quant, unit.name)
             grids[unit.name] = affine.asymmetric_grid(leaves["range"], leaves["a_bits"])[:2]
         for name in convs:
-            kernel, w_bits = at(params, name)["kernel"], at(quant, name)["w_bits"]
-            kernels[name] = affine.weight_codes(kernel, w_bits)
+            leaves = at(quant, name)
+            kernels[name] = affine.weight_codes(
+                at(params, name)["kernel"], leaves["w_bits"], leaves.get(W_SCALE)
+            )
         return grids, kernels
 
     grids, kernels = jax.device_get(encode(params, quant))

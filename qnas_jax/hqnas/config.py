@@ -15,7 +15,6 @@ from qnas_jax.run.config import (
     Export,
     Hardware,
     Network,
-    Quantize,
     Run,
     Space,
     Teacher,
@@ -24,6 +23,7 @@ from qnas_jax.run.config import (
     check_images,
     check_sections,
 )
+from qnas_jax.run.recipes import Quantize
 from qnas_jax.space import COSTS, LEAST_BITS, MOST_BITS
 
 RIVALS = ("sequential", "bwnas")

@@ -15,13 +15,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Key, PyTree
+from jaxtyping import Array, Key, PyTree
 
 from qnas_jax.hqnas import relax
 from qnas_jax.hqnas.relax import Bounds
 from qnas_jax.hqnas.shared import Shared, Shares
 from qnas_jax.nn.units import pixels
-from qnas_jax.train import optimizers
+from qnas_jax.train import imitation, optimizers
 
 
 class How(NamedTuple):
@@ -113,7 +113,7 @@ def step(network: Network, relaxation: relax.Relaxation, bilevel: bool) -> Calla
         shares = relaxation.shares(logits, keys[0], temperature)
         quant = network.variables["quant"]
         read = relaxation.read(network.shared, quant, params, shares, damping)
-        soft = imitation(apply(read, images, keys[2]), target)
+        soft = imitation.cross_entropy(apply(read, images, keys[2]), target)
         return soft + relax.penalty(relax.probabilities(logits), bounds, weights), soft
 
     def slopes(state: State, bounds, images, labels, keys, *annealed):
@@ -171,14 +171,6 @@ def outputs(network: Network, read: PyTree, images: Array, key: Key[Array, ""]) 
         read, pixels(images), train=True, mutable=["batch_stats"], rngs={"dropout": key}
     )
     return found[0]
-
-
-def imitation(
-    logits: Float[Array, "*shape classes"], target: Float[Array, "*shape classes"]
-) -> Float[Array, ""]:
-    """Returns the cross-entropy of logits from the probabilities of others, mean over all."""
-    likely = jax.nn.softmax(target, axis=-1)
-    return -jnp.mean(jnp.sum(likely * jax.nn.log_softmax(logits, axis=-1), axis=-1))
 
 
 def _figures(network: Network, state: State, bounds: Bounds) -> dict[str, Array]:

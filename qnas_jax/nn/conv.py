@@ -24,12 +24,14 @@ from jaxtyping import Array, Float
 
 from qnas_jax.kernels import convolution
 from qnas_jax.nn.fake_quant import PIXEL_RANGE, FakeQuant, default_bits, is_quantized
-from qnas_jax.quant import affine
+from qnas_jax.quant import affine, lsq
 
 # An activation is the interval that it clips to.
 RELU6 = (0.0, 6.0)
 RELU = (0.0, math.inf)
 LINEAR = (-math.inf, math.inf)
+
+W_SCALE = "w_scale"  # in `quant`: the scale of each output channel, where it was learned
 
 STATISTICS_DECAY = 0.9  # of the running mean and variance, per training step
 
@@ -103,8 +105,7 @@ class ConvBnAct(nn.Module):
         if self.is_initializing():
             self.variable("quant", "w_bits", default_bits)
         if is_quantized(self, "w_bits"):
-            w_bits = self.variable("quant", "w_bits", default_bits)
-            w = affine.fake_quant_weight(w, w_bits.value)
+            w = self._on_grid(w, self.variable("quant", "w_bits", default_bits).value)
         w = w.astype(x.dtype)
         if self.depthwise:
             u = convolution.depthwise(x, w[:, :, 0], self.stride, self.dilation)
@@ -119,6 +120,12 @@ class ConvBnAct(nn.Module):
             bias = lax.broadcast_to_rank(bias.astype(u.dtype), u.ndim)
             y = jnp.clip(u + bias, *self.bounds)
         return FakeQuant(name="out")(y) if self.grid else y
+
+    def _on_grid(self, w, bits):
+        """Weights on the grid over their range, or on that of learned scales."""
+        if self.has_variable("quant", W_SCALE):
+            return lsq.fake_quant_weight(w, self.get_variable("quant", W_SCALE), bits)
+        return affine.fake_quant_weight(w, bits)
 
     def _padded_conv(self, x, w):
         """A dense convolution. What lies around is subtracted first, and so becomes zero."""

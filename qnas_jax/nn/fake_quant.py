@@ -4,17 +4,19 @@ A module of this file or `ConvBnAct` reads its policy from the collection `quant
 `w_bits`, `a_bits` and `range` are arrays. They may be traced, vmapped or trained through.
 
 A relaxed search gives `choice` in place of `a_bits` and `range`: `bits`, several bitwidths, and
-`shares`, one-hot; or `mixture`, with any shares.
+`shares`, one-hot; or `mixture`, with any shares. A training that learns ranges gives
+`learned_range` in place of `range`.
 """
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from qnas_jax.quant import affine, calibrate
+from qnas_jax.quant import affine, calibrate, lsq
 from qnas_jax.quant.nested import chosen_activations, mixed_activations
 
 DEFAULT_BITS = 8
+LEARNED = "learned_range"
 # Pixels in [-1, 1) in steps of 1/128: the bytes of an image, exactly.
 PIXEL_RANGE = (-1.0, 127 / 128)
 
@@ -52,6 +54,8 @@ class OnGrid(nn.Module):
         if not is_quantized(self, "a_bits"):
             return x
         a_bits = self.variable("quant", "a_bits", default_bits).value
+        if self.has_variable("quant", LEARNED):
+            return lsq.fake_quant(x, self.get_variable("quant", LEARNED), a_bits)
         range_ = self.variable("quant", "range", self._initial_range)
         if self.is_mutable_collection("quant") and self.fixed is None:
             range_.value = calibrate.hull(range_.value, calibrate.min_max(x, a_bits))

@@ -144,10 +144,19 @@ def fake_quant(
 
 
 def weight_codes(
-    w: Float[Array, "*shape channels"], bits: Int[Array, ""]
+    w: Float[Array, "*shape channels"],
+    bits: Int[Array, ""],
+    scale: Float[Array, "channels"] | None = None,
 ) -> tuple[Float[Array, "*shape channels"], Float[Array, "channels"]]:
-    """Returns the codes of weights and their scales by channel; see `fake_quant_weight`."""
-    scale, q_max = symmetric_grid(_absmax(w), bits)
+    """Returns the codes of weights and their scales by channel; see `fake_quant_weight`.
+
+    Args:
+      w: Weights in real units; output channels last.
+      bits: Bitwidth in ``[2, 8]``.
+      scale: Of each channel; None: the largest magnitude has the highest code.
+    """
+    own, q_max = symmetric_grid(_absmax(w), bits)
+    scale = own if scale is None else scale
     return quantize(w, scale, 0.0, -q_max, q_max), scale
 
 

@@ -52,22 +52,25 @@ def _slower_jvp(primals, tangents):
 
 @jax.jit
 def fake_quant(
-    x: Float[Array, "*shape"],
-    step: Float[Array, ""],
-    zero_point: Float[Array, ""],
-    bits: Int[Array, ""],
+    x: Float[Array, "*shape"], range_: Float[Array, "2"], bits: Int[Array, ""]
 ) -> Float[Array, "*shape"]:
-    """Rounds activations to a grid whose step is learned; the zero point stays.
+    """Rounds activations as `affine.fake_quant`, with a gradient for the grid's step.
 
     Args:
       x: Values in real units.
-      step: Distance of the grid's points; the caller keeps it above 0.
-      zero_point: The code of 0.
+      range_: The range that is learned, see `range_of`.
       bits: Bitwidth in ``[2, 8]``; an array, so it can be traced and vmapped.
     """
-    q_max = affine.q_max_asymmetric(bits)
+    step, zero_point, q_max = affine.asymmetric_grid(range_, bits)
     step = _slower(step, jax.lax.rsqrt(x.size * q_max))
     return _snap(x, step, zero_point, 0.0, q_max)
+
+
+def range_of(
+    step: Float[Array, ""], zero_point: Float[Array, ""], bits: Int[Array, ""]
+) -> Float[Array, "2"]:
+    """Returns the range of a grid: its step is learned, its zero point stays."""
+    return step * jnp.stack([-zero_point, affine.q_max_asymmetric(bits) - zero_point])
 
 
 @jax.jit
@@ -84,12 +87,3 @@ def fake_quant_weight(
     q_max = ((jnp.int32(1) << (bits - 1)) - 1).astype(jnp.float32)
     step = _slower(step, jax.lax.rsqrt(w.size // w.shape[-1] * q_max))
     return _snap(w, step, 0.0, -q_max, q_max)
-
-
-def first_step(
-    w: Float[Array, "*shape channels"], bits: Int[Array, ""]
-) -> Float[Array, "channels"]:
-    """Returns the steps with which weights begin, ``2 * mean(|w|) / sqrt(q_max)`` by channel."""
-    q_max = ((jnp.int32(1) << (bits - 1)) - 1).astype(jnp.float32)
-    mean = jnp.mean(jnp.abs(w), tuple(range(w.ndim - 1)))
-    return jnp.maximum(2 * mean * jax.lax.rsqrt(q_max), jnp.finfo(jnp.float32).tiny)

@@ -2,6 +2,7 @@
 
 import pathlib
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from qnas_jax.metrics import Metric
@@ -14,7 +15,8 @@ Network = dict[str, Any]  # a network's figures by name
 
 TEACHER = "teacher"  # its name in the report; subnets are "subnet 1", "subnet 2", ... by size
 RETRAINED = "retrained teacher"  # which was trained on for as many steps as a subnet
-_FIGURES = ("fp32", "quantized", *front.SIZES)
+AWARE = "qat"  # the score after quantization-aware training, if there was one
+_FIGURES = ("fp32", "quantized", AWARE, *front.SIZES)
 
 
 class Outcome(NamedTuple):
@@ -53,6 +55,11 @@ class Outcome(NamedTuple):
         return {name: self.networks[name] for name in (TEACHER, RETRAINED) if name in self.networks}
 
     @property
+    def is_aware(self) -> bool:
+        """Whether there was a quantization-aware training."""
+        return AWARE in self.teacher
+
+    @property
     def subnets(self) -> dict[str, Network]:
         """The figures of the retrained subnets, by their names in the report."""
         teachers = self.teachers
@@ -74,6 +81,7 @@ def gather(
     teacher_costs: Mapping[str, float],
     files: Mapping[str, File],
     retrained_teacher: pathlib.Path | None = None,
+    aware: Mapping[str, pathlib.Path] = MappingProxyType({}),
 ) -> Outcome:
     """Reads what the stages of a run left in its folder; see `page.write`.
 
@@ -95,6 +103,9 @@ def gather(
         point, name = by_subnet[figures["subnet"]], f"subnet {number}"
         known = {cost: point.costs[cost] for cost in costs}
         networks[name], folders[name] = {**figures, "nsr": point.nsr, **known}, folder
+    for name, folder in folders.items():
+        if folder.name in aware:
+            networks[name][AWARE] = _metrics(aware[folder.name], metric)["quantized"]
     return Outcome(
         config=read_json(workdir / "config.json"),
         metric=metric,
@@ -151,17 +162,21 @@ def as_json(found: Outcome, seconds: Mapping[str, float]) -> dict[str, Any]:
 
 def as_text(results: dict[str, Any]) -> str:
     """The networks of a run, a line each, for a terminal."""
+    aware = f"  {'trained':>9}" if AWARE in results["teacher"] else ""
     names = {"teacher": TEACHER, "retrained_teacher": RETRAINED}
     teachers = [{"subnet": name, **results[key]} for key, name in names.items() if key in results]
     networks = [*teachers, *results["subnets"]]
     costs = [name for name in COSTS if name in networks[-1] and name not in front.SIZES]
     titles = "".join(f"  {title(name, ' '):>11}" for name in costs)
-    lines = [f"    size kB  encoder kB{titles}   {results['metric']} float  quantized  network"]
+    lines = [
+        f"    size kB  encoder kB{titles}   {results['metric']} float  quantized{aware}  network"
+    ]
     for network in networks:
         better = "*" if network["subnet"] in results["dominating"] else " "
         sizes = f"{network['size_bytes'] / 1e3:9.1f}  {network['encoder_size_bytes'] / 1e3:10.1f}"
         sizes += "".join(f"  {cost(network, name):>11}" for name in costs)
         scores = f"{network['fp32']:{len(results['metric']) + 7}.2f}  {network['quantized']:9.2f}"
+        scores += f"  {network[AWARE]:9.2f}" if aware else ""
         lines.append(f"{better} {sizes}  {scores}  {network['subnet']}")
     which = "teacher" if len(teachers) == 1 else "teachers"
     return "\n".join([*lines, f"* dominates the quantized {which}"])
@@ -178,7 +193,14 @@ def title(name: str, between: str = ", ") -> str:
 
 
 def dominates(subnet: Network, teacher: Network) -> bool:
-    """Whether a subnet is no larger and no less accurate, quantized, and better in one of them."""
+    """Whether a subnet is no larger and no less accurate, quantized, and better in one of them.
+
+    Accuracies are those after quantization-aware training, if there was one.
+    """
     smaller = teacher["size_bytes"] - subnet["size_bytes"]
-    better = subnet["quantized"] - teacher["quantized"]
+    better = _score(subnet) - _score(teacher)
     return min(smaller, better) >= 0 and max(smaller, better) > 0
+
+
+def _score(network: Network) -> float:
+    return network.get(AWARE, network["quantized"])

@@ -43,14 +43,15 @@ _PAGE = string.Template("""<!doctype html>
 $verdict
 <table>
 <tr><th>network</th><th>NSR</th><th>size, kB</th><th>of the teacher</th><th>encoder, kB</th>
-<th>of the teacher</th>$costs<th>$metric float</th><th>$metric quantized</th>
+<th>of the teacher</th>$costs<th>$metric float</th><th>$metric quantized</th>$aware
 <th class="text">subnet</th></tr>
 $rows
 </table>
 <p class="note">Sizes are of the quantized networks: weights at their bitwidth, a scale and a bias
 for each output channel. The encoder is the network without its head; only its six blocks are
-searched. The NSR is summed over the blocks. $about_costs $about_teachers Green rows dominate the
-quantized teacher: no larger, no less accurate, and better in one of the two.</p>
+searched. The NSR is summed over the blocks. $about_costs $about_teachers $about_aware
+Green rows dominate the quantized teacher: no larger, no less accurate, and better in one of the
+two.</p>
 $files
 <h2>Front</h2>
 $fronts
@@ -103,6 +104,7 @@ def write(
     teacher_costs: Mapping[str, float] = MappingProxyType({}),
     files: Mapping[str, files_table.File] = MappingProxyType({}),
     retrained_teacher: pathlib.Path | None = None,
+    aware: Mapping[str, pathlib.Path] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Writes `report/index.html`, its figures and `report/results.json`.
 
@@ -116,11 +118,15 @@ def write(
       teacher_costs: The known costs of the target for the teacher, by name.
       files: The exported files, by subnet, or "teacher".
       retrained_teacher: The folder of the teacher that was trained on, if there is one.
+      aware: The folder of each network after quantization-aware training, if there was one, by
+        the name of its folder before.
 
     Returns:
       The content of `results.json`.
     """
-    found = outcome.gather(workdir, metric, retrained, teacher_costs, files, retrained_teacher)
+    found = outcome.gather(
+        workdir, metric, retrained, teacher_costs, files, retrained_teacher, aware
+    )
     results = outcome.as_json(found, seconds)
     drawn = _draw(workdir, found, names, samples)
     page = _fill(workdir.name, found, results, drawn)
@@ -174,6 +180,8 @@ def _fill(name: str, found: Outcome, results: dict[str, Any], drawn: _Drawn) -> 
         rows="\n".join(_row(title, one, found) for title, one in found.networks.items()),
         about_costs=_about_costs(found),
         about_teachers=_about_teachers(found),
+        aware="<th>trained quantized</th>" if found.is_aware else "",
+        about_aware=_about_aware(found),
         files=files_table.as_html(found.files, found.metric.title),
         fronts="\n".join(drawn.fronts.values()),
         paths="\n".join(_block_row(*block) for block in enumerate(found.blocks, 1)),
@@ -210,6 +218,15 @@ def _about_teachers(found: Outcome) -> str:
     return "The retrained teacher was trained on for as many steps as a subnet: an equal start."
 
 
+def _about_aware(found: Outcome) -> str:
+    if not found.is_aware:
+        return ""
+    return (
+        "Quantized: without training under the bitwidths. Trained quantized: after "
+        "quantization-aware training; the files and the comparison are those of these networks."
+    )
+
+
 def _verdict(results: dict[str, Any]) -> str:
     count, of = len(results["dominating"]), len(results["subnets"])
     which = "both quantized teachers" if "retrained_teacher" in results else "the quantized teacher"
@@ -225,7 +242,8 @@ def _row(name: str, network: Network, found: Outcome) -> str:
         share = 100 * network[size] / found.teacher[size]
         cells += [f"<td>{network[size] / 1e3:.1f}</td>", f"<td>{share:.1f} %</td>"]
     cells += [f"<td>{outcome.cost(network, cost)}</td>" for cost in found.costs]
-    cells += [f"<td>{network[key]:.2f}</td>" for key in ("fp32", "quantized")]
+    scores = ("fp32", "quantized", *([outcome.AWARE] if found.is_aware else []))
+    cells += [f"<td>{network[key]:.2f}</td>" for key in scores]
     cells.append(f'<td class="text">{network["subnet"]}</td>')
     better = ' class="better"' if name in found.dominating else ""
     return f"<tr{better}>{''.join(cells)}</tr>"

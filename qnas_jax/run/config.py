@@ -11,12 +11,12 @@ from typing import Any, Protocol, runtime_checkable
 
 from qnas_jax.errors import InputError
 from qnas_jax.run import checks
+from qnas_jax.run.recipes import Quantize
 from qnas_jax.space import LEAST_BITS, MOST_BITS, Bits
 
 SOURCES = ("streets", "cityscapes", "objects", "digits", "folder", "tfds")  # of images
 RENDERED = ("streets", "objects")
 CORRUPTIONS = ("dark", "fog", "noise", "blur")
-RANGES = ("min_max", "percentile", "mse", "kl")  # ways to choose a clipping range
 ROOTS = {
     "cityscapes": "leftImg8bit/ and gtFine/",
     "folder": "train/CLASS/ and val/CLASS/",
@@ -205,30 +205,6 @@ class Kernels:
 
 
 @dataclasses.dataclass(slots=True)
-class Quantize:
-    """Post-training quantization of whole networks."""
-
-    images: int = 32  # of the training split, for the ranges
-    images_per_pass: int = 8
-    ranges: str = "min_max"  # of activations, one of RANGES or "best" (see ptq/ranges.py)
-    weight_ranges: str = "min_max"  # of each layer's weights: or "mse", "kl"
-    equalize: bool = False  # channels of two convolutions in a row, see ptq/equalize.py
-    rounding_steps: int = 0  # adaptive rounding of weights, steps of each layer; 0: to the nearest
-    biases: bool = False  # the shifts of all means are taken off
-    norms: bool = False  # batch norms take their statistics from the quantized network
-
-    def check(self) -> None:
-        """Raises InputError for the first value that cannot be used."""
-        for name in ("images", "images_per_pass"):
-            checks.at_least(f"quantize.{name}", getattr(self, name), 1)
-        checks.one_of("quantize.ranges", self.ranges, (*RANGES, "best"))
-        checks.one_of("quantize.weight_ranges", self.weight_ranges, ("min_max", "mse", "kl"))
-        checks.at_least("quantize.rounding_steps", self.rounding_steps, 0)
-        if self.norms and self.biases:
-            raise InputError("quantize.biases and quantize.norms: not together, norms do both")
-
-
-@dataclasses.dataclass(slots=True)
 class Hardware:
     """The device to search for; see docs/targets.md."""
 
@@ -242,24 +218,6 @@ class Hardware:
         if tuple(self.image_size) != (0, 0):
             rule = "at least 32 pixels, or (0, 0)"
             checks.all_of("hardware.image_size", self.image_size, lambda p: p >= 32, rule)
-
-
-@dataclasses.dataclass(slots=True)
-class Retrain:
-    """Which subnets of the front are trained to the end."""
-
-    subnets: int = 5  # spread over the front by size
-    steps: int = 0  # of each; 0: train.steps
-    lr: float = 0.0  # the highest; 0: train.lr
-    init: str = "supernet"  # weights to begin with, or "scratch"
-    teacher: bool = False  # the teacher is trained on for as many steps, to compare with
-
-    def check(self) -> None:
-        """Raises InputError for the first value that cannot be used."""
-        checks.at_least("retrain.subnets", self.subnets, 1)
-        checks.at_least("retrain.steps", self.steps, 0)
-        checks.at_least("retrain.lr", self.lr, 0)
-        checks.one_of("retrain.init", self.init, ("supernet", "scratch"))
 
 
 @dataclasses.dataclass(slots=True)

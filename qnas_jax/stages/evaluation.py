@@ -18,9 +18,9 @@ from qnas_jax.run import artefacts
 from qnas_jax.run.stage import Stage
 from qnas_jax.stages import post_training
 from qnas_jax.stages.experiment import Problem, Purpose, key
-from qnas_jax.stages.fit import Training, optimizer_of, range_images
+from qnas_jax.stages.fit import Training, range_images
 from qnas_jax.tasks.task import Classify, Task, evaluate
-from qnas_jax.train import checkpoint, supervised
+from qnas_jax.train import checkpoint, learned, supervised
 
 logger = logging.getLogger(__name__)
 
@@ -36,17 +36,19 @@ class Trained(NamedTuple):
       model: The network.
       subnet: Its ops and bitwidths.
       weights: The folder of its checkpoint, within that of the stage.
+      learned: Whether its policy has scales of weights, see `train/learned.py`.
     """
 
     stage: Stage
     model: nn.Module
     subnet: space.Subnet
     weights: str = CHECKPOINT
+    learned: bool = False
 
 
 def finish(problem: Problem, how: Training, trained: Trained, variables, quant) -> None:
     """Evaluates a network, writes `metrics.json` and some predictions, and finishes its stage."""
-    stage, model, subnet, _ = trained
+    stage, model, subnet = trained.stage, trained.model, trained.subnet
     if stage.done:
         return
     coded, quant = _quantized(problem, how, trained, variables, quant)
@@ -141,9 +143,13 @@ def load_float(problem: Problem, how: Training, trained: Trained) -> tuple[PyTre
     """Returns the variables of a network whose stage is finished, and its policy without ranges."""
     random = key(how.seed, Purpose.TEACHER_INIT)  # overwritten by the checkpoint
     fresh = init.initialize(trained.model, random, (1, *how.train.crop, 3))
-    state = supervised.fresh_state(fresh, optimizer_of(how.train, how.train.lr))
-    variables = checkpoint.load(trained.stage.folder / trained.weights, state).variables()
-    return variables, with_bits(trained.model, fresh["quant"], trained.subnet, problem)
+    like = {kind: fresh[kind] for kind in ("params", "batch_stats")}
+    variables = checkpoint.load_parts(trained.stage.folder / trained.weights, like)
+    quant = with_bits(trained.model, fresh["quant"], trained.subnet, problem)
+    if trained.learned:
+        traced = trace(trained.model, problem.val[0][0].shape)
+        quant = learned.like(traced, variables["params"], quant)
+    return variables, quant
 
 
 def with_bits(model: nn.Module, quant: PyTree, subnet: space.Subnet, problem: Problem) -> PyTree:

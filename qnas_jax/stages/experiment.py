@@ -49,6 +49,7 @@ class Purpose(enum.IntEnum):
     AGENTS = 7
     TUNING = 8
     ROUNDING = 9
+    QAT = 10
 
 
 class Problem(NamedTuple):

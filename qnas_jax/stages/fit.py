@@ -16,7 +16,7 @@ from qnas_jax.data.batching import (
     training_batch,
 )
 from qnas_jax.errors import InputError
-from qnas_jax.run import config, parallel
+from qnas_jax.run import config, parallel, recipes
 from qnas_jax.run.log import Metrics
 from qnas_jax.run.stage import Stage
 from qnas_jax.train import loop, optimizers
@@ -30,7 +30,7 @@ class Training(NamedTuple):
     seed: int
     data: config.Data
     train: config.Train
-    quantize: config.Quantize
+    quantize: recipes.Quantize
     run: config.Run
 
 
@@ -39,7 +39,7 @@ def training(given: config.Config) -> Training:
     return Training(given.seed, given.data, given.train, given.quantize, given.run)
 
 
-def retraining(how: Training, retrain: config.Retrain) -> Training:
+def retraining(how: Training, retrain: recipes.Retrain) -> Training:
     """Returns how networks are trained again, where `how` trains the first time."""
     own = {"steps": retrain.steps or how.train.steps, "lr": retrain.lr or how.train.lr}
     return how._replace(train=dataclasses.replace(how.train, **own))

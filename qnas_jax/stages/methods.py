@@ -5,7 +5,7 @@ from typing import Any
 
 from qnas_jax.nn import policy
 from qnas_jax.nn.trace import trace
-from qnas_jax.run import config
+from qnas_jax.run import recipes
 from qnas_jax.run.log import Progress
 from qnas_jax.stages import evaluation
 from qnas_jax.stages.evaluation import Trained
@@ -16,7 +16,7 @@ from qnas_jax.tasks.task import evaluate
 BEST = {"ranges": "best", "weight_ranges": "mse"}
 ROUNDING = {"rounding_steps": 300}
 
-# Settings of `config.Quantize` by the names of rows.
+# Settings of `recipes.Quantize` by the names of rows.
 METHODS: dict[str, dict[str, Any]] = {
     "min_max": {"ranges": "min_max"},
     "percentile": {"ranges": "percentile"},
@@ -70,7 +70,7 @@ def scores(
     for number, (method, width) in enumerate(cells, 1):
         # What a row does not name is off, whatever the config has.
         given = how.quantize.images, how.quantize.images_per_pass
-        settings = config.Quantize(*given, **METHODS[method])
+        settings = recipes.Quantize(*given, **METHODS[method])
         names = {unit.name: (width, width) for unit in traced.units if unit.site}
         coded, found = evaluation.post_trained(
             problem, how._replace(quantize=settings), trained, variables,

@@ -19,9 +19,12 @@ from qnas_jax.stages.evaluation import Trained
 from qnas_jax.stages.experiment import Problem
 from qnas_jax.stages.fit import Training, batches, fit, optimizer_of, plan, rate_of
 from qnas_jax.tasks.task import evaluate
-from qnas_jax.train import checkpoint, loop, supervised
+from qnas_jax.train import checkpoint, learned, loop, supervised
+from qnas_jax.train.imitation import Lesson
 
 NETWORK = "network"  # the folder of the weights as they are quantized
+
+Taught = tuple[Lesson, PyTree]  # and the variables of the teacher
 
 
 def recipe(steps: int, lr: float) -> dict[str, Any]:
@@ -58,6 +61,9 @@ def train_policy(
     step_key: Key[Array, ""],
     norm_images: np.ndarray | None = None,
     subnet: space.Subnet = (),
+    taught: Taught | None = None,
+    norm_steps: int = 0,
+    learned_scales: bool = False,
 ) -> Trained:
     """Trains a network under a policy, and evaluates what its file will compute.
 
@@ -75,25 +81,41 @@ def train_policy(
       norm_images: Images uint8[n, h, w, 3] of which batch norms take their statistics at the end;
         None: they keep those of the training.
       subnet: Its ops, if it has any.
+      taught: What the network learns besides the labels, and the variables that teach it.
+      norm_steps: Steps in which norms use the batch; then they have their statistics. 0: all.
+      learned_scales: Whether `quantize` has scales of weights, see `train/learned.py`.
     """
-    trained = Trained(stage, model, subnet, NETWORK)
+    trained = Trained(stage, model, subnet, NETWORK, learned_scales)
     if stage.done:
         return trained
     stage.begin()
     given, optimizer = how.train, optimizer_of(how.train, how.train.lr)
     state = supervised.fresh_state(start, optimizer)
     if given.steps:
-        step = supervised.policy_step(
-            model, problem.task.loss, optimizer, step_key, quantize, given.compute
-        )
+        lesson, first = (taught[0], (bits, taught[1])) if taught else (None, bits)
+        live, frozen = (
+            loop.several(
+                supervised.policy_step(
+                    model, problem.task.loss, optimizer, step_key, quantize, given.compute,
+                    lesson, at_rest,
+                ),
+                first,
+            )
+            for at_rest in (False, True)
+        )  # fmt: skip
+        steps = _one_then_other(live, frozen, norm_steps) if norm_steps else live
         whole = loop.Watched(
             "the network", "loss", rate_of(given, given.lr), "final_lr", lambda state: state
         )
         planned = plan(stage, how, title, given.steps, [whole])
         make_batch = batches(problem.train, how, given.batch)
-        state = fit(workdir, planned, loop.several(step, bits), state, make_batch)
-    read = jax.jit(quantize)(state.params, bits)
-    state = state._replace(params=read["params"])
+        state = fit(workdir, planned, steps, state, make_batch)
+    read = dict(jax.jit(quantize)(state.params, bits))
+    read["quant"] = learned.settled(read["quant"])
+    found = {"params": read["params"], "batch_stats": state.batch_stats}
+    state = supervised.fresh_state(
+        found, optimizer
+    )  # what was learned, without the steps of scales
     if norm_images is not None:
         settle = jax.jit(functools.partial(norms.settled, model))
         whole = {**read, "batch_stats": state.batch_stats}
@@ -108,3 +130,12 @@ def train_policy(
     )
     evaluation.finish(problem, how, trained, variables, quant)
     return trained
+
+
+def _one_then_other(first: loop.Steps, second: loop.Steps, count: int) -> loop.Steps:
+    """Steps that are the first ones up to a number, and the second ones from it on."""
+
+    def steps(state, images, labels, numbers):
+        return (first if int(numbers[0]) < count else second)(state, images, labels, numbers)
+
+    return steps

@@ -12,13 +12,13 @@ from qnas_jax.nn import policy
 from qnas_jax.nn.trace import Trace
 from qnas_jax.ptq import equalize, norms, observe, ranges, rounding
 from qnas_jax.quant import calibrate
-from qnas_jax.run import config
+from qnas_jax.run import recipes
 from qnas_jax.train import supervised
 
 logger = logging.getLogger(__name__)
 
 
-def changes_weights(how: config.Quantize) -> bool:
+def changes_weights(how: recipes.Quantize) -> bool:
     """Whether the quantized network has other variables than the float one."""
     clips = how.weight_ranges != "min_max"
     return bool(clips or how.equalize or how.rounding_steps or how.biases or how.norms)
@@ -30,7 +30,7 @@ def quantized(
     variables: PyTree,
     quant: PyTree,
     batches: list[np.ndarray],
-    how: config.Quantize,
+    how: recipes.Quantize,
     key: Key[Array, ""],
 ) -> tuple[PyTree, PyTree]:
     """Returns the variables and the policy of the quantized network.

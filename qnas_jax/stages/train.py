@@ -12,12 +12,13 @@ from jaxtyping import PyTree
 
 from qnas_jax.errors import InputError
 from qnas_jax.nn import init, weights
-from qnas_jax.run import artefacts, config
+from qnas_jax.run import artefacts, config, recipes
 from qnas_jax.run.stage import Stage, begun_with, is_begun, is_finished
 from qnas_jax.stages import evaluation
 from qnas_jax.stages.evaluation import Trained
 from qnas_jax.stages.experiment import Problem, Purpose, data_mark, key, teacher_subnet
 from qnas_jax.stages.fit import Training, batches, fit, optimizer_of, plan, rate_of
+from qnas_jax.stages.policies import Taught
 from qnas_jax.train import checkpoint, loop, supervised
 from qnas_jax.train.supervised import TrainState
 
@@ -147,7 +148,7 @@ def train_teacher(
 
 
 def subnet_stage(
-    workdir: pathlib.Path, distilled: Stage, subnet: str, how: config.Retrain
+    workdir: pathlib.Path, distilled: Stage, subnet: str, how: recipes.Retrain
 ) -> Stage:
     """Returns the stage of a retrained subnet.
 
@@ -158,18 +159,19 @@ def subnet_stage(
       how: How it is trained.
     """
     made_from = {"supernet": distilled.hash, "subnet": subnet, "init": how.init, **_recipe(how)}
-    return Stage(workdir / "retrain" / _folder_name(subnet), made_from, _recipe(config.Retrain()))
+    return Stage(workdir / "retrain" / _folder_name(subnet), made_from, _recipe(recipes.Retrain()))
 
 
-def retrained_teacher_stage(workdir: pathlib.Path, teacher: Stage, how: config.Retrain) -> Stage:
+def retrained_teacher_stage(workdir: pathlib.Path, teacher: Stage, how: recipes.Retrain) -> Stage:
     """Returns the stage in which the teacher is trained on, as long as a subnet."""
     made_from = {"teacher": teacher.hash, **_recipe(how)}
-    return Stage(workdir / "retrained_teacher", made_from, _recipe(config.Retrain()))
+    return Stage(workdir / "retrained_teacher", made_from, _recipe(recipes.Retrain()))
 
 
-def _recipe(how: config.Retrain) -> dict[str, int | float]:
+def _recipe(how: recipes.Retrain) -> dict[str, Any]:
     """What differs from `train`, as a mark names it; older marks have the defaults."""
-    return {"retrain.steps": how.steps, "retrain.lr": how.lr}
+    distill = [list(pair) for pair in how.distill]
+    return {"retrain.steps": how.steps, "retrain.lr": how.lr, "retrain.distill": distill}
 
 
 def _folder_name(subnet: str) -> str:
@@ -184,6 +186,7 @@ def retrain(
     trained: Trained,
     start: Callable[[PyTree], PyTree],
     title: str,
+    taught: Taught | None = None,
 ) -> None:
     """Trains a network again and evaluates it, in float and quantized; does nothing if done.
 
@@ -194,24 +197,28 @@ def retrain(
       trained: The subnet or the teacher, and its stage.
       start: Gives the initial variables from random ones.
       title: Name of the training in log lines.
+      taught: What the network learns besides the labels, and the variables that teach it.
     """
-    stage, model, subnet, _ = trained
+    stage, model, subnet = trained.stage, trained.model, trained.subnet
     if stage.done:
         return
     stage.begin()
     fresh = init.initialize(model, key(how.seed, Purpose.RETRAIN_INIT), (1, *how.train.crop, 3))
     quant = evaluation.with_bits(model, fresh["quant"], subnet, problem)
     step_key = key(how.seed, Purpose.RETRAIN_TRAIN)
-    variables = _train_network(workdir, problem, how, trained, start(fresh), step_key, title)
+    first = start(fresh)
+    variables = _train_network(workdir, problem, how, trained, first, step_key, title, taught)
     evaluation.finish(problem, how, trained, variables, quant)
 
 
-def _train_network(workdir, problem, how, trained, fresh, step_key, title) -> PyTree:
+def _train_network(workdir, problem, how, trained, fresh, step_key, title, taught=None) -> PyTree:
     """Trains a network; returns its variables."""
     given, optimizer = how.train, optimizer_of(how.train, how.train.lr)
+    lesson, teacher = taught or (None, None)
     step = supervised.train_step(
-        trained.model, problem.task.loss, optimizer, step_key, given.compute
+        trained.model, problem.task.loss, optimizer, step_key, given.compute, lesson
     )
+    steps = loop.several(step, teacher) if taught else loop.several(step)
     whole = loop.Watched(
         "the network", "loss", rate_of(given, given.lr), "train.lr", lambda state: state
     )
@@ -220,4 +227,4 @@ def _train_network(workdir, problem, how, trained, fresh, step_key, title) -> Py
         supervised.fresh_state(fresh, optimizer),
         batches(problem.train, how, given.batch),
     )
-    return fit(workdir, planned, loop.several(step), state, make_batch).variables()
+    return fit(workdir, planned, steps, state, make_batch).variables()

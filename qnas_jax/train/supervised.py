@@ -12,6 +12,8 @@ import optax
 from jaxtyping import Array, Key, PyTree
 
 from qnas_jax.nn.units import pixels
+from qnas_jax.train import imitation
+from qnas_jax.train.imitation import Lesson
 
 
 class TrainState(NamedTuple):
@@ -59,6 +61,7 @@ def train_step(
     optimizer: optax.GradientTransformation,
     key: Key[Array, ""],
     compute: str = "float32",
+    lesson: Lesson | None = None,
 ) -> Callable:
     """Returns a supervised training step, in float, in the form that `loop.several` takes.
 
@@ -69,8 +72,13 @@ def train_step(
       key: PRNG key of dropout.
       compute: Data type of the network's computation; parameters, batch-norm statistics and the
         loss stay float32.
+      lesson: What the network learns from another one, whose variables are then the step's first
+        argument.
     """
-    return functools.partial(policy_step(model, loss, optimizer, key, _float, compute), None)
+    step = policy_step(model, loss, optimizer, key, _float, compute, lesson)
+    if lesson:
+        return lambda variables, *given: step((None, variables), *given)
+    return functools.partial(step, None)
 
 
 def _float(params: PyTree, bits: None) -> PyTree:
@@ -85,6 +93,8 @@ def policy_step(
     key: Key[Array, ""],
     quantize: Callable[[PyTree, Any], PyTree],
     compute: str = "float32",
+    lesson: Lesson | None = None,
+    frozen: bool = False,
 ) -> Callable:
     """Returns a training step of a network under a policy, which is the step's first argument.
 
@@ -98,24 +108,34 @@ def policy_step(
       key: PRNG key of dropout.
       quantize: (params, policy) -> the variables that the network reads, without `batch_stats`.
       compute: See `train_step`.
+      lesson: What the network learns from another one. The step's first argument is then a pair:
+        the policy, and the teacher's variables.
+      frozen: Whether batch norms use and keep their stored statistics; nothing is dropped then.
     """
 
-    def loss_of(params, batch_stats, policy, images, labels, dropout):
-        output: Any = model.apply(
+    def loss_of(params, batch_stats, policy, images, labels, dropout, taught):
+        said, changed = imitation.applied(
+            model,
             {**quantize(params, policy), "batch_stats": batch_stats},
             pixels(images).astype(compute),
-            train=True,
-            mutable=["batch_stats"],
+            train=not frozen,
+            mutable=[] if frozen else ["batch_stats"],
             rngs={"dropout": dropout},
         )
-        logits, updates = output
-        return loss(logits.astype(jnp.float32), labels), updates["batch_stats"]
+        said = jax.tree.map(lambda x: x.astype(jnp.float32), said)
+        value = loss(said.logits, labels)
+        if lesson:
+            value += imitation.loss(said, taught, lesson.terms)
+        return value, changed.get("batch_stats", batch_stats)
 
     @jax.jit
     def step(policy, state: TrainState, images, labels, number):
-        dropout = jax.random.fold_in(key, number)
+        dropout, taught = jax.random.fold_in(key, number), None
+        if lesson:
+            policy, variables = policy
+            taught = imitation.applied(lesson.teacher, variables, pixels(images))[0]
         (value, batch_stats), gradients = jax.value_and_grad(loss_of, has_aux=True)(
-            state.params, state.batch_stats, policy, images, labels, dropout
+            state.params, state.batch_stats, policy, images, labels, dropout, taught
         )
         updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)

@@ -7,7 +7,7 @@ import pytest
 
 from qnas_jax.bwnas import config
 from qnas_jax.errors import InputError
-from qnas_jax.run import cli
+from qnas_jax.run import cli, recipes
 from qnas_jax.run import config as shared
 
 ABOVE_ZERO = "must have a number above 0"
@@ -145,6 +145,10 @@ BAD = [
     ("retrain.steps", -1, "must be at least 0"),
     ("retrain.lr", -0.1, "must be at least 0"),
     ("retrain.teacher", 1, "must be True or False"),
+    ("retrain.distill", (("loss", 1.0),), "'loss' must be among ('logits', 'features')"),
+    ("retrain.qat_steps", -1, "must be at least 0"),
+    ("retrain.qat_lr", 0.0, "must be above 0"),
+    ("retrain.qat_norm_steps", 3, "must lie in [0, retrain.qat_steps=0)"),
     ("retrain.init", "zeros", "must be 'supernet' or 'scratch'"),
     ("export.max_drop", -0.1, "must be at least 0.0"),
     ("run.save_every", 0, "must be at least 1"),
@@ -296,7 +300,11 @@ def test_settings_are_known_by_their_whole_name():
 def test_the_sections_are_those_that_all_systems_share():
     given = load("smoke.py")
     for name in shared.Config.__annotations__:
-        assert type(getattr(given, name)).__module__ in ("builtins", shared.__name__)
+        assert type(getattr(given, name)).__module__ in (
+            "builtins",
+            shared.__name__,
+            recipes.__name__,
+        )
 
 
 @pytest.mark.parametrize(

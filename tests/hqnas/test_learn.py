@@ -97,15 +97,6 @@ def test_two_levels_learn_on_different_images(case):
     )
 
 
-def test_imitation_is_the_cross_entropy():
-    rng = np.random.default_rng(1)
-    logits, target = rng.normal(size=(2, 5, 4))
-    p, q = (np.exp(x) / np.exp(x).sum(-1, keepdims=True) for x in (target, logits))
-    expected = -(p * np.log(q)).sum(-1).mean()
-    found = learn.imitation(jnp.asarray(logits, jnp.float32), jnp.asarray(target, jnp.float32))
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
-
-
 def test_a_state_has_the_types_that_a_step_returns(case):
     """Else the second step would be compiled again, which takes longer than all steps."""
     network, params, bounds, (images, labels) = case
