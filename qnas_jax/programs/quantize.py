@@ -1,12 +1,14 @@
-"""Shows what each method of post-training quantization gives the networks of a run, by bitwidth.
+"""Shows what each method of quantization gives the networks of a run, by bitwidth.
 
-    qnas quantize --config configs/objects.py --workdir runs/objects --bits=8,6,4,3
+    qnas quantize --config configs/objects.py --workdir runs/objects --bits=8,4,w4a8
 
-Reads the teacher of a run, and with --subnets its retrained subnets; trains nothing. Weights and
-activations of the searched blocks get each bitwidth, all else keeps 8 bits. Prints a table and
-writes `quantized.json` in the folder of the run; after a stop the same command continues.
+Reads the teacher of a run, and with --subnets its retrained subnets. Weights and activations of
+the searched blocks get each bitwidth, all else keeps 8 bits. The row `qat` trains the network, as
+`retrain.qat_steps` says. Prints a table and writes `quantized.json` in the folder of the run; after
+a stop the same command continues.
 """
 
+import re
 from typing import Any
 
 from absl import flags
@@ -16,14 +18,14 @@ from qnas_jax.bwnas.config import Config
 from qnas_jax.errors import InputError
 from qnas_jax.run import artefacts, cli, disk, platform
 from qnas_jax.run.stage import read_json
-from qnas_jax.space import LEAST_BITS, MOST_BITS
+from qnas_jax.space import LEAST_BITS, MOST_BITS, Bits
 from qnas_jax.stages import fit, methods
 from qnas_jax.stages.evaluation import Trained
 from qnas_jax.stages.experiment import prepare
 from qnas_jax.stages.fit import Training
 
 cli.define_run_flags()
-_BITS = flags.DEFINE_list("bits", ["8", "6", "4", "3"], "Bitwidths, as 8,6,4,3.")
+_BITS = flags.DEFINE_list("bits", ["8", "6", "4", "3"], "Bitwidths, as 8,4,w4a8.")
 _METHODS = flags.DEFINE_list("methods", list(methods.METHODS), "Which rows.")
 _SUBNETS = flags.DEFINE_integer("subnets", 0, "How many retrained subnets, too.", lower_bound=0)
 
@@ -32,7 +34,7 @@ def main() -> None:
     """Prints the scores of each network under each method and bitwidth."""
     config, workdir = cli.run_flags(Config)
     platform.use_compilation_cache()
-    bits, rows = _checked(_BITS.value, _METHODS.value)
+    bits, rows = _checked(_BITS.value, _METHODS.value, config.retrain.qat_steps)
     config, problem, _ = prepare(config)
     how, file = fit.training(config), workdir / "quantized.json"
     networks = finished.trained(workdir, config, problem, _SUBNETS.value)
@@ -43,7 +45,9 @@ def main() -> None:
             if known.get(name, {}).get("made_from") != made_from:  # scores of another network
                 known[name] = {"made_from": made_from, "scores": {}}
             scores = known[name]["scores"]
-            for cell, score in methods.scores(problem, how, network, rows, bits, set(scores)):
+            for cell, score in methods.scores(
+                workdir, problem, how, config.retrain, network, rows, bits, set(scores)
+            ):
                 scores[cell] = score
                 artefacts.write_json(file, known)
             print(f"{name}: {problem.task.metric.title}, %")
@@ -57,12 +61,25 @@ def _made_from(network: Trained, how: Training) -> dict[str, Any]:
     return {"stage": network.stage.hash, "images": how.quantize.images, "methods": rows}
 
 
-def _checked(bits: list[str], rows: list[str]) -> tuple[list[int], list[str]]:
+def _checked(bits: list[str], rows: list[str], steps: int) -> tuple[list[Bits], list[str]]:
+    known = [*methods.METHODS, methods.QAT]
     for name in rows:
-        if name not in methods.METHODS:
-            raise InputError(f"--methods: {name!r} must be among {', '.join(methods.METHODS)}")
+        if name not in known:
+            raise InputError(f"--methods: {name!r} must be among {', '.join(known)}")
+    if methods.QAT in rows and not steps:
+        raise InputError("--methods: 'qat' needs --config.retrain.qat_steps, like 300")
     if not rows or not bits:
         raise InputError("--bits and --methods: must not be empty")
-    if not all(b.isdecimal() and LEAST_BITS <= int(b) <= MOST_BITS for b in bits):
+    pairs = [_pair(text) for text in bits]
+    if not all(LEAST_BITS <= b <= MOST_BITS for pair in pairs for b in pair):
         raise InputError(f"--bits={','.join(bits)}: bitwidths lie in [{LEAST_BITS}, {MOST_BITS}]")
-    return [int(b) for b in bits], rows
+    return pairs, rows
+
+
+def _pair(text: str) -> Bits:
+    """Bitwidths of weights and of activations, from "4" or "w4a8"."""
+    found = re.fullmatch(r"(\d+)|w(\d+)a(\d+)", text)
+    if not found:
+        raise InputError(f"--bits: {text!r} must be a bitwidth, like 4, or two, like w4a8")
+    both, weights, activations = found.groups()
+    return int(weights or both), int(activations or both)

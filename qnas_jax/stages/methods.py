@@ -1,5 +1,6 @@
-"""What each method of post-training quantization gives a network, by bitwidth."""
+"""What each method of quantization gives a network, by bitwidth."""
 
+import pathlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -7,7 +8,9 @@ from qnas_jax.nn import policy
 from qnas_jax.nn.trace import trace
 from qnas_jax.run import recipes
 from qnas_jax.run.log import Progress
-from qnas_jax.stages import evaluation
+from qnas_jax.run.stage import read_json
+from qnas_jax.space import Bits
+from qnas_jax.stages import evaluation, qat
 from qnas_jax.stages.evaluation import Trained
 from qnas_jax.stages.experiment import Problem
 from qnas_jax.stages.fit import Training
@@ -31,30 +34,36 @@ METHODS: dict[str, dict[str, Any]] = {
     "mse+rounding+biases": {"ranges": "mse", **ROUNDING, "biases": True},
 }
 FLOAT = "float"
+QAT, START = "qat", "mse"  # the row of quantization-aware training, and the one that it begins from
 
 
 def scores(
+    workdir: pathlib.Path,
     problem: Problem,
     how: Training,
+    retrain: recipes.Retrain,
     trained: Trained,
     methods: Sequence[str],
-    bits: Sequence[int],
+    bits: Sequence[Bits],
     known: Collection[str],
 ) -> Iterator[tuple[str, float]]:
     """Yields scores on the validation images, in percent, by the names of `name_of`.
 
-    The layers of searched blocks get the bitwidth, for weights and activations; all else keeps 8
-    bits. Scores are those of the integers that a file computes.
+    The layers of searched blocks get the bitwidths; all else keeps 8 bits. Scores are those of the
+    integers that a file computes.
 
     Args:
+      workdir: The folder of the run, for what `QAT` trains.
       problem: The images, and the task.
       how: How the network was trained.
+      retrain: How `QAT` trains it.
       trained: It.
-      methods: Keys of `METHODS`.
-      bits: The bitwidths.
-      known: Names that are left out.
+      methods: Keys of `METHODS`, or `QAT`.
+      bits: Bitwidths of weights and of activations.
+      known: Names that are left out, but for those of `QAT`.
     """
-    cells = [(m, b) for m in methods for b in bits if name_of(m, b) not in known]
+    # The stages of `QAT` know what they were made from.
+    cells = [(m, b) for m in methods for b in bits if m == QAT or name_of(m, b) not in known]
     if not cells and FLOAT in known:
         return
     variables, quant = evaluation.load_float(problem, how, trained)
@@ -67,32 +76,34 @@ def scores(
     if FLOAT not in known:
         yield FLOAT, score(evaluation.in_float(task, trained.model, variables))
     progress = Progress("methods", len(cells))
-    for number, (method, width) in enumerate(cells, 1):
+    for number, (method, pair) in enumerate(cells, 1):
         # What a row does not name is off, whatever the config has.
         given = how.quantize.images, how.quantize.images_per_pass
-        settings = recipes.Quantize(*given, **METHODS[method])
-        names = {unit.name: (width, width) for unit in traced.units if unit.site}
-        coded, found = evaluation.post_trained(
-            problem, how._replace(quantize=settings), trained, variables,
-            policy.with_policy(quant, names),
-        )  # fmt: skip
-        shape = problem.val[0][0].shape
-        yield (
-            name_of(method, width),
-            score(evaluation.simulated(task, trained.model, coded, found, shape)),
-        )
+        settings = recipes.Quantize(*given, **METHODS[START if method == QAT else method])
+        own = how._replace(quantize=settings)
+        if method == QAT:
+            aware = qat.train_at(workdir, problem, own, retrain, trained, pair)
+            figures = read_json(aware.stage.folder / "metrics.json")
+            yield name_of(method, pair), figures[f"{task.metric.name}_quantized"]
+        else:
+            names = {unit.name: pair for unit in traced.units if unit.site}
+            policy_ = policy.with_policy(quant, names)
+            coded, found = evaluation.post_trained(problem, own, trained, variables, policy_)
+            shape = problem.val[0][0].shape
+            computed = evaluation.simulated(task, trained.model, coded, found, shape)
+            yield name_of(method, pair), score(computed)
         progress.show(number)
 
 
-def name_of(method: str, bits: int) -> str:
+def name_of(method: str, bits: Bits) -> str:
     """Returns the name of a score."""
-    return f"{method}/{bits}"
+    return f"{method}/w{bits[0]}a{bits[1]}"
 
 
-def as_text(found: Mapping[str, float], methods: Sequence[str], bits: Sequence[int]) -> str:
+def as_text(found: Mapping[str, float], methods: Sequence[str], bits: Sequence[Bits]) -> str:
     """Returns the scores as a table for a terminal."""
-    lines = [f"{'':22}" + "".join(f"{f'{width} bits':>9}" for width in bits)]
+    lines = [f"{'':22}" + "".join(f"{f'w{w}a{a}':>9}" for w, a in bits)]
     for method in methods:
-        cells = (f"{found[name_of(method, width)]:9.2f}" for width in bits)
+        cells = (f"{found[name_of(method, pair)]:9.2f}" for pair in bits)
         lines.append(f"{method:22}" + "".join(cells))
     return "\n".join([*lines, f"{FLOAT:22}{found[FLOAT]:9.2f}"])

@@ -2,12 +2,15 @@
 
 import dataclasses
 import pathlib
+from typing import Any
 
 from jaxtyping import PyTree
 
+from qnas_jax.nn import policy
 from qnas_jax.nn.trace import trace
 from qnas_jax.run import recipes
 from qnas_jax.run.stage import Stage
+from qnas_jax.space import Bits
 from qnas_jax.stages import evaluation, policies
 from qnas_jax.stages.evaluation import Trained
 from qnas_jax.stages.experiment import Problem, Purpose, key
@@ -37,18 +40,60 @@ def train(
       retrain: How it is trained now.
       trained: The network; its stage is finished.
     """
-    settings = {
+    name = trained.stage.folder.name
+    mark = {"network": trained.stage.hash, "retrain": _recipe(retrain)}
+    stage = Stage(workdir / FOLDER / name, mark)
+    if stage.done:
+        return trained._replace(stage=stage, weights=policies.NETWORK, learned=True)
+    floats, _ = evaluation.load_float(problem, how, trained)
+    start = evaluation.load(problem, how, trained)
+    return _trained(workdir, problem, how, retrain, trained, stage, floats, *start)
+
+
+def train_at(
+    workdir: pathlib.Path,
+    problem: Problem,
+    how: Training,
+    retrain: recipes.Retrain,
+    trained: Trained,
+    bits: Bits,
+) -> Trained:
+    """Trains a network as `train` does, but with one choice of bitwidths in all searched blocks.
+
+    It begins as `how.quantize` quantizes the network. It can be scored, but not loaded.
+
+    Args:
+      workdir: The folder of the run.
+      problem: Images and task.
+      how: How the network was trained, and how it is quantized at first.
+      retrain: How it is trained now.
+      trained: The network; its stage is finished.
+      bits: Of weights and of activations.
+    """
+    name = f"{trained.stage.folder.name}-w{bits[0]}a{bits[1]}"
+    mark = {"network": trained.stage.hash, "retrain": _recipe(retrain), "quantize": how.quantize}
+    stage = Stage(workdir / FOLDER / name, {**mark, "bits": list(bits)})
+    floats, quant = evaluation.load_float(problem, how, trained)
+    if stage.done:
+        return trained._replace(stage=stage)
+    traced = trace(trained.model, problem.val[0][0].shape)
+    quant = policy.with_policy(quant, {unit.name: bits for unit in traced.units if unit.site})
+    start = evaluation.post_trained(problem, how, trained, floats, quant)
+    return _trained(workdir, problem, how, retrain, trained, stage, floats, *start)
+
+
+def _recipe(retrain: recipes.Retrain) -> dict[str, Any]:
+    """Returns the settings of the training, for a mark."""
+    return {
         "qat_steps": retrain.qat_steps,
         "qat_lr": retrain.qat_lr,
         "qat_norm_steps": retrain.qat_norm_steps,
         "distill": [list(pair) for pair in retrain.distill],
     }
-    name = trained.stage.folder.name
-    stage = Stage(workdir / FOLDER / name, {"network": trained.stage.hash, "retrain": settings})
-    if stage.done:
-        return trained._replace(stage=stage, weights=policies.NETWORK, learned=True)
-    floats, _ = evaluation.load_float(problem, how, trained)
-    variables, quant = evaluation.load(problem, how, trained)
+
+
+def _trained(workdir, problem, how, retrain, trained, stage, floats, variables, quant) -> Trained:
+    """Trains from quantized variables and their policy; `floats` teach if they are to."""
     traced = trace(trained.model, problem.val[0][0].shape)
     start = {**variables, "params": learned.begin(traced, variables["params"], quant)}
     own = policies.recipe(retrain.qat_steps, retrain.qat_lr)
@@ -58,7 +103,8 @@ def train(
 
     return policies.train_policy(
         workdir, problem, how._replace(train=dataclasses.replace(how.train, **own)), stage,
-        trained.model, start, quantize, quant, f"qat {name}", key(how.seed, Purpose.QAT),
+        trained.model, start, quantize, quant, f"qat {stage.folder.name}",
+        key(how.seed, Purpose.QAT),
         subnet=trained.subnet,
         taught=(Lesson(trained.model, dict(retrain.distill)), floats) if retrain.distill else None,
         norm_steps=retrain.qat_norm_steps,
