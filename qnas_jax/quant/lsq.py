@@ -38,14 +38,14 @@ def _snap_jvp(primals, tangents):
 
 
 @jax.custom_jvp
-def _slower(step, factor):
-    """The step; its gradient is multiplied by the factor."""
+def slower(step, factor):
+    """Returns the step as it is; its gradient is multiplied by the factor."""
     del factor
     return step
 
 
-@_slower.defjvp
-def _slower_jvp(primals, tangents):
+@slower.defjvp
+def slower_jvp(primals, tangents):
     step, factor = primals
     return step, tangents[0] * factor
 
@@ -62,7 +62,7 @@ def fake_quant(
       bits: Bitwidth in ``[2, 8]``; an array, so it can be traced and vmapped.
     """
     step, zero_point, q_max = affine.asymmetric_grid(range_, bits)
-    step = _slower(step, jax.lax.rsqrt(x.size * q_max))
+    step = slower(step, jax.lax.rsqrt(x.size * q_max))
     return _snap(x, step, zero_point, 0.0, q_max)
 
 
@@ -85,5 +85,5 @@ def fake_quant_weight(
       bits: Bitwidth in ``[2, 8]``; an array, so it can be traced and vmapped.
     """
     q_max = ((jnp.int32(1) << (bits - 1)) - 1).astype(jnp.float32)
-    step = _slower(step, jax.lax.rsqrt(w.size // w.shape[-1] * q_max))
+    step = slower(step, jax.lax.rsqrt(w.size // w.shape[-1] * q_max))
     return _snap(w, step, 0.0, -q_max, q_max)

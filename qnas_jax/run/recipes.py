@@ -47,8 +47,11 @@ class Retrain:
     distill: tuple[tuple[str, float], ...] = ()
     # Quantization-aware training of the teacher and of each subnet, with learned scales; 0: none.
     qat_steps: int = 0
-    qat_lr: float = 1e-3  # the highest, of SGD
-    qat_norm_steps: int = 0  # of them norms use the batch, and then what they have; 0: all
+    qat_lr: float = 0.01  # the highest, of SGD
+    qat_scale_rate: float = 0.01  # of it, for scales
+    # Of them norms use the batch, and then what they have. 0: all of them; at the end norms take
+    # their statistics from the images of `quantize`.
+    qat_norm_steps: int = 0
 
     def check(self) -> None:
         """Raises InputError for the first value that cannot be used."""
@@ -59,6 +62,7 @@ class Retrain:
         checks.bounds("retrain.distill", self.distill, TERMS)
         checks.at_least("retrain.qat_steps", self.qat_steps, 0)
         checks.above_zero("retrain.qat_lr", self.qat_lr)
+        checks.within("retrain.qat_scale_rate", self.qat_scale_rate, 0.0, 1.0)
         checks.at_least("retrain.qat_norm_steps", self.qat_norm_steps, 0)
         if self.qat_norm_steps and self.qat_norm_steps >= self.qat_steps:
             rule = f"must lie in [0, retrain.qat_steps={self.qat_steps})"

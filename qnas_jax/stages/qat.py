@@ -4,6 +4,7 @@ import dataclasses
 import pathlib
 from typing import Any
 
+import numpy as np
 from jaxtyping import PyTree
 
 from qnas_jax.nn import policy
@@ -14,7 +15,7 @@ from qnas_jax.space import Bits
 from qnas_jax.stages import evaluation, policies
 from qnas_jax.stages.evaluation import Trained
 from qnas_jax.stages.experiment import Problem, Purpose, key
-from qnas_jax.stages.fit import Training
+from qnas_jax.stages.fit import Training, range_images
 from qnas_jax.train import learned
 from qnas_jax.train.imitation import Lesson
 
@@ -31,7 +32,9 @@ def train(
     """Trains a network with the bitwidths that it has; scales and weights are learned.
 
     It begins as the network that quantization without training gives, and learns the labels and,
-    if `retrain.distill` says so, what the same network says in float.
+    if `retrain.distill` says so, what the same network says in float. The statistics of norms that
+    a training leaves are those of few, augmented images; unless they were at rest, they are taken
+    anew in the end.
 
     Args:
       workdir: The folder of the run.
@@ -87,6 +90,7 @@ def _recipe(retrain: recipes.Retrain) -> dict[str, Any]:
     return {
         "qat_steps": retrain.qat_steps,
         "qat_lr": retrain.qat_lr,
+        "qat_scale_rate": retrain.qat_scale_rate,
         "qat_norm_steps": retrain.qat_norm_steps,
         "distill": [list(pair) for pair in retrain.distill],
     }
@@ -97,14 +101,16 @@ def _trained(workdir, problem, how, retrain, trained, stage, floats, variables, 
     traced = trace(trained.model, problem.val[0][0].shape)
     start = {**variables, "params": learned.begin(traced, variables["params"], quant)}
     own = policies.recipe(retrain.qat_steps, retrain.qat_lr)
+    images = list(range_images(problem.train, how))
 
     def quantize(params: PyTree, policy: PyTree) -> PyTree:
-        return learned.quantize(traced, params, policy)
+        return learned.quantize(traced, params, policy, retrain.qat_scale_rate)
 
     return policies.train_policy(
         workdir, problem, how._replace(train=dataclasses.replace(how.train, **own)), stage,
         trained.model, start, quantize, quant, f"qat {stage.folder.name}",
         key(how.seed, Purpose.QAT),
+        norm_images=None if retrain.qat_norm_steps else np.concatenate(images),
         subnet=trained.subnet,
         taught=(Lesson(trained.model, dict(retrain.distill)), floats) if retrain.distill else None,
         norm_steps=retrain.qat_norm_steps,

@@ -32,6 +32,7 @@ def begin(traced: Trace, params: PyTree, quant: PyTree) -> PyTree:
       params: Its parameters.
       quant: Its policy, with ranges.
     """
+    params, quant = jax.tree.map(jnp.asarray, (params, quant))
     steps = {
         WEIGHTS: {
             conv.name: affine.weight_codes(
@@ -44,15 +45,17 @@ def begin(traced: Trace, params: PyTree, quant: PyTree) -> PyTree:
     return {"network": params, "steps": steps}
 
 
-def quantize(traced: Trace, params: PyTree, quant: PyTree) -> PyTree:
+def quantize(traced: Trace, params: PyTree, quant: PyTree, rate: float = 1.0) -> PyTree:
     """Returns the variables that the network reads in training, without `batch_stats`.
 
     Args:
       traced: The units of the network.
       params: What `begin` returned, or a training made of it.
       quant: The policy. Of its ranges only the zero points count, which are not learned.
+      rate: Factor of the gradients of all steps: how much slower than weights they learn.
     """
-    new, steps = jax.tree.map(lambda leaf: leaf, quant), params["steps"]
+    new = jax.tree.map(lambda leaf: leaf, quant)
+    steps = jax.tree.map(lambda step: lsq.slower(step, rate), params["steps"])
     for name, scale in steps[WEIGHTS].items():
         policy.at(new, name)[W_SCALE] = _above_zero(scale)
     for name, _, zero_point in _grids(traced, quant):

@@ -148,6 +148,7 @@ BAD = [
     ("retrain.distill", (("loss", 1.0),), "'loss' must be among ('logits', 'features')"),
     ("retrain.qat_steps", -1, "must be at least 0"),
     ("retrain.qat_lr", 0.0, "must be above 0"),
+    ("retrain.qat_scale_rate", 1.5, "must lie in [0.0, 1.0]"),
     ("retrain.qat_norm_steps", 3, "must lie in [0, retrain.qat_steps=0)"),
     ("retrain.init", "zeros", "must be 'supernet' or 'scratch'"),
     ("export.max_drop", -0.1, "must be at least 0.0"),

@@ -18,7 +18,7 @@ from qnas_jax.data.batching import Batch
 from qnas_jax.errors import InputError
 from qnas_jax.report import exports, figures, outcome, page
 from qnas_jax.run import artefacts
-from qnas_jax.run.stage import Stage
+from qnas_jax.run.stage import Stage, read_json
 from qnas_jax.search import front
 
 TEACHER = {
@@ -125,6 +125,30 @@ def test_exported_files_are_told_in_the_report_and_its_figures(run):
     assert f"<tr>{row}</tr>" in text
     page.write(workdir, *MIOU, SECONDS, networks, samples)
     assert "model.onnx" not in (workdir / "report" / "index.html").read_text()
+
+
+def test_scores_after_training_under_bitwidths_stand_beside_and_are_compared(run):
+    workdir, results, _ = run
+    networks = [workdir / "retrain" / subnet for subnet, *_ in SUBNETS]
+    aware = {}
+    for number, folder in enumerate([workdir / "teacher", *networks]):
+        aware[folder.name] = workdir / "qat" / folder.name
+        figures = read_json(folder / "metrics.json") | {"fp32": 50.0, "quantized": 70.0 - number}
+        write_network(aware[folder.name], 0, figures)
+    images = np.zeros((IMAGES, HEIGHT, WIDTH, 3), np.uint8)
+    given = (workdir, *MIOU, SECONDS, networks, Batch(images, images[..., 0]))
+    again = page.write(*given, aware=aware)
+    assert again["teacher"] == {**results["teacher"], "qat": 70.0}
+    by_subnet = {subnet["subnet"]: subnet for subnet in again["subnets"]}
+    assert [by_subnet[subnet]["qat"] for subnet, *_ in SUBNETS] == [69.0, 68.0, 67.0]
+    assert results["dominating"] and not again["dominating"]  # all are below 70
+    text = (workdir / "report" / "index.html").read_text()
+    assert "<th>trained quantized</th>" in text and "<td>60.00</td><td>70.00</td>" in text
+    header, teacher, *_ = outcome.as_text(again).splitlines()
+    assert header.split()[-3:] == ["quantized", "trained", "network"]
+    assert teacher.split()[-3:] == ["60.00", "70.00", "teacher"]
+    page.write(*given)
+    assert "trained quantized" not in (workdir / "report" / "index.html").read_text()
 
 
 def test_a_retrained_teacher_is_the_one_to_beat(run):

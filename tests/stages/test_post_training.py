@@ -13,7 +13,7 @@ from qnas_jax.nn import policy
 from qnas_jax.nn.trace import trace
 from qnas_jax.nn.units import pixels
 from qnas_jax.ptq import norms
-from qnas_jax.run import config
+from qnas_jax.run import recipes
 from qnas_jax.stages import methods, post_training
 
 CASE = small_network.make_case(small_network.INT8)
@@ -38,7 +38,7 @@ def fresh(bits):
 
 
 def quantized(bits, **settings):
-    how = dataclasses.replace(config.Quantize(), **settings)
+    how = dataclasses.replace(recipes.Quantize(), **settings)
     return post_training.quantized(
         CASE.model, TRACED, VARIABLES, fresh(bits), IMAGES, how, jax.random.key(0)
     )
@@ -51,7 +51,7 @@ def error(variables, quant):
 
 
 def test_without_a_method_a_network_is_calibrated_as_published():
-    how = config.Quantize()
+    how = recipes.Quantize()
     variables, quant = post_training.quantized(
         CASE.model, TRACED, CASE.variables, fresh(8), IMAGES, how, jax.random.key(0)
     )
@@ -77,7 +77,7 @@ def test_all_methods_together_have_far_less_error_at_four_bits():
 
 @pytest.mark.parametrize("name", methods.METHODS)
 def test_only_methods_that_change_weights_are_kept_apart(name):
-    how = dataclasses.replace(config.Quantize(), **methods.METHODS[name])
+    how = dataclasses.replace(recipes.Quantize(), **methods.METHODS[name])
     how.check()
     only_ranges = set(methods.METHODS[name]) == {"ranges"}
     assert post_training.changes_weights(how) == (not only_ranges)
@@ -85,14 +85,15 @@ def test_only_methods_that_change_weights_are_kept_apart(name):
 
 def test_norms_and_biases_are_not_corrected_twice():
     with pytest.raises(ValueError, match="not together"):
-        config.Quantize(norms=True, biases=True).check()
+        recipes.Quantize(norms=True, biases=True).check()
 
 
 def test_a_table_has_a_line_for_each_method():
-    found = {methods.name_of(m, b): 10.0 * b for m in ("min_max", "kl") for b in (8, 4)}
-    text = methods.as_text({**found, methods.FLOAT: 99.0}, ["min_max", "kl"], [8, 4])
+    choices = (8, 8), (4, 8)
+    found = {methods.name_of(m, b): 10.0 * b[0] for m in ("min_max", "kl") for b in choices}
+    text = methods.as_text({**found, methods.FLOAT: 99.0}, ["min_max", "kl"], choices)
     assert [line.split() for line in text.splitlines()] == [
-        ["8", "bits", "4", "bits"],
+        ["w8a8", "w4a8"],
         ["min_max", "80.00", "40.00"],
         ["kl", "80.00", "40.00"],
         ["float", "99.00"],
