@@ -45,7 +45,7 @@ def slower(step, factor):
 
 
 @slower.defjvp
-def slower_jvp(primals, tangents):
+def _slower_jvp(primals, tangents):
     step, factor = primals
     return step, tangents[0] * factor
 
