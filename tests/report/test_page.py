@@ -1,8 +1,5 @@
 import base64
-import html.parser
 import io
-import itertools
-import json
 import re
 import shutil
 
@@ -11,217 +8,33 @@ import pytest
 from matplotlib import cbook
 from PIL import Image
 
-from qnas_jax import metrics
 from qnas_jax.bwnas import config
-from qnas_jax.data import labels
 from qnas_jax.data.batching import Batch
 from qnas_jax.errors import InputError
-from qnas_jax.report import exports, figures, outcome, page
+from qnas_jax.report import figures, outcome, page
 from qnas_jax.run import artefacts
-from qnas_jax.run.stage import Stage, read_json
+from qnas_jax.run.stage import Stage
 from qnas_jax.search import front
-
-TEACHER = {
-    "subnet": "_".join(["k3e6-k3e6.w8a8"] * 6),
-    "fp32": 61.5,
-    "quantized": 60.0,
-    "size_bytes": 200_000,
-    "encoder_size_bytes": 120_000,
-}
-# (subnet, nsr, mIoU in float, quantized, size): out of order by size, as a run may give them.
-SUBNETS = (
-    ("_".join(["k3e3-k7e6-k5e6.w8a8"] * 6), 1.25, 65.0, 64.25, 230_000),  # larger
-    ("_".join(["k3e3-k5e6.w4a8"] * 6), 2.5, 59.0, 58.5, 100_000),  # less accurate
-    ("_".join(["k3e6-k5e3.w8a8"] * 5 + ["k7e3w4a8-k3e6w8a8"]), 1.5, 62.0, 60.0, 150_000),  # both
+from report_run import (
+    CURVE,
+    DOMINATING,
+    HEIGHT,
+    IMAGES,
+    MIOU,
+    SECONDS,
+    SUBNETS,
+    TEACHER,
+    WIDTH,
+    Page,
+    run,
 )
-DOMINATING = SUBNETS[2][0]
-SIZES = ("size_bytes", "encoder_size_bytes")
-FIGURES = ("fp32", "quantized", *SIZES)
-CURVE = {10: 2.0, 20: 1.25, 30: 0.5}  # the first block's NSR
-# Of each block: training, largest, smallest, random.
-NSR = [(0.5 + i / 10, 0.4, 0.6, (0.25, 0.75, 1.25)) for i in range(5)] + [(None, 0.1, 0.2, (0.3,))]
-MIOU = (metrics.MIOU, labels.NAMES)
-SECONDS = {"teacher": 200.4, "lut": 7500.0}
-HEIGHT, WIDTH, IMAGES = 8, 16, 3
 
-
-def write_network(folder, number, found):
-    """What a trained network leaves; its predictions are all of class `number`."""
-    iou = [None, *range(number, number + 18)]  # the first class never occurs
-    extra = {"class_iou_fp32": iou, "class_iou_quantized": iou, "macs": 10**6}
-    scores = {f"miou_{name}": found[name] for name in ("fp32", "quantized")}
-    held = {name: value for name, value in found.items() if name not in ("fp32", "quantized")}
-    held |= {**scores, **extra, "float_size_bytes": 10**6}
-    artefacts.write_json(folder / "metrics.json", held)
-    maps = np.full((IMAGES, HEIGHT, WIDTH), number, np.uint8)
-    np.savez(folder / "samples.npz", fp32=maps * 0, quantized=maps)
-
-
-def write_supernet(workdir):
-    """Its training's metrics behind another stage's, and the NSR of single paths."""
-    logged = [{"stage": "teacher", "step": 10, "loss": 3.0}]
-    for step, nsr in CURVE.items():
-        logged.append({"stage": "supernet", "step": step, "nsr_block1": nsr, "nsr_block2": 1.0})
-    lines = [json.dumps(line) for line in logged]
-    (workdir / "metrics.jsonl").write_text("\n".join(lines) + "\n")
-    blocks = [
-        {
-            "training": training,
-            "largest": {"path": "k7e6-k7e6", "nsr": largest},
-            "smallest": {"path": "k3e3-k3e3", "nsr": smallest},
-            "random": [{"path": "k3e6-k5e3", "nsr": nsr} for nsr in random],
-        }
-        for training, largest, smallest, random in NSR
-    ]
-    artefacts.write_json(workdir / "supernet" / "nsr.json", {"images": 32, "blocks": blocks})
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """A finished run, its report, and the class maps that the report was drawn from."""
-    workdir = tmp_path_factory.mktemp("runs") / "<run> & co"
-    told = config.Config(seed=7)
-    told.space.w_bits, told.space.a_bits = (8, 4), (8, 8)
-    artefacts.write_json(workdir / "config.json", told)
-    write_network(workdir / "teacher", 0, TEACHER)
-    write_supernet(workdir)
-    networks, points = [], []
-    for number, (subnet, nsr, fp32, quantized, size) in enumerate(SUBNETS, 1):
-        found = {"subnet": subnet, "nsr": nsr, "fp32": fp32, "quantized": quantized}
-        found |= {"size_bytes": size, "encoder_size_bytes": size - 80_000}
-        networks.append(workdir / "retrain" / subnet)
-        write_network(networks[-1], number, found)
-        sizes = {name: found[name] for name in SIZES}
-        points.append(front.Point(number - 1, nsr, subnet, sizes))
-    front.write(workdir / "search" / "front.csv", points)
-    images = np.random.default_rng(0).integers(0, 256, (IMAGES, HEIGHT, WIDTH, 3))
-    samples = Batch(
-        images.astype(np.uint8), np.full((IMAGES, HEIGHT, WIDTH), 18, np.uint8)
-    )  # fmt: skip
-    drawn = []
-    with pytest.MonkeyPatch.context() as patch:
-        draw = figures.samples
-        patch.setattr(figures, "samples", lambda *args: drawn.append(args) or draw(*args))
-        results = page.write(workdir, *MIOU, SECONDS, networks, samples)
-    return workdir, results, drawn[0]
-
-
-def test_exported_files_are_told_in_the_report_and_its_figures(run):
-    workdir, results, _ = run
-    names = ["teacher", *(subnet["subnet"] for subnet in results["subnets"])]
-    told = [exports.File(1050 + n, 1000, 20.5, 99.9871, 2.0 + n, 1.0) for n in range(len(names))]
-    networks = [workdir / "retrain" / name for name in names[1:]]
-    images = np.zeros((IMAGES, HEIGHT, WIDTH, 3), np.uint8)
-    samples = Batch(images, images[..., 0])
-    given = dict(zip(names, told, strict=True))
-    again = page.write(workdir, *MIOU, SECONDS, networks, samples, files=given)
-    assert again["teacher"]["file"] == {**told[0]._asdict(), "ratio": 2.0}
-    assert [subnet["file"]["ratio"] for subnet in again["subnets"]] == [3.0, 4.0, 5.0]
-    text = (workdir / "report" / "index.html").read_text()
-    row = "".join(
-        f"<td>{cell}</td>"
-        for cell in ("subnet 1", "1.1", "+5.1 %", "20.50", "99.987 %", "3", "1", "3.00")
-    )
-    assert f"<tr>{row}</tr>" in text
-    page.write(workdir, *MIOU, SECONDS, networks, samples)
-    assert "model.onnx" not in (workdir / "report" / "index.html").read_text()
-
-
-def test_scores_after_training_under_bitwidths_stand_beside_and_are_compared(run):
-    workdir, results, _ = run
-    networks = [workdir / "retrain" / subnet for subnet, *_ in SUBNETS]
-    aware = {}
-    for number, folder in enumerate([workdir / "teacher", *networks]):
-        aware[folder.name] = workdir / "qat" / folder.name
-        figures = read_json(folder / "metrics.json") | {"fp32": 50.0, "quantized": 70.0 - number}
-        write_network(aware[folder.name], 0, figures)
-    images = np.zeros((IMAGES, HEIGHT, WIDTH, 3), np.uint8)
-    given = (workdir, *MIOU, SECONDS, networks, Batch(images, images[..., 0]))
-    again = page.write(*given, aware=aware)
-    assert again["teacher"] == {**results["teacher"], "qat": 70.0}
-    by_subnet = {subnet["subnet"]: subnet for subnet in again["subnets"]}
-    assert [by_subnet[subnet]["qat"] for subnet, *_ in SUBNETS] == [69.0, 68.0, 67.0]
-    assert results["dominating"] and not again["dominating"]  # all are below 70
-    text = (workdir / "report" / "index.html").read_text()
-    assert "<th>trained quantized</th>" in text and "<td>60.00</td><td>70.00</td>" in text
-    header, teacher, *_ = outcome.as_text(again).splitlines()
-    assert header.split()[-3:] == ["quantized", "trained", "network"]
-    assert teacher.split()[-3:] == ["60.00", "70.00", "teacher"]
-    page.write(*given)
-    assert "trained quantized" not in (workdir / "report" / "index.html").read_text()
-
-
-def test_a_retrained_teacher_is_the_one_to_beat(run):
-    workdir, results, _ = run
-    folder, best = workdir / "retrained_teacher", max(s["quantized"] for s in results["subnets"])
-    assert results["dominating"]
-    write_network(folder, 0, {**TEACHER, "fp32": 99.0, "quantized": best + 1})
-    networks = [workdir / "retrain" / subnet for subnet, *_ in SUBNETS]
-    images = np.zeros((IMAGES, HEIGHT, WIDTH, 3), np.uint8)
-    given = (workdir, *MIOU, SECONDS, networks, Batch(images, images[..., 0]))
-    again = page.write(*given, retrained_teacher=folder)
-    assert again["teacher"] == results["teacher"]
-    assert again["subnets"] == results["subnets"]
-    assert again["retrained_teacher"]["quantized"] == best + 1
-    assert set(again["retrained_teacher"]) == set(again["teacher"])
-    assert again["dominating"] == []
-    assert outcome.as_text(again).splitlines()[2].endswith("  retrained teacher")
-    text = (workdir / "report" / "index.html").read_text()
-    names = [row[0] for row in Page(text).rows[1:6]]
-    assert names == ["teacher", "retrained teacher", "subnet 1", "subnet 2", "subnet 3"]
-    assert "dominate both quantized teachers" in text
-    assert "an equal start" in text
-    page.write(*given)
-    assert "retrained teacher" not in (workdir / "report" / "index.html").read_text()
-
-
-class Page(html.parser.HTMLParser):
-    """The rows of the page's first table and all that it loads."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.rows, self.marked, self.loads, self.tags = [], [], [], []
-        self.feed(text)
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append(tag)
-        self.loads += [v for k, v in attributes if k in ("src", "href", "xlink:href")]
-        if tag == "tr":
-            self.rows.append([])
-            self.marked.append(("class", "better") in attributes)
-
-    def handle_data(self, data):
-        if self.rows and data.strip():
-            self.rows[-1].append(data.strip())
+__all__ = ["run"]
 
 
 @pytest.fixture(scope="module")
 def text(run):
     return (run[0] / "report" / "index.html").read_text()
-
-
-def test_results_hold_the_figures_of_every_network_by_size(run):
-    workdir, results, _ = run
-    by_size = sorted(SUBNETS, key=lambda subnet: subnet[-1])
-    assert results == {
-        "metric": "miou",
-        "teacher": {name: TEACHER[name] for name in FIGURES},
-        "subnets": [
-            {
-                "subnet": subnet,
-                "nsr": nsr,
-                "fp32": fp32,
-                "quantized": quantized,
-                "size_bytes": size,
-                "encoder_size_bytes": size - 80_000,
-            }
-            for subnet, nsr, fp32, quantized, size in by_size
-        ],
-        "dominating": [DOMINATING],
-        "seconds": SECONDS,
-        "seed": 7,
-    }
-    assert json.loads((workdir / "report" / "results.json").read_text()) == results
 
 
 def test_the_report_is_one_page_with_its_figures_beside_it(run, text):
@@ -404,27 +217,3 @@ def test_predictions_are_those_of_the_teacher_and_of_the_most_accurate_subnet(ru
         ("teacher", [0]),
         ("subnet 3", [1]),
     ]
-
-
-def test_results_as_text_are_a_line_for_each_network(run):
-    header, teacher, *subnets, legend = outcome.as_text(run[1]).splitlines()
-    assert header.split("  ")[-1] == "network"
-    assert teacher.split() == ["200.0", "120.0", "61.50", "60.00", "teacher"]
-    by_size = sorted(SUBNETS, key=lambda subnet: subnet[-1])
-    for line, (subnet, _, fp32, quantized, size) in zip(subnets, by_size, strict=True):
-        cells = [f"{size / 1e3:.1f}", f"{size / 1e3 - 80:.1f}", f"{fp32:.2f}", f"{quantized:.2f}"]
-        assert line.removeprefix("*").split() == [*cells, subnet]
-        assert line.startswith("*") == (subnet == DOMINATING)
-    assert len({line.index(line.split()[-1]) for line in (teacher, *subnets)}) == 1, "columns"
-    assert legend == "* dominates the quantized teacher"
-
-
-def test_a_subnet_dominates_if_nothing_is_worse_and_something_better():
-    teacher = {"size_bytes": 100, "quantized": 60.0}
-    found = {
-        (size, miou): outcome.dominates({"size_bytes": size, "quantized": miou}, teacher)
-        for size, miou in itertools.product((99, 100, 101), (59.9, 60.0, 60.1))
-    }
-    assert {pair for pair, better in found.items() if better} == {
-        (99, 60.0), (99, 60.1), (100, 60.1),
-    }  # fmt: skip
