@@ -150,6 +150,9 @@ class Config:
         if 0 < self.retrain.steps <= self.train.warmup:
             rule = f"must be above train.warmup={self.train.warmup}, or 0"
             raise InputError(f"retrain.steps={self.retrain.steps}: {rule}")
+        if self.retrain.qat_norm_steps % self.run.per_dispatch:
+            rule = f"must be a multiple of run.per_dispatch={self.run.per_dispatch}"
+            raise InputError(f"retrain.qat_norm_steps={self.retrain.qat_norm_steps}: {rule}")
         if self.data.train_images:
             self.check_images(self.data.train_images)
 

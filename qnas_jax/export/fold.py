@@ -192,10 +192,12 @@ def with_bias_codes(variables: PyTree, network: Graph) -> PyTree:
     the variables that the graph was made from, by the rounding of the biases, too.
 
     Args:
-      variables: `params` and `batch_stats` that the graph was made from.
+      variables: `params` and `batch_stats` that the graph was made from; if there is a `quant`
+        with learned scales, it gets those of the graph.
       network: The quantized graph.
     """
     params = jax.tree.map(np.asarray, variables["params"])
+    quant = jax.tree.map(np.asarray, variables.get("quant", {}))
     tensors = network.tensors()
     for conv in network.convs:
         read, leaves = tensors[conv.x].grid, at(params, conv.out.name)
@@ -208,4 +210,7 @@ def with_bias_codes(variables: PyTree, network: Graph) -> PyTree:
         kept = np.where(factor == 0, 1.0, factor)
         kernel = (conv.weights * (w_scale / kept)).astype(np.float32)
         leaves["kernel"] = np.where(factor == 0, leaves["kernel"], kernel)
-    return {**variables, "params": params}
+        if W_SCALE in (scales := at(quant, conv.out.name)):
+            new = np.where(factor == 0, scales[W_SCALE], w_scale / np.abs(kept))
+            scales[W_SCALE] = new.astype(np.float32)
+    return {**variables, "params": params, **({"quant": quant} if quant else {})}

@@ -11,7 +11,7 @@ from qnas_jax.bwnas import finished
 from qnas_jax.bwnas.config import Config
 from qnas_jax.run import cli, disk, platform
 from qnas_jax.stages import export as export_stage
-from qnas_jax.stages import fit
+from qnas_jax.stages import fit, qat
 from qnas_jax.stages.experiment import prepare
 
 cli.define_run_flags()
@@ -23,6 +23,7 @@ def main() -> None:
     platform.use_compilation_cache()
     config, problem, deployed = prepare(config)
     how, networks = fit.training(config), finished.trained(workdir, config, problem)
+    networks = qat.finished(workdir, config.retrain, networks)
     with disk.only_one(workdir):
         stages = [
             export_stage.export(workdir, problem, how, deployed, network) for network in networks

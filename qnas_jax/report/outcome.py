@@ -30,7 +30,7 @@ class Outcome(NamedTuple):
       networks: The figures of the teacher, of the retrained teacher if there is one, and of the
         retrained subnets, by their names in the report. A cost of the teacher is missing where
         the target does not know it.
-      folders: Where each was trained and measured, by the same names.
+      folders: Where each was trained and measured at last, by the same names.
       files: The exported files, by the same names; none of the retrained teacher.
       costs: The costs that the run's target knows, by name; without the size.
     """
@@ -105,7 +105,9 @@ def gather(
         networks[name], folders[name] = {**figures, "nsr": point.nsr, **known}, folder
     for name, folder in folders.items():
         if folder.name in aware:
-            networks[name][AWARE] = _metrics(aware[folder.name], metric)["quantized"]
+            final = _metrics(aware[folder.name], metric)
+            networks[name] |= {AWARE: final["quantized"], "by_class": final["by_class"]}
+            folders[name] = aware[folder.name]
     return Outcome(
         config=read_json(workdir / "config.json"),
         metric=metric,
@@ -198,9 +200,10 @@ def dominates(subnet: Network, teacher: Network) -> bool:
     Accuracies are those after quantization-aware training, if there was one.
     """
     smaller = teacher["size_bytes"] - subnet["size_bytes"]
-    better = _score(subnet) - _score(teacher)
+    better = score(subnet) - score(teacher)
     return min(smaller, better) >= 0 and max(smaller, better) > 0
 
 
-def _score(network: Network) -> float:
+def score(network: Network) -> float:
+    """The score of a network's file: after quantization-aware training, if there was one."""
     return network.get(AWARE, network["quantized"])

@@ -140,14 +140,14 @@ def write(
 
 def _draw(workdir: pathlib.Path, found: Outcome, classes: Sequence[str], samples: Batch) -> _Drawn:
     subnets = found.subnets
-    best = max(subnets, key=lambda name: subnets[name]["quantized"])
+    best = max(subnets, key=lambda name: outcome.score(subnets[name]))
     shown = {"labels": samples.labels}
     shown |= {name: _prediction(found.folders[name]) for name in (TEACHER, best)}
     fronts = {
         "front" if cost == "size_bytes" else f"front_{cost}": figures.front(
             front.pair(found.points, cost),
-            found.teachers,
-            [*subnets.values()],
+            {name: _final(one) for name, one in found.teachers.items()},
+            [_final(one) for one in subnets.values()],
             found.metric.title,
             cost,
         )
@@ -163,6 +163,11 @@ def _draw(workdir: pathlib.Path, found: Outcome, classes: Sequence[str], samples
         "supernet": figures.supernet(read_metrics(workdir, "supernet")),
     }
     return _Drawn(fronts, others, figures.samples(samples.images, shown, classes))
+
+
+def _final(network: Network) -> Network:
+    """A network whose quantized score is that of its file."""
+    return {**network, "quantized": outcome.score(network)}
 
 
 def _fill(name: str, found: Outcome, results: dict[str, Any], drawn: _Drawn) -> str:

@@ -42,8 +42,9 @@ class Retrain:
     lr: float = 0.0  # the highest; 0: train.lr
     init: str = "supernet"  # weights to begin with, or "scratch"
     teacher: bool = False  # the teacher is trained on for as many steps, to compare with
-    # What is learned from the teacher besides the labels, with its weight in the loss:
-    # (("logits", 1.0), ("features", 0.5)). See train/imitation.py.
+    # What is learned besides the labels, with its weight in the loss: (("logits", 1.0),
+    # ("features", 0.5)). Retrained networks learn it from the teacher, networks under their
+    # bitwidths from themselves in float. See train/imitation.py.
     distill: tuple[tuple[str, float], ...] = ()
     # Quantization-aware training of the teacher and of each subnet, with learned scales; 0: none.
     qat_steps: int = 0

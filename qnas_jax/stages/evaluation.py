@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from qnas_jax import space
+from qnas_jax.errors import InputError
 from qnas_jax.export import fold, simulate, tie_free
 from qnas_jax.hardware import size
 from qnas_jax.nn import init, policy
@@ -112,6 +113,8 @@ def _quantized(
     folder = trained.stage.folder
     changed, file = folder / "quantized.npz", folder / "quant.npz"
     changes = trained.weights == CHECKPOINT and post_training.changes_weights(how.quantize)
+    if trained.learned and not file.exists():
+        raise InputError(f"{file}: is missing; put it back, or delete {folder}")
     if not file.exists() or (changes and not changed.exists()):
         coded, found = post_trained(problem, how, trained, variables, quant)
         if changes:

@@ -90,6 +90,8 @@ def _stage(workdir: pathlib.Path, how: Training, deployed: Deployment, trained: 
     The size has the name that it has in the marks of older runs, so that these stay valid.
     """
     folder, made_from = workdir / "export", {"network": trained.stage.hash}
+    if trained.learned:  # beside the files that the same network had before
+        folder = folder / "qat"
     if resizes(how.data, deployed):
         height, width, _ = deployed.image_shape
         folder, made_from = folder / f"{height}x{width}", made_from | {"picture": (height, width)}

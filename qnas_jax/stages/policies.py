@@ -64,6 +64,7 @@ def train_policy(
     taught: Taught | None = None,
     norm_steps: int = 0,
     learned_scales: bool = False,
+    rate_setting: str = "final_lr",
 ) -> Trained:
     """Trains a network under a policy, and evaluates what its file will compute.
 
@@ -84,6 +85,7 @@ def train_policy(
       taught: What the network learns besides the labels, and the variables that teach it.
       norm_steps: Steps in which norms use the batch; then they have their statistics. 0: all.
       learned_scales: Whether `quantize` has scales of weights, see `train/learned.py`.
+      rate_setting: Name of the setting of the learning rate, for errors.
     """
     trained = Trained(stage, model, subnet, NETWORK, learned_scales)
     if stage.done:
@@ -105,7 +107,7 @@ def train_policy(
         )  # fmt: skip
         steps = _one_then_other(live, frozen, norm_steps) if norm_steps else live
         whole = loop.Watched(
-            "the network", "loss", rate_of(given, given.lr), "final_lr", lambda state: state
+            "the network", "loss", rate_of(given, given.lr), rate_setting, lambda state: state
         )
         planned = plan(stage, how, title, given.steps, [whole])
         make_batch = batches(problem.train, how, given.batch)

@@ -2,16 +2,18 @@
 
 import dataclasses
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import PyTree
 
+from qnas_jax.errors import InputError
 from qnas_jax.nn import policy
 from qnas_jax.nn.trace import trace
 from qnas_jax.run import recipes
 from qnas_jax.run.stage import Stage
-from qnas_jax.space import Bits
+from qnas_jax.space import Bits, Choice
 from qnas_jax.stages import evaluation, policies
 from qnas_jax.stages.evaluation import Trained
 from qnas_jax.stages.experiment import Problem, Purpose, key
@@ -43,14 +45,43 @@ def train(
       retrain: How it is trained now.
       trained: The network; its stage is finished.
     """
-    name = trained.stage.folder.name
-    mark = {"network": trained.stage.hash, "retrain": _recipe(retrain)}
-    stage = Stage(workdir / FOLDER / name, mark)
+    stage = _stage(workdir, retrain, trained)
     if stage.done:
-        return trained._replace(stage=stage, weights=policies.NETWORK, learned=True)
+        return _of(trained, stage)
     floats, _ = evaluation.load_float(problem, how, trained)
     start = evaluation.load(problem, how, trained)
     return _trained(workdir, problem, how, retrain, trained, stage, floats, *start)
+
+
+def finished(
+    workdir: pathlib.Path, retrain: recipes.Retrain, trained: Sequence[Trained]
+) -> list[Trained]:
+    """Returns networks of a run as they are after this training, if the config wants one.
+
+    Args:
+      workdir: The folder of the run.
+      retrain: How they were trained.
+      trained: The networks before it.
+
+    Raises:
+      InputError: It was not finished, or made with other settings.
+    """
+    if not retrain.qat_steps:
+        return list(trained)
+    found = [_of(one, _stage(workdir, retrain, one)) for one in trained]
+    for network in found:
+        if not network.stage.done:
+            raise InputError(f"{network.stage.folder}: is not finished; launch/main.py resumes it")
+    return found
+
+
+def _stage(workdir: pathlib.Path, retrain: recipes.Retrain, trained: Trained) -> Stage:
+    mark = {"network": trained.stage.hash, "retrain": _recipe(retrain)}
+    return Stage(workdir / FOLDER / trained.stage.folder.name, mark)
+
+
+def _of(trained: Trained, stage: Stage) -> Trained:
+    return trained._replace(stage=stage, weights=policies.NETWORK, learned=True)
 
 
 def train_at(
@@ -76,12 +107,14 @@ def train_at(
     name = f"{trained.stage.folder.name}-w{bits[0]}a{bits[1]}"
     mark = {"network": trained.stage.hash, "retrain": _recipe(retrain), "quantize": how.quantize}
     stage = Stage(workdir / FOLDER / name, {**mark, "bits": list(bits)})
-    floats, quant = evaluation.load_float(problem, how, trained)
     if stage.done:
-        return trained._replace(stage=stage)
+        return _of(trained, stage)
+    floats, quant = evaluation.load_float(problem, how, trained)
     traced = trace(trained.model, problem.val[0][0].shape)
     quant = policy.with_policy(quant, {unit.name: bits for unit in traced.units if unit.site})
     start = evaluation.post_trained(problem, how, trained, floats, quant)
+    blocks = (tuple(Choice(choice.op, *bits) for choice in block) for block in trained.subnet)
+    trained = trained._replace(subnet=tuple(blocks))
     return _trained(workdir, problem, how, retrain, trained, stage, floats, *start)
 
 
@@ -100,7 +133,8 @@ def _trained(workdir, problem, how, retrain, trained, stage, floats, variables, 
     """Trains from quantized variables and their policy; `floats` teach if they are to."""
     traced = trace(trained.model, problem.val[0][0].shape)
     start = {**variables, "params": learned.begin(traced, variables["params"], quant)}
-    own = policies.recipe(retrain.qat_steps, retrain.qat_lr)
+    # Weights that decay would leave the grids, which do not.
+    own = {**policies.recipe(retrain.qat_steps, retrain.qat_lr), "weight_decay": 0.0}
     images = list(range_images(problem.train, how))
 
     def quantize(params: PyTree, policy: PyTree) -> PyTree:
@@ -115,4 +149,5 @@ def _trained(workdir, problem, how, retrain, trained, stage, floats, variables, 
         taught=(Lesson(trained.model, dict(retrain.distill)), floats) if retrain.distill else None,
         norm_steps=retrain.qat_norm_steps,
         learned_scales=True,
+        rate_setting="retrain.qat_lr",
     )  # fmt: skip

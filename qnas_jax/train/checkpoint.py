@@ -168,7 +168,11 @@ def load_parts(folder: pathlib.Path, like: dict[str, Any]) -> dict[str, Any]:
         saved = _metadata(manager, manager.latest_step())
         parts = {name: saved[name] for name in like if name in saved}
         _check_match(manager.directory, parts, like)
-        whole = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), saved)
+        # Here, wherever it was saved: a run of a GPU is read on a CPU.
+        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        whole = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), saved
+        )
         restored: Any = restore(manager, {**whole, **like})[1]
         return {name: restored[name] for name in like}
 

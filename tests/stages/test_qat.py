@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import chip
+from qnas_jax import space
 from qnas_jax.bwnas import pipeline
 from qnas_jax.errors import InputError
 from qnas_jax.export import fold, simulate
@@ -77,8 +78,17 @@ def test_another_recipe_is_refused_and_bitwidths_have_folders_of_their_own(begun
     how = fit.training(config)
     with pytest.raises(InputError, match=r"qat_lr: 0\.01, now 0\.02"):
         qat.train(workdir, problem, how, dataclasses.replace(HOW, qat_lr=0.02), teacher)
+    same = qat.finished(workdir, HOW, [teacher])
+    assert same[0].stage.hash == aware.stage.hash and same[0].learned
+    assert qat.finished(workdir, Retrain(), [teacher]) == [teacher]
+    (aware.stage.folder / "quant.npz").rename(workdir / "kept")
+    with pytest.raises(InputError, match=r"quant\.npz: is missing"):
+        evaluation.load(problem, how, aware)
+    (workdir / "kept").rename(aware.stage.folder / "quant.npz")
+    teacher_subnet = space.format_subnet(teacher.subnet)
     few = qat.train_at(workdir, problem, how, HOW, teacher, (4, 6))
     assert few.stage.folder == workdir / "qat" / "teacher-w4a6"
     held = read_json(few.stage.folder / "metrics.json")
+    assert held["subnet"] == teacher_subnet.replace("w8a8", "w4a6")
     assert held["size_bytes"] < read_json(aware.stage.folder / "metrics.json")["size_bytes"]
     assert qat.train_at(workdir, problem, how, HOW, teacher, (4, 6)).stage.done

@@ -53,6 +53,18 @@ def test_a_checkpoint_of_another_shape_is_refused_in_one_line(tmp_path):
         checkpoint.load(tmp_path / "checkpoint", more)
 
 
+def test_parts_are_read_where_they_were_not_saved(tmp_path):
+    """As a network that was trained on a GPU, whose files are written on a CPU."""
+    toy.fit(tmp_path, 2)
+    (place,) = (tmp_path / "checkpoint" / "2").rglob("_sharding")
+    text = place.read_text()
+    assert "cpu:0" in text
+    place.write_text(text.replace("cpu:0", "cuda:0"))
+    expected = checkpoint.load(tmp_path / "checkpoint", toy.FRESH)["weights"]
+    found = checkpoint.load_parts(tmp_path / "checkpoint", {"weights": toy.FRESH["weights"]})
+    np.testing.assert_array_equal(found["weights"], expected)
+
+
 def test_a_damaged_checkpoint_is_reported_in_one_line(tmp_path):
     toy.fit(tmp_path, 2)
     for file in (tmp_path / "checkpoint" / "2").rglob("*"):
