@@ -67,11 +67,9 @@ def run(given: Config, workdir: pathlib.Path) -> dict[str, Any]:
     picked = search_front.chosen(points, config.search, config.retrain.subnets)
     retrained = _retrain(workdir, config, problem, distilled, variables, params, picked)
     again = _retrain_teacher(workdir, config, problem, teacher, variables)
-    aware = [
-        qat.train(workdir, problem, how, config.retrain, one)
-        for one in (teacher, *([again] if again else []), *retrained)
-        if config.retrain.qat_steps
-    ]
+    before = [teacher, *([again] if again else []), *retrained] if config.retrain.qat_steps else []
+    qat.stages(workdir, config.retrain, before)
+    aware = [qat.train(workdir, problem, how, config.retrain, one) for one in before]
     final = {one.stage.folder.name: one for one in (teacher, *retrained, *aware)}
     subnets = [point.subnet for point in picked]
     names = {latency_stage.TEACHER: teacher, **dict(zip(subnets, retrained, strict=True))}

@@ -66,6 +66,17 @@ def scores(
     cells = [(m, b) for m in methods for b in bits if m == QAT or name_of(m, b) not in known]
     if not cells and FLOAT in known:
         return
+    # What a row does not name is off, whatever the config has.
+    given = how.quantize.images, how.quantize.images_per_pass
+    of_row = {
+        name: how._replace(
+            quantize=recipes.Quantize(*given, **METHODS[START if name == QAT else name])
+        )
+        for name in methods
+    }
+    for method, pair in cells:
+        if method == QAT:  # another recipe is refused before anything takes long
+            qat.stage_at(workdir, of_row[QAT], retrain, trained, pair)
     variables, quant = evaluation.load_float(problem, how, trained)
     traced, task = trace(trained.model, problem.val[0][0].shape), problem.task
 
@@ -77,10 +88,7 @@ def scores(
         yield FLOAT, score(evaluation.in_float(task, trained.model, variables))
     progress = Progress("methods", len(cells))
     for number, (method, pair) in enumerate(cells, 1):
-        # What a row does not name is off, whatever the config has.
-        given = how.quantize.images, how.quantize.images_per_pass
-        settings = recipes.Quantize(*given, **METHODS[START if method == QAT else method])
-        own = how._replace(quantize=settings)
+        own = of_row[method]
         if method == QAT:
             aware = qat.train_at(workdir, problem, own, retrain, trained, pair)
             figures = read_json(aware.stage.folder / "metrics.json")

@@ -1,6 +1,7 @@
 """Quantization-aware training of finished networks: the teacher and retrained subnets alike."""
 
 import dataclasses
+import logging
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -20,6 +21,8 @@ from qnas_jax.stages.experiment import Problem, Purpose, key
 from qnas_jax.stages.fit import Training, range_images
 from qnas_jax.train import learned
 from qnas_jax.train.imitation import Lesson
+
+logger = logging.getLogger(__name__)
 
 FOLDER = "qat"
 
@@ -48,6 +51,7 @@ def train(
     stage = _stage(workdir, retrain, trained)
     if stage.done:
         return _of(trained, stage)
+    logger.info("qat %s: begins", trained.stage.folder.name)
     floats, _ = evaluation.load_float(problem, how, trained)
     start = evaluation.load(problem, how, trained)
     return _trained(workdir, problem, how, retrain, trained, stage, floats, *start)
@@ -68,11 +72,23 @@ def finished(
     """
     if not retrain.qat_steps:
         return list(trained)
-    found = [_of(one, _stage(workdir, retrain, one)) for one in trained]
+    pairs = zip(trained, stages(workdir, retrain, trained), strict=True)
+    found = [_of(one, stage) for one, stage in pairs]
     for network in found:
         if not network.stage.done:
             raise InputError(f"{network.stage.folder}: is not finished; launch/main.py resumes it")
     return found
+
+
+def stages(
+    workdir: pathlib.Path, retrain: recipes.Retrain, trained: Sequence[Trained]
+) -> list[Stage]:
+    """Returns the stages of some networks, to refuse other settings before anything takes long.
+
+    Raises:
+      InputError: One was made with other settings.
+    """
+    return [_stage(workdir, retrain, one) for one in trained]
 
 
 def _stage(workdir: pathlib.Path, retrain: recipes.Retrain, trained: Trained) -> Stage:
@@ -104,9 +120,7 @@ def train_at(
       trained: The network; its stage is finished.
       bits: Of weights and of activations.
     """
-    name = f"{trained.stage.folder.name}-w{bits[0]}a{bits[1]}"
-    mark = {"network": trained.stage.hash, "retrain": _recipe(retrain), "quantize": how.quantize}
-    stage = Stage(workdir / FOLDER / name, {**mark, "bits": list(bits)})
+    stage = stage_at(workdir, how, retrain, trained, bits)
     if stage.done:
         return _of(trained, stage)
     floats, quant = evaluation.load_float(problem, how, trained)
@@ -116,6 +130,19 @@ def train_at(
     blocks = (tuple(Choice(choice.op, *bits) for choice in block) for block in trained.subnet)
     trained = trained._replace(subnet=tuple(blocks))
     return _trained(workdir, problem, how, retrain, trained, stage, floats, *start)
+
+
+def stage_at(
+    workdir: pathlib.Path, how: Training, retrain: recipes.Retrain, trained: Trained, bits: Bits
+) -> Stage:
+    """Returns the stage of `train_at`.
+
+    Raises:
+      InputError: It was made with other settings.
+    """
+    name = f"{trained.stage.folder.name}-w{bits[0]}a{bits[1]}"
+    mark = {"network": trained.stage.hash, "retrain": _recipe(retrain), "quantize": how.quantize}
+    return Stage(workdir / FOLDER / name, {**mark, "bits": list(bits)})
 
 
 def _recipe(retrain: recipes.Retrain) -> dict[str, Any]:
