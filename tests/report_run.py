@@ -73,9 +73,9 @@ def write_supernet(workdir):
 def run(tmp_path_factory):
     """A finished run, its report, and the class maps that the report was drawn from."""
     workdir = tmp_path_factory.mktemp("runs") / "<run> & co"
-    told = config.Config(seed=7)
-    told.space.w_bits, told.space.a_bits = (8, 4), (8, 8)
-    artefacts.write_json(workdir / "config.json", told)
+    settings = config.Config(seed=7)
+    settings.space.w_bits, settings.space.a_bits = (8, 4), (8, 8)
+    artefacts.write_json(workdir / "config.json", settings)
     write_network(workdir / "teacher", 0, TEACHER)
     write_supernet(workdir)
     networks, points = [], []

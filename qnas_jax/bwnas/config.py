@@ -25,7 +25,7 @@ from qnas_jax.run.config import (
 )
 from qnas_jax.run.config import OBJECTS_TEACHER as OBJECTS_TEACHER  # for config files
 from qnas_jax.run.config import STREETS_TEACHER as STREETS_TEACHER
-from qnas_jax.run.recipes import RANGES, Quantize, Retrain
+from qnas_jax.run.recipes import FEATURES, RANGES, Quantize, Retrain
 from qnas_jax.space import COSTS
 
 # Of the bitwidths 2, 3, 4, 6 and 8 the pairs whose weights and activations differ by one step at
@@ -144,7 +144,7 @@ class Config:
         if self.supernet.init == "teacher" and wide:
             rule = "must be 'random' with network.teacher_width: the layers differ in width"
             raise InputError(f"supernet.init='teacher': {rule}")
-        if wide and "features" in dict(self.retrain.distill):
+        if wide and FEATURES in dict(self.retrain.distill):
             rule = "no 'features' with network.teacher_width: they differ in width"
             raise InputError(f"retrain.distill={self.retrain.distill}: {rule}")
         if 0 < self.retrain.steps <= self.train.warmup:

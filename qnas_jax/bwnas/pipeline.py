@@ -31,7 +31,7 @@ from qnas_jax.stages import train as train_stage
 from qnas_jax.stages.evaluation import Trained
 from qnas_jax.stages.experiment import Problem, prepare, teacher_costs
 from qnas_jax.tasks.task import SAMPLES
-from qnas_jax.train.imitation import Lesson
+from qnas_jax.train.distillation import Distillation
 
 __all__ = ["as_text", "begin", "run"]
 
@@ -67,13 +67,12 @@ def run(given: Config, workdir: pathlib.Path) -> dict[str, Any]:
     picked = search_front.chosen(points, config.search, config.retrain.subnets)
     retrained = _retrain(workdir, config, problem, distilled, variables, params, picked)
     again = _retrain_teacher(workdir, config, problem, teacher, variables)
-    before = [teacher, *([again] if again else []), *retrained] if config.retrain.qat_steps else []
-    qat.stages(workdir, config.retrain, before)
-    aware = [qat.train(workdir, problem, how, config.retrain, one) for one in before]
-    final = {one.stage.folder.name: one for one in (teacher, *retrained, *aware)}
+    aware = _train_aware(
+        workdir, config, problem, [teacher, *([again] if again else []), *retrained]
+    )
     subnets = [point.subnet for point in picked]
-    names = {latency_stage.TEACHER: teacher, **dict(zip(subnets, retrained, strict=True))}
-    networks = {name: final[one.stage.folder.name] for name, one in names.items()}
+    final = [aware.get(one.stage.folder.name, one) for one in (teacher, *retrained)]
+    networks = dict(zip([latency_stage.TEACHER, *subnets], final, strict=True))
     exported = {
         name: export_stage.export(workdir, problem, how, deployed, trained)
         for name, trained in networks.items()
@@ -140,8 +139,8 @@ def _retrain(
             return _inherited(fresh, teacher, params, subnet)
 
         title = f"retrain {i}/{len(picked)}"
-        taught = _taught(config, problem, variables)
-        train_stage.retrain(workdir, problem, how, trained, start, title, taught)
+        taught_by = _teacher_of(config, problem, variables)
+        train_stage.retrain(workdir, problem, how, trained, start, title, taught_by)
         found.append(trained)
     return found
 
@@ -154,19 +153,34 @@ def _retrain_teacher(
         return None
     stage = train_stage.retrained_teacher_stage(workdir, teacher.stage, config.retrain)
     again, how = teacher._replace(stage=stage), fit.retraining(fit.training(config), config.retrain)
-    taught = _taught(config, problem, variables)
+    taught_by = _teacher_of(config, problem, variables)
     train_stage.retrain(
-        workdir, problem, how, again, lambda _: variables, "retrain teacher", taught
+        workdir, problem, how, again, lambda _: variables, "retrain teacher", taught_by
     )
     return again
 
 
-def _taught(config: Config, problem: Problem, variables: PyTree) -> policies.Taught | None:
+def _teacher_of(config: Config, problem: Problem, variables: PyTree) -> policies.Teacher | None:
     """What retrained networks learn from the teacher, if the config wants that."""
     if not config.retrain.distill:
         return None
     own = {kind: variables[kind] for kind in ("params", "batch_stats")}
-    return Lesson(problem.teacher, dict(config.retrain.distill)), own
+    return policies.Teacher(Distillation(problem.teacher, dict(config.retrain.distill)), own)
+
+
+def _train_aware(
+    workdir: pathlib.Path, config: Config, problem: Problem, networks: Sequence[Trained]
+) -> dict[str, Trained]:
+    """Trains networks under their bitwidths, if the config wants that, by the names of folders."""
+    if not config.retrain.qat_steps:
+        return {}
+    for one in networks:  # other settings are refused before anything takes long
+        qat.stage_of(workdir, config.retrain, one)
+    how = fit.training(config)
+    return {
+        one.stage.folder.name: qat.train(workdir, problem, how, config.retrain, one)
+        for one in networks
+    }
 
 
 def _inherited(
@@ -189,7 +203,7 @@ def write_report(
     retrained: Sequence[Trained],
     retrained_teacher: Trained | None,
     exported: Mapping[str, Stage],
-    aware: Sequence[Trained] = (),
+    aware: Mapping[str, Trained],
 ) -> dict[str, Any]:
     """Writes `report/` from the files of all stages; returns its `results.json`.
 
@@ -202,14 +216,15 @@ def write_report(
       retrained: The retrained subnets.
       retrained_teacher: The teacher that was trained on, if there is one.
       exported: The stages that wrote files, by the names that `latency.json` has for the networks.
-      aware: The networks after quantization-aware training, if there was one.
+      aware: The networks after quantization-aware training, if there was one, by the names of their
+        folders.
     """
     artefacts.write_json(workdir / "config.json", config)  # all stages have accepted it
     seconds = {stage.folder.name: round(stage.seconds, 1) for stage in stages}
     again = [retrained_teacher] if retrained_teacher else []
     seconds["retrain"] = round(sum(one.stage.seconds for one in (*retrained, *again)), 1)
     if aware:
-        seconds["qat"] = round(sum(one.stage.seconds for one in aware), 1)
+        seconds["qat"] = round(sum(one.stage.seconds for one in aware.values()), 1)
     seconds["export"] = round(sum(stage.seconds for stage in exported.values()), 1)
     samples = stacked(problem.val, range(min(SAMPLES, len(problem.val))))
     exports = {name: stage.folder for name, stage in exported.items()}
@@ -219,5 +234,5 @@ def write_report(
     return page.write(
         workdir, problem.task.metric, problem.task.names, seconds, folders, samples, costs, files,
         retrained_teacher.stage.folder if retrained_teacher else None,
-        {one.stage.folder.name: one.stage.folder for one in aware},
+        {name: one.stage.folder for name, one in aware.items()},
     )  # fmt: skip

@@ -239,12 +239,13 @@ def _retrain(
         # Other settings of the last training have other folders.
         name = f"{goal.device}-{goal.cost_name}-{goal.title}-{artefacts.digest(own)[:6]}"
         made_from = {"haq": stage.hash, "policy": best.bits.tolist(), **own}
-        one = policies.train_policy(
-            workdir, begun.problem, how, Stage(workdir / "retrain" / name, made_from),
-            begun.network.model, begun.variables, tested.quantize, best.bits.astype(np.int32),
-            f"retrain {name}", experiment.tuning_key(config), experiment.norm_images(begun),
-            begun.network.subnet,
+        own_stage = Stage(workdir / "retrain" / name, made_from)
+        one = Trained(own_stage, begun.network.model, begun.network.subnet, policies.NETWORK)
+        under = policies.UnderPolicy(
+            tested.quantize, best.bits.astype(np.int32), f"retrain {name}",
+            experiment.tuning_key(config), experiment.norm_images(begun),
         )  # fmt: skip
+        policies.train_policy(workdir, begun.problem, how, one, begun.variables, under)
         export_stage.export(workdir, begun.problem, how, begun.deployed, one)
         trained[name] = one
     folders = [workdir / "export" / name for name in trained]

@@ -31,7 +31,7 @@ from qnas_jax.stages import beginning, evaluation, fit
 from qnas_jax.stages.evaluation import Trained
 from qnas_jax.stages.experiment import Problem, Purpose, key, prepare, teacher_costs
 from qnas_jax.stages.quantizers import Quantize
-from qnas_jax.train import imitation, loop
+from qnas_jax.train import distillation, loop
 
 
 class Begun(NamedTuple):
@@ -196,7 +196,7 @@ def cost_of(begun: Begun, subnet: space.Subnet) -> dict[str, float]:
 
 def _imitation(network: Network, read: PyTree, images: Array, target: Array) -> Array:
     same = jax.random.key(0)  # of dropout
-    return imitation.cross_entropy(learn.outputs(network, read, images, same), target)
+    return distillation.cross_entropy(learn.outputs(network, read, images, same), target)
 
 
 def _of_codes(network: Network, params: PyTree, codes: Array) -> PyTree:

@@ -21,7 +21,7 @@ from qnas_jax.hqnas import relax
 from qnas_jax.hqnas.relax import Bounds
 from qnas_jax.hqnas.shared import Shared, Shares
 from qnas_jax.nn.units import pixels
-from qnas_jax.train import imitation, optimizers
+from qnas_jax.train import distillation, optimizers
 
 
 class How(NamedTuple):
@@ -113,7 +113,7 @@ def step(network: Network, relaxation: relax.Relaxation, bilevel: bool) -> Calla
         shares = relaxation.shares(logits, keys[0], temperature)
         quant = network.variables["quant"]
         read = relaxation.read(network.shared, quant, params, shares, damping)
-        soft = imitation.cross_entropy(apply(read, images, keys[2]), target)
+        soft = distillation.cross_entropy(apply(read, images, keys[2]), target)
         return soft + relax.penalty(relax.probabilities(logits), bounds, weights), soft
 
     def slopes(state: State, bounds, images, labels, keys, *annealed):

@@ -115,16 +115,15 @@ def train(
     name = f"{search.folder.name}-{artefacts.digest(made_from)[:6]}"
     stage = Stage(workdir / "retrain" / name, made_from)
     model = begun.problem.student(subnet)
-    if stage.done:
-        trained = Trained(stage, model, subnet, policies.NETWORK)
-    else:
+    trained = Trained(stage, model, subnet, policies.NETWORK)
+    if not stage.done:
         cut = shared.cut(begun.network.shared, start.params, subnet)
         variables, quantize = experiment.standalone(begun, model, cut, subnet)
-        trained = policies.train_policy(
-            workdir, begun.problem, how, stage, model, variables, quantize, None, f"retrain {name}",
-            jax.random.fold_in(key(seed, Purpose.RETRAIN_TRAIN), 0),
-            experiment.norm_images(begun), subnet,
-        )  # fmt: skip
+        own_key = jax.random.fold_in(key(seed, Purpose.RETRAIN_TRAIN), 0)
+        under = policies.UnderPolicy(
+            quantize, None, f"retrain {name}", own_key, experiment.norm_images(begun)
+        )
+        policies.train_policy(workdir, begun.problem, how, trained, variables, under)
     if own.exports:
         export_stage.export(workdir, begun.problem, how, begun.deployed, trained)
     return trained

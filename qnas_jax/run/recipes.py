@@ -6,7 +6,7 @@ from qnas_jax.errors import InputError
 from qnas_jax.run import checks
 
 RANGES = ("min_max", "percentile", "mse", "kl")  # ways to choose a clipping range
-TERMS = ("logits", "features")  # of a teacher, which a network learns
+LOGITS, FEATURES = "logits", "features"  # what a network learns from a teacher
 
 
 @dataclasses.dataclass(slots=True)
@@ -44,7 +44,7 @@ class Retrain:
     teacher: bool = False  # the teacher is trained on for as many steps, to compare with
     # What is learned besides the labels, with its weight in the loss: (("logits", 1.0),
     # ("features", 0.5)). Retrained networks learn it from the teacher, networks under their
-    # bitwidths from themselves in float. See train/imitation.py.
+    # bitwidths from themselves in float. See train/distillation.py.
     distill: tuple[tuple[str, float], ...] = ()
     # Quantization-aware training of the teacher and of each subnet, with learned scales; 0: none.
     qat_steps: int = 0
@@ -60,7 +60,7 @@ class Retrain:
         checks.at_least("retrain.steps", self.steps, 0)
         checks.at_least("retrain.lr", self.lr, 0)
         checks.one_of("retrain.init", self.init, ("supernet", "scratch"))
-        checks.bounds("retrain.distill", self.distill, TERMS)
+        checks.bounds("retrain.distill", self.distill, (LOGITS, FEATURES))
         checks.at_least("retrain.qat_steps", self.qat_steps, 0)
         checks.above_zero("retrain.qat_lr", self.qat_lr)
         checks.within("retrain.qat_scale_rate", self.qat_scale_rate, 0.0, 1.0)

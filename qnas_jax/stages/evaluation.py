@@ -151,7 +151,7 @@ def load_float(problem: Problem, how: Training, trained: Trained) -> tuple[PyTre
     quant = with_bits(trained.model, fresh["quant"], trained.subnet, problem)
     if trained.learned:
         traced = trace(trained.model, problem.val[0][0].shape)
-        quant = learned.like(traced, variables["params"], quant)
+        quant = learned.template(traced, variables["params"], quant)
     return variables, quant
 
 

@@ -76,7 +76,7 @@ def scores(
     }
     for method, pair in cells:
         if method == QAT:  # another recipe is refused before anything takes long
-            qat.stage_at(workdir, of_row[QAT], retrain, trained, pair)
+            qat.stage_with_bits(workdir, of_row[QAT], retrain, trained, pair)
     variables, quant = evaluation.load_float(problem, how, trained)
     traced, task = trace(trained.model, problem.val[0][0].shape), problem.task
 
@@ -90,7 +90,7 @@ def scores(
     for number, (method, pair) in enumerate(cells, 1):
         own = of_row[method]
         if method == QAT:
-            aware = qat.train_at(workdir, problem, own, retrain, trained, pair)
+            aware = qat.train_with_bits(workdir, problem, own, retrain, trained, pair)
             figures = read_json(aware.stage.folder / "metrics.json")
             yield name_of(method, pair), figures[f"{task.metric.name}_quantized"]
         else:

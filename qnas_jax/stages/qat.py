@@ -20,7 +20,7 @@ from qnas_jax.stages.evaluation import Trained
 from qnas_jax.stages.experiment import Problem, Purpose, key
 from qnas_jax.stages.fit import Training, range_images
 from qnas_jax.train import learned
-from qnas_jax.train.imitation import Lesson
+from qnas_jax.train.distillation import Distillation
 
 logger = logging.getLogger(__name__)
 
@@ -48,13 +48,13 @@ def train(
       retrain: How it is trained now.
       trained: The network; its stage is finished.
     """
-    stage = _stage(workdir, retrain, trained)
-    if stage.done:
-        return _of(trained, stage)
-    logger.info("qat %s: begins", trained.stage.folder.name)
-    floats, _ = evaluation.load_float(problem, how, trained)
-    start = evaluation.load(problem, how, trained)
-    return _trained(workdir, problem, how, retrain, trained, stage, floats, *start)
+    aware = _aware(trained, stage_of(workdir, retrain, trained))
+    if not aware.stage.done:
+        logger.info("qat %s: begins", trained.stage.folder.name)
+        floats, _ = evaluation.load_float(problem, how, trained)
+        start = evaluation.load(problem, how, trained)
+        _train(workdir, problem, how, retrain, aware, floats, *start)
+    return aware
 
 
 def finished(
@@ -72,35 +72,29 @@ def finished(
     """
     if not retrain.qat_steps:
         return list(trained)
-    pairs = zip(trained, stages(workdir, retrain, trained), strict=True)
-    found = [_of(one, stage) for one, stage in pairs]
+    found = [_aware(one, stage_of(workdir, retrain, one)) for one in trained]
     for network in found:
         if not network.stage.done:
             raise InputError(f"{network.stage.folder}: is not finished; launch/main.py resumes it")
     return found
 
 
-def stages(
-    workdir: pathlib.Path, retrain: recipes.Retrain, trained: Sequence[Trained]
-) -> list[Stage]:
-    """Returns the stages of some networks, to refuse other settings before anything takes long.
+def stage_of(workdir: pathlib.Path, retrain: recipes.Retrain, trained: Trained) -> Stage:
+    """Returns the stage of `train`.
 
     Raises:
-      InputError: One was made with other settings.
+      InputError: It was made with other settings.
     """
-    return [_stage(workdir, retrain, one) for one in trained]
-
-
-def _stage(workdir: pathlib.Path, retrain: recipes.Retrain, trained: Trained) -> Stage:
     mark = {"network": trained.stage.hash, "retrain": _recipe(retrain)}
     return Stage(workdir / FOLDER / trained.stage.folder.name, mark)
 
 
-def _of(trained: Trained, stage: Stage) -> Trained:
+def _aware(trained: Trained, stage: Stage) -> Trained:
+    """The network of that stage."""
     return trained._replace(stage=stage, weights=policies.NETWORK, learned=True)
 
 
-def train_at(
+def train_with_bits(
     workdir: pathlib.Path,
     problem: Problem,
     how: Training,
@@ -110,7 +104,7 @@ def train_at(
 ) -> Trained:
     """Trains a network as `train` does, but with one choice of bitwidths in all searched blocks.
 
-    It begins as `how.quantize` quantizes the network. It can be scored, but not loaded.
+    It begins as `how.quantize` quantizes the network.
 
     Args:
       workdir: The folder of the run.
@@ -120,22 +114,22 @@ def train_at(
       trained: The network; its stage is finished.
       bits: Of weights and of activations.
     """
-    stage = stage_at(workdir, how, retrain, trained, bits)
-    if stage.done:
-        return _of(trained, stage)
-    floats, quant = evaluation.load_float(problem, how, trained)
-    traced = trace(trained.model, problem.val[0][0].shape)
-    quant = policy.with_policy(quant, {unit.name: bits for unit in traced.units if unit.site})
-    start = evaluation.post_trained(problem, how, trained, floats, quant)
-    blocks = (tuple(Choice(choice.op, *bits) for choice in block) for block in trained.subnet)
-    trained = trained._replace(subnet=tuple(blocks))
-    return _trained(workdir, problem, how, retrain, trained, stage, floats, *start)
+    blocks = tuple(tuple(Choice(c.op, *bits) for c in block) for block in trained.subnet)
+    stage = stage_with_bits(workdir, how, retrain, trained, bits)
+    aware = _aware(trained, stage)._replace(subnet=blocks)
+    if not stage.done:
+        floats, quant = evaluation.load_float(problem, how, trained)
+        traced = trace(trained.model, problem.val[0][0].shape)
+        quant = policy.with_policy(quant, {unit.name: bits for unit in traced.units if unit.site})
+        start = evaluation.post_trained(problem, how, trained, floats, quant)
+        _train(workdir, problem, how, retrain, aware, floats, *start)
+    return aware
 
 
-def stage_at(
+def stage_with_bits(
     workdir: pathlib.Path, how: Training, retrain: recipes.Retrain, trained: Trained, bits: Bits
 ) -> Stage:
-    """Returns the stage of `train_at`.
+    """Returns the stage of `train_with_bits`.
 
     Raises:
       InputError: It was made with other settings.
@@ -156,25 +150,28 @@ def _recipe(retrain: recipes.Retrain) -> dict[str, Any]:
     }
 
 
-def _trained(workdir, problem, how, retrain, trained, stage, floats, variables, quant) -> Trained:
+def _train(workdir, problem, how, retrain, aware: Trained, floats, variables, quant) -> None:
     """Trains from quantized variables and their policy; `floats` teach if they are to."""
-    traced = trace(trained.model, problem.val[0][0].shape)
+    traced = trace(aware.model, problem.val[0][0].shape)
     start = {**variables, "params": learned.begin(traced, variables["params"], quant)}
     # Weights that decay would leave the grids, which do not.
-    own = {**policies.recipe(retrain.qat_steps, retrain.qat_lr), "weight_decay": 0.0}
-    images = list(range_images(problem.train, how))
+    recipe = {**policies.recipe(retrain.qat_steps, retrain.qat_lr), "weight_decay": 0.0}
+    distill = Distillation(aware.model, dict(retrain.distill))
 
     def quantize(params: PyTree, policy: PyTree) -> PyTree:
         return learned.quantize(traced, params, policy, retrain.qat_scale_rate)
 
-    return policies.train_policy(
-        workdir, problem, how._replace(train=dataclasses.replace(how.train, **own)), stage,
-        trained.model, start, quantize, quant, f"qat {stage.folder.name}",
+    under = policies.UnderPolicy(
+        quantize,
+        quant,
+        f"qat {aware.stage.folder.name}",
         key(how.seed, Purpose.QAT),
-        norm_images=None if retrain.qat_norm_steps else np.concatenate(images),
-        subnet=trained.subnet,
-        taught=(Lesson(trained.model, dict(retrain.distill)), floats) if retrain.distill else None,
         norm_steps=retrain.qat_norm_steps,
-        learned_scales=True,
+        teacher=policies.Teacher(distill, floats) if retrain.distill else None,
         rate_setting="retrain.qat_lr",
-    )  # fmt: skip
+    )
+    if not retrain.qat_norm_steps:
+        images = np.concatenate(list(range_images(problem.train, how)))
+        under = under._replace(norm_images=images)
+    how = how._replace(train=dataclasses.replace(how.train, **recipe))
+    policies.train_policy(workdir, problem, how, aware, start, under)

@@ -18,7 +18,7 @@ from qnas_jax.stages import evaluation
 from qnas_jax.stages.evaluation import Trained
 from qnas_jax.stages.experiment import Problem, Purpose, data_mark, key, teacher_subnet
 from qnas_jax.stages.fit import Training, batches, fit, optimizer_of, plan, rate_of
-from qnas_jax.stages.policies import Taught
+from qnas_jax.stages.policies import Teacher
 from qnas_jax.train import checkpoint, loop, supervised
 from qnas_jax.train.supervised import TrainState
 
@@ -186,7 +186,7 @@ def retrain(
     trained: Trained,
     start: Callable[[PyTree], PyTree],
     title: str,
-    taught: Taught | None = None,
+    teacher: Teacher | None = None,
 ) -> None:
     """Trains a network again and evaluates it, in float and quantized; does nothing if done.
 
@@ -197,7 +197,7 @@ def retrain(
       trained: The subnet or the teacher, and its stage.
       start: Gives the initial variables from random ones.
       title: Name of the training in log lines.
-      taught: What the network learns besides the labels, and the variables that teach it.
+      teacher: What the network learns besides the labels.
     """
     stage, model, subnet = trained.stage, trained.model, trained.subnet
     if stage.done:
@@ -207,18 +207,18 @@ def retrain(
     quant = evaluation.with_bits(model, fresh["quant"], subnet, problem)
     step_key = key(how.seed, Purpose.RETRAIN_TRAIN)
     first = start(fresh)
-    variables = _train_network(workdir, problem, how, trained, first, step_key, title, taught)
+    variables = _train_network(workdir, problem, how, trained, first, step_key, title, teacher)
     evaluation.finish(problem, how, trained, variables, quant)
 
 
-def _train_network(workdir, problem, how, trained, fresh, step_key, title, taught=None) -> PyTree:
+def _train_network(workdir, problem, how, trained, fresh, step_key, title, teacher=None) -> PyTree:
     """Trains a network; returns its variables."""
     given, optimizer = how.train, optimizer_of(how.train, how.train.lr)
-    lesson, teacher = taught or (None, None)
+    distill = teacher.distill if teacher else None
     step = supervised.train_step(
-        trained.model, problem.task.loss, optimizer, step_key, given.compute, lesson
+        trained.model, problem.task.loss, optimizer, step_key, given.compute, distill
     )
-    steps = loop.several(step, teacher) if taught else loop.several(step)
+    steps = loop.several(step, teacher.variables) if teacher else loop.several(step)
     whole = loop.Watched(
         "the network", "loss", rate_of(given, given.lr), "train.lr", lambda state: state
     )

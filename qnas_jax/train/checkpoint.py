@@ -98,9 +98,16 @@ def restore(manager: Any, like: Tree) -> tuple[int, Tree]:
     step = manager.latest_step()
     if step is None:
         return 0, like
-    try:
+    with _reading(manager, step):
         _check_match(manager.directory, _metadata(manager, step), like)
         return step, manager.restore(step, args=ocp.args.StandardRestore(_plain(like)))
+
+
+@contextlib.contextmanager
+def _reading(manager: Any, step: int) -> Iterator[None]:
+    """Within, an error of a damaged checkpoint says what to do."""
+    try:
+        yield
     except InputError:
         raise
     except Exception as error:  # Orbax has no error type for damaged files
@@ -131,16 +138,6 @@ def _way_out(damaged: pathlib.Path) -> str:
     return "delete it"
 
 
-def load(folder: pathlib.Path, like: Tree) -> Tree:
-    """Returns the latest state in a folder.
-
-    Raises:
-      InputError: There is no checkpoint, it is damaged, or it does not match `like`.
-    """
-    with _latest(folder) as manager:
-        return restore(manager, like)[1]
-
-
 @contextlib.contextmanager
 def _latest(folder: pathlib.Path) -> Iterator[Any]:
     """Opens a folder that has a checkpoint."""
@@ -162,10 +159,12 @@ def load_parts(folder: pathlib.Path, like: dict[str, Any]) -> dict[str, Any]:
       like: The items by name, with their structure and shapes.
 
     Raises:
-      InputError: See `load`.
+      InputError: There is no checkpoint, it is damaged, or it does not match `like`.
     """
     with _latest(folder) as manager:
-        saved = _metadata(manager, manager.latest_step())
+        step = manager.latest_step()
+        with _reading(manager, step):
+            saved = _metadata(manager, step)
         parts = {name: saved[name] for name in like if name in saved}
         _check_match(manager.directory, parts, like)
         # Here, wherever it was saved: a run of a GPU is read on a CPU.

@@ -65,15 +65,17 @@ def quantize(traced: Trace, params: PyTree, quant: PyTree, rate: float = 1.0) ->
     return {"params": params["network"], "quant": new}
 
 
-def settled(quant: PyTree) -> PyTree:
-    """Returns a policy whose ranges are no longer learned; any other stays as it is."""
+def with_fixed_ranges(quant: PyTree) -> PyTree:
+    """Returns a policy whose learned ranges are plain ones; any other stays as it is."""
     if not isinstance(quant, dict):
         return quant
-    return {"range" if key == LEARNED else key: settled(value) for key, value in quant.items()}
+    return {
+        "range" if key == LEARNED else key: with_fixed_ranges(value) for key, value in quant.items()
+    }
 
 
-def like(traced: Trace, params: PyTree, quant: PyTree) -> PyTree:
-    """Returns a policy in the form of `settled(quantize(...))`, whatever its numbers."""
+def template(traced: Trace, params: PyTree, quant: PyTree) -> PyTree:
+    """Returns a policy of the structure and the shapes of a learned one, to read one into."""
     new = jax.tree.map(lambda leaf: leaf, quant)
     for conv in traced.convs:
         kernel = policy.at(params, conv.name)["kernel"]

@@ -12,8 +12,8 @@ import optax
 from jaxtyping import Array, Key, PyTree
 
 from qnas_jax.nn.units import pixels
-from qnas_jax.train import imitation
-from qnas_jax.train.imitation import Lesson
+from qnas_jax.train import distillation
+from qnas_jax.train.distillation import Distillation
 
 
 class TrainState(NamedTuple):
@@ -61,7 +61,7 @@ def train_step(
     optimizer: optax.GradientTransformation,
     key: Key[Array, ""],
     compute: str = "float32",
-    lesson: Lesson | None = None,
+    distill: Distillation | None = None,
 ) -> Callable:
     """Returns a supervised training step, in float, in the form that `loop.several` takes.
 
@@ -72,11 +72,11 @@ def train_step(
       key: PRNG key of dropout.
       compute: Data type of the network's computation; parameters, batch-norm statistics and the
         loss stay float32.
-      lesson: What the network learns from another one, whose variables are then the step's first
+      distill: What the network learns from another one, whose variables are then the step's first
         argument.
     """
-    step = policy_step(model, loss, optimizer, key, _float, compute, lesson)
-    if lesson:
+    step = policy_step(model, loss, optimizer, key, _float, compute, distill)
+    if distill:
         return lambda variables, *given: step((None, variables), *given)
     return functools.partial(step, None)
 
@@ -93,7 +93,7 @@ def policy_step(
     key: Key[Array, ""],
     quantize: Callable[[PyTree, Any], PyTree],
     compute: str = "float32",
-    lesson: Lesson | None = None,
+    distill: Distillation | None = None,
     frozen: bool = False,
 ) -> Callable:
     """Returns a training step of a network under a policy, which is the step's first argument.
@@ -108,13 +108,13 @@ def policy_step(
       key: PRNG key of dropout.
       quantize: (params, policy) -> the variables that the network reads, without `batch_stats`.
       compute: See `train_step`.
-      lesson: What the network learns from another one. The step's first argument is then a pair:
+      distill: What the network learns from another one. The step's first argument is then a pair:
         the policy, and the teacher's variables.
       frozen: Whether batch norms use and keep their stored statistics; nothing is dropped then.
     """
 
-    def loss_of(params, batch_stats, policy, images, labels, dropout, taught):
-        said, changed = imitation.applied(
+    def loss_of(params, batch_stats, policy, images, labels, dropout, target):
+        outputs, changed = distillation.applied(
             model,
             {**quantize(params, policy), "batch_stats": batch_stats},
             pixels(images).astype(compute),
@@ -122,20 +122,20 @@ def policy_step(
             mutable=[] if frozen else ["batch_stats"],
             rngs={"dropout": dropout},
         )
-        said = jax.tree.map(lambda x: x.astype(jnp.float32), said)
-        value = loss(said.logits, labels)
-        if lesson:
-            value += imitation.loss(said, taught, lesson.terms)
+        outputs = jax.tree.map(lambda x: x.astype(jnp.float32), outputs)
+        value = loss(outputs.logits, labels)
+        if distill:
+            value += distillation.loss(outputs, target, distill.terms)
         return value, changed.get("batch_stats", batch_stats)
 
     @jax.jit
     def step(policy, state: TrainState, images, labels, number):
-        dropout, taught = jax.random.fold_in(key, number), None
-        if lesson:
+        dropout, target = jax.random.fold_in(key, number), None
+        if distill:
             policy, variables = policy
-            taught = imitation.applied(lesson.teacher, variables, pixels(images))[0]
+            target = distillation.applied(distill.teacher, variables, pixels(images))[0]
         (value, batch_stats), gradients = jax.value_and_grad(loss_of, has_aux=True)(
-            state.params, state.batch_stats, policy, images, labels, dropout, taught
+            state.params, state.batch_stats, policy, images, labels, dropout, target
         )
         updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)

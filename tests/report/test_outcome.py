@@ -26,16 +26,16 @@ from report_run import (
 __all__ = ["run"]
 
 
-def test_exported_files_are_told_in_the_report_and_its_figures(run):
+def test_the_report_and_its_figures_have_the_exported_files(run):
     workdir, results, _ = run
     names = ["teacher", *(subnet["subnet"] for subnet in results["subnets"])]
-    told = [exports.File(1050 + n, 1000, 20.5, 99.9871, 2.0 + n, 1.0) for n in range(len(names))]
+    files = [exports.File(1050 + n, 1000, 20.5, 99.9871, 2.0 + n, 1.0) for n in range(len(names))]
     networks = [workdir / "retrain" / name for name in names[1:]]
     images = np.zeros((IMAGES, HEIGHT, WIDTH, 3), np.uint8)
     samples = Batch(images, images[..., 0])
-    given = dict(zip(names, told, strict=True))
+    given = dict(zip(names, files, strict=True))
     again = page.write(workdir, *MIOU, SECONDS, networks, samples, files=given)
-    assert again["teacher"]["file"] == {**told[0]._asdict(), "ratio": 2.0}
+    assert again["teacher"]["file"] == {**files[0]._asdict(), "ratio": 2.0}
     assert [subnet["file"]["ratio"] for subnet in again["subnets"]] == [3.0, 4.0, 5.0]
     text = (workdir / "report" / "index.html").read_text()
     row = "".join(

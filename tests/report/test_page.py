@@ -61,9 +61,9 @@ def priced(run, tmp_path_factory):
     """The same run with the latency of a target, which it does not tell for the teacher."""
     workdir = tmp_path_factory.mktemp("runs") / "priced"
     shutil.copytree(run[0], workdir)
-    told = config.Config()
-    told.hardware.table = "my <board>.csv"
-    artefacts.write_json(workdir / "config.json", told)
+    settings = config.Config()
+    settings.hardware.table = "my <board>.csv"
+    artefacts.write_json(workdir / "config.json", settings)
     points = front.read(workdir / "search" / "front.csv")
     points = [p._replace(costs={**p.costs, "latency_ms": 10.0 / p.nsr}) for p in points]
     slow = {"size_bytes": 90_000, "encoder_size_bytes": 10_000, "latency_ms": 30.0}

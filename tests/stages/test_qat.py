@@ -86,9 +86,9 @@ def test_another_recipe_is_refused_and_bitwidths_have_folders_of_their_own(begun
         evaluation.load(problem, how, aware)
     (workdir / "kept").rename(aware.stage.folder / "quant.npz")
     teacher_subnet = space.format_subnet(teacher.subnet)
-    few = qat.train_at(workdir, problem, how, HOW, teacher, (4, 6))
+    few = qat.train_with_bits(workdir, problem, how, HOW, teacher, (4, 6))
     assert few.stage.folder == workdir / "qat" / "teacher-w4a6"
     held = read_json(few.stage.folder / "metrics.json")
     assert held["subnet"] == teacher_subnet.replace("w8a8", "w4a6")
     assert held["size_bytes"] < read_json(aware.stage.folder / "metrics.json")["size_bytes"]
-    assert qat.train_at(workdir, problem, how, HOW, teacher, (4, 6)).stage.done
+    assert qat.train_with_bits(workdir, problem, how, HOW, teacher, (4, 6)).stage.done

@@ -47,20 +47,20 @@ def test_a_checkpoint_of_another_shape_is_refused_in_one_line(tmp_path):
     toy.fit(tmp_path, 2)
     other = {"weights": jnp.ones(5), "velocity": jnp.zeros(3)}
     with pytest.raises(InputError, match=r"has \(3,\) at weights, the network has \(5,\)"):
-        checkpoint.load(tmp_path / "checkpoint", other)
+        checkpoint.load_parts(tmp_path / "checkpoint", other)
     more = {**toy.FRESH, "bias": jnp.zeros(3)}
     with pytest.raises(InputError, match=r"has nothing at bias"):
-        checkpoint.load(tmp_path / "checkpoint", more)
+        checkpoint.load_parts(tmp_path / "checkpoint", more)
 
 
 def test_parts_are_read_where_they_were_not_saved(tmp_path):
     """As a network that was trained on a GPU, whose files are written on a CPU."""
     toy.fit(tmp_path, 2)
+    expected = checkpoint.load_parts(tmp_path / "checkpoint", toy.FRESH)["weights"]
     (place,) = (tmp_path / "checkpoint" / "2").rglob("_sharding")
     text = place.read_text()
     assert "cpu:0" in text
     place.write_text(text.replace("cpu:0", "cuda:0"))
-    expected = checkpoint.load(tmp_path / "checkpoint", toy.FRESH)["weights"]
     found = checkpoint.load_parts(tmp_path / "checkpoint", {"weights": toy.FRESH["weights"]})
     np.testing.assert_array_equal(found["weights"], expected)
 
@@ -73,7 +73,7 @@ def test_a_damaged_checkpoint_is_reported_in_one_line(tmp_path):
     with pytest.raises(
         InputError, match=r"checkpoint/2: cannot be read \(.*\); delete it"
     ) as error:
-        checkpoint.load(tmp_path / "checkpoint", toy.FRESH)
+        checkpoint.load_parts(tmp_path / "checkpoint", toy.FRESH)
     assert "\n" not in str(error.value)
 
 
@@ -84,7 +84,7 @@ def test_a_damaged_checkpoint_of_a_finished_stage_is_not_to_be_deleted_alone(tmp
         if file.is_file():
             file.write_bytes(b"")
     with pytest.raises(InputError) as error:
-        checkpoint.load(tmp_path / "checkpoint", toy.FRESH)
+        checkpoint.load_parts(tmp_path / "checkpoint", toy.FRESH)
     assert str(error.value).startswith(f"{tmp_path / 'checkpoint' / '2'}: cannot be read (")
     assert str(error.value).endswith(
         f"); put a copy of it back, or delete {tmp_path} and all that was made from it"
@@ -113,7 +113,7 @@ def test_a_checkpoint_that_the_system_does_not_give_is_not_to_be_deleted(
 
     monkeypatch.setattr(orbax.checkpoint.CheckpointManager, "restore", failing)
     with pytest.raises(InputError) as told:
-        checkpoint.load(tmp_path / "checkpoint", toy.FRESH)
+        checkpoint.load_parts(tmp_path / "checkpoint", toy.FRESH)
     assert str(told.value).endswith(f"{file}: cannot be read ({STALE}); try again")
 
 
@@ -125,10 +125,10 @@ def test_what_orbax_keeps_to_itself_is_found_by_reading(tmp_path, monkeypatch):
 
     monkeypatch.setattr(orbax.checkpoint.CheckpointManager, "item_metadata", lambda *_: None)
     with pytest.raises(InputError, match=r"checkpoint/2: cannot be read \(its metadata"):
-        checkpoint.load(tmp_path / "checkpoint", toy.FRESH)
+        checkpoint.load_parts(tmp_path / "checkpoint", toy.FRESH)
     monkeypatch.setattr(pathlib.Path, "read_bytes", stale)
     with pytest.raises(InputError, match=rf"checkpoint/2/.*: cannot be read \({STALE}\); try ag"):
-        checkpoint.load(tmp_path / "checkpoint", toy.FRESH)
+        checkpoint.load_parts(tmp_path / "checkpoint", toy.FRESH)
 
 
 def test_a_quota_that_is_reached_names_the_folder(tmp_path, monkeypatch):
@@ -146,10 +146,10 @@ def test_a_quota_that_is_reached_names_the_folder(tmp_path, monkeypatch):
 
 def test_a_missing_or_empty_checkpoint_folder_is_reported(tmp_path):
     with pytest.raises(InputError, match="nowhere: no such folder"):
-        checkpoint.load(tmp_path / "nowhere", toy.FRESH)
+        checkpoint.load_parts(tmp_path / "nowhere", toy.FRESH)
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="empty: contains no checkpoint"):
-        checkpoint.load(tmp_path / "empty", toy.FRESH)
+        checkpoint.load_parts(tmp_path / "empty", toy.FRESH)
 
 
 def test_an_adopted_state_counts_as_trained(tmp_path):

@@ -12,8 +12,8 @@ from qnas_jax.nn import policy
 from qnas_jax.nn.trace import trace
 from qnas_jax.nn.units import pixels
 from qnas_jax.tasks import segmentation
-from qnas_jax.train import imitation, learned, optimizers, supervised
-from qnas_jax.train.imitation import Lesson
+from qnas_jax.train import distillation, learned, optimizers, supervised
+from qnas_jax.train.distillation import Distillation
 from small_network import SHAPE, make_case
 
 
@@ -49,7 +49,7 @@ def test_it_begins_as_the_network_without_training(case):
 def test_what_is_trained_is_what_is_evaluated_bit_for_bit(case):
     made, _, variables, quant, params, quantize = case
     read = quantize(params, quant)
-    settled = {**read, "quant": learned.settled(read["quant"])}
+    settled = {**read, "quant": learned.with_fixed_ranges(read["quant"])}
     assert "learned_range" not in str(jax.tree.structure(settled))
     np.testing.assert_array_equal(
         output(made, read, variables, made.images), output(made, settled, variables, made.images)
@@ -85,7 +85,7 @@ def test_files_have_the_learned_scales_and_compute_what_was_trained(case, traine
     quant = case[3]
     state = trained[2]
     read = quantize(state.params, quant)
-    policy_ = learned.settled(read["quant"])
+    policy_ = learned.with_fixed_ranges(read["quant"])
     final = {"params": read["params"], "batch_stats": state.batch_stats}
     graph = fold.fold(made.model, final, policy_, SHAPE, resize=True)
     idle = 0
@@ -152,18 +152,20 @@ def test_frozen_norms_keep_their_statistics_and_use_them(case):
     np.testing.assert_allclose(found["loss"], of_image(logits, labels), rtol=1e-4)
 
 
-def test_a_lesson_adds_its_terms_to_the_loss(case):
+def test_distillation_adds_its_terms_to_the_loss(case):
     made, _, variables, quant, params, quantize = case
     optimizer = optimizers.sgd(0.0, 3, 1.0, 0.0, 0.0)
     terms = {"logits": 0.5, "features": 2.0}
     step = supervised.policy_step(
         made.model, of_image, optimizer, jax.random.key(0), quantize,
-        lesson=Lesson(made.model, terms), frozen=True,
+        distill=Distillation(made.model, terms), frozen=True,
     )  # fmt: skip
     first = supervised.fresh_state({**variables, "params": params}, optimizer)
     labels, images = jnp.array([0, 1, 2]), jnp.asarray(made.images)
     _, found = step((quant, variables), first, images, labels, jnp.int32(0))
-    run = jax.jit(lambda v, x: imitation.applied(made.model, v, pixels(x))[0])
+    run = jax.jit(lambda v, x: distillation.applied(made.model, v, pixels(x))[0])
     ours = run({**quantize(params, quant), "batch_stats": variables["batch_stats"]}, images)
-    expected = of_image(ours.logits, labels) + imitation.loss(ours, run(variables, images), terms)
+    expected = of_image(ours.logits, labels) + distillation.loss(
+        ours, run(variables, images), terms
+    )
     np.testing.assert_allclose(found["loss"], expected, rtol=1e-3)

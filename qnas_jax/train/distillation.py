@@ -1,4 +1,4 @@
-"""Distillation of whole networks: a network learns what another one says, besides the labels."""
+"""Distillation of whole networks: one learns the outputs of another, besides the labels."""
 
 from typing import Any, NamedTuple
 
@@ -9,24 +9,22 @@ from jaxtyping import Array, Float, PyTree
 
 from qnas_jax import metrics
 from qnas_jax.nn.mobilenet import MobileNetV2
-
-LOGITS, FEATURES = "logits", "features"
-TERMS = (LOGITS, FEATURES)
+from qnas_jax.run.recipes import FEATURES, LOGITS
 
 
-class Lesson(NamedTuple):
+class Distillation(NamedTuple):
     """What a network learns from another one.
 
     Attributes:
       teacher: The other network.
-      terms: The weight of each of `TERMS` in the loss; the labels have 1.
+      terms: The weights of "logits" and "features" in the loss; the labels have 1.
     """
 
     teacher: nn.Module
     terms: dict[str, float]
 
 
-class Said(NamedTuple):
+class Outputs(NamedTuple):
     """What a network computes of some images.
 
     Attributes:
@@ -40,8 +38,8 @@ class Said(NamedTuple):
 
 def applied(
     model: nn.Module, variables: PyTree, images: Array, **options: Any
-) -> tuple[Said, PyTree]:
-    """Returns what a network says, and the collections that it changed.
+) -> tuple[Outputs, PyTree]:
+    """Returns the outputs of a network, and the collections that it changed.
 
     Args:
       model: The network, whose encoder is a `MobileNetV2`.
@@ -55,22 +53,22 @@ def applied(
     )
     logits, changed = found
     features = jax.tree.leaves(changed.pop("intermediates", {}))
-    return Said(logits, tuple(features[1:])), changed
+    return Outputs(logits, tuple(features[1:])), changed
 
 
 def _is_encoder(module: nn.Module, method: str) -> bool:
     return isinstance(module, MobileNetV2) and method == "__call__"
 
 
-def loss(said: Said, teacher: Said, terms: dict[str, float]) -> Float[Array, ""]:
-    """Returns the weighted sum of what a network differs in from its teacher.
+def loss(outputs: Outputs, teacher: Outputs, terms: dict[str, float]) -> Float[Array, ""]:
+    """Returns the weighted sum of the differences of a network from its teacher.
 
     `logits` is the cross-entropy from the teacher's probabilities, mean over images and pixels;
     `features` the NSR of the blocks' outputs, mean over the blocks.
 
     Args:
-      said: What the network says.
-      teacher: What its teacher says; features of the same shapes.
+      outputs: Of the network.
+      teacher: Those of its teacher; features have the same shapes.
       terms: The weight of each term.
 
     References:
@@ -78,9 +76,9 @@ def loss(said: Said, teacher: Said, terms: dict[str, float]) -> Float[Array, ""]
     """
     total = jnp.float32(0)
     if LOGITS in terms:
-        total += terms[LOGITS] * cross_entropy(said.logits, teacher.logits)
+        total += terms[LOGITS] * cross_entropy(outputs.logits, teacher.logits)
     if FEATURES in terms:
-        pairs = zip(said.features, teacher.features, strict=True)
+        pairs = zip(outputs.features, teacher.features, strict=True)
         each = [metrics.nsr(x, y, metrics.channel_variance(y)) for x, y in pairs]
         total += terms[FEATURES] * sum(each) / len(each)
     return total

@@ -5,8 +5,8 @@ import pytest
 
 from qnas_jax import metrics
 from qnas_jax.nn.units import pixels
-from qnas_jax.train import imitation
-from qnas_jax.train.imitation import Said
+from qnas_jax.train import distillation
+from qnas_jax.train.distillation import Outputs
 from small_network import SHAPE, make_case
 
 RNG = np.random.default_rng(1)
@@ -16,7 +16,7 @@ def test_the_cross_entropy_is_that_of_the_formula():
     logits, target = RNG.normal(size=(2, 5, 4))
     p, q = (np.exp(x) / np.exp(x).sum(-1, keepdims=True) for x in (target, logits))
     expected = -(p * np.log(q)).sum(-1).mean()
-    found = imitation.cross_entropy(
+    found = distillation.cross_entropy(
         jnp.asarray(logits, jnp.float32), jnp.asarray(target, jnp.float32)
     )
     np.testing.assert_allclose(found, expected, rtol=1e-5)
@@ -24,35 +24,35 @@ def test_the_cross_entropy_is_that_of_the_formula():
 
 @pytest.mark.parametrize("terms", [{}, {"logits": 2.0}, {"logits": 0.5, "features": 3.0}])
 def test_the_loss_is_the_weighted_sum_of_its_terms(terms):
-    def said():
+    def random_outputs():
         arrays = RNG.normal(size=(3, 2, 4, 4, 5)).astype(np.float32)
-        return Said(jnp.asarray(arrays[0]), tuple(map(jnp.asarray, arrays[1:])))
+        return Outputs(jnp.asarray(arrays[0]), tuple(map(jnp.asarray, arrays[1:])))
 
-    ours, teacher = said(), said()
+    ours, teacher = random_outputs(), random_outputs()
     noise = [
         np.mean((np.asarray(x) - np.asarray(y)) ** 2, (0, 1, 2)) / np.var(np.asarray(y), (0, 1, 2))
         for x, y in zip(ours.features, teacher.features, strict=True)
     ]
     expected = terms.get("features", 0.0) * np.mean(noise)
-    expected += terms.get("logits", 0.0) * imitation.cross_entropy(ours.logits, teacher.logits)
-    np.testing.assert_allclose(imitation.loss(ours, teacher, terms), expected, rtol=1e-4)
+    expected += terms.get("logits", 0.0) * distillation.cross_entropy(ours.logits, teacher.logits)
+    np.testing.assert_allclose(distillation.loss(ours, teacher, terms), expected, rtol=1e-4)
 
 
-def test_what_a_network_says_are_its_logits_and_the_outputs_of_its_blocks():
+def test_outputs_are_the_logits_and_the_features_of_all_blocks():
     case = make_case(((8, 8),) * 2)
     images = pixels(jnp.asarray(case.images))
-    said, changed = jax.jit(lambda v, x: imitation.applied(case.model, v, x))(
+    outputs, changed = jax.jit(lambda v, x: distillation.applied(case.model, v, x))(
         case.variables, images
     )
     assert changed == {} and case.images.shape[1:] == SHAPE
     expected = jax.jit(lambda v, x: case.model.apply(v, x, method="features"))(
         case.variables, images
     )
-    assert len(said.features) == len(expected) - 1
-    for found, wanted in zip(said.features, expected[1:], strict=True):
+    assert len(outputs.features) == len(expected) - 1
+    for found, wanted in zip(outputs.features, expected[1:], strict=True):
         np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(
-        said.logits, jax.jit(case.model.apply)(case.variables, images), rtol=1e-4, atol=1e-4
+        outputs.logits, jax.jit(case.model.apply)(case.variables, images), rtol=1e-4, atol=1e-4
     )
-    assert float(imitation.loss(said, said, {"features": 1.0})) == 0
+    assert float(distillation.loss(outputs, outputs, {"features": 1.0})) == 0
     assert metrics.NSR_EPSILON < 1e-3

@@ -1,0 +1,158 @@
+"""Runs that are stopped, killed or spread over processes end as whole ones."""
+
+import json
+import re
+import shutil
+import signal
+import socket
+import time
+
+import numpy as np
+import pytest
+
+from programs_run import SMOKE, cache, finished, last_metrics, run, start
+from qnas_jax.bwnas.lut import table
+
+__all__ = ["cache", "finished"]
+
+
+LONGER = ["--config.supernet.steps=60", "--config.lut.images=16", "--config.lut.images_per_pass=1"]
+
+
+@pytest.fixture(scope="module")
+def longer(tmp_path_factory, cache):
+    """A whole run, long enough in supernet and table to be stopped there."""
+    workdir = tmp_path_factory.mktemp("runs") / "longer"
+    code, output = run(SMOKE, f"--workdir={workdir}", *LONGER, cache=cache)
+    assert code == 0, output
+    return workdir
+
+
+def _stop_when(process, stop, seen):
+    """Sends the signal; returns the exit code and all that was said."""
+    while not seen():
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.02)
+    process.send_signal(stop)
+    output, _ = process.communicate()
+    return process.returncode, output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGTERM], ids=lambda stop: stop.name)
+def test_a_run_stopped_in_supernet_and_table_ends_with_the_numbers_of_a_whole_one(
+    longer, tmp_path, cache, stop
+):
+    whole, parts = longer, tmp_path / "parts"
+
+    def supernet_saved():
+        saved = (parts / "supernet" / "checkpoint").glob("[0-9]*")
+        return any(int(folder.name) >= 6 for folder in saved if folder.name.isdigit())
+
+    def unit_done():
+        return any((parts / "lut" / "partial").glob("noise-*.npy"))
+
+    process = start(SMOKE, f"--workdir={parts}", *LONGER, cache=cache)
+    first = _stop_when(process, stop, supernet_saved)
+    process = start(SMOKE, f"--workdir={parts}", *LONGER, cache=cache)
+    second = _stop_when(process, stop, unit_done)
+    assert not (parts / "lut" / "lut.npz").exists()
+    code, output = run(SMOKE, f"--workdir={parts}", *LONGER, cache=cache)
+    assert code == 0, output
+    assert "lut: resumed" in output
+    if stop == signal.SIGTERM:
+        assert (first[0], second[0]) == (143, 143)
+        end = "; the same command resumes it"
+        message = rf"error: stopped by SIGTERM at step (\d+) of supernet{end}"
+        step = re.fullmatch(message, first[1].splitlines()[-1])
+        assert step, first[1]
+        assert f"supernet: resumed at step {step[1]} of 60" in second[1]
+        assert second[1].splitlines()[-1] == f"error: stopped by SIGTERM{end}"
+
+    assert last_metrics(parts) == last_metrics(whole)
+    assert (parts / "search/front.csv").read_text() == (whole / "search/front.csv").read_text()
+    a, b = (table.load(folder / "lut" / "lut.npz") for folder in (whole, parts))
+    np.testing.assert_array_equal(a.nsr, b.nsr)
+    a, b = (json.loads((f / "report" / "results.json").read_text()) for f in (whole, parts))
+    assert a["subnets"] == b["subnets"]
+    assert a["teacher"] == b["teacher"]
+
+
+def _start_two_processes(workdir, cache, *settings):
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        coordinator = f"--coordinator=localhost:{probe.getsockname()[1]}"
+    both = [SMOKE, f"--workdir={workdir}", *settings, coordinator, "--processes=2"]
+    return [
+        start(*both, f"--process={number}", cache=cache, program="distributed") for number in (0, 1)
+    ]
+
+
+def _run_two_processes(workdir, cache, *settings):
+    for process in _start_two_processes(workdir, cache, *settings):
+        output, _ = process.communicate(timeout=600)
+        assert process.returncode == 0, output
+
+
+@pytest.mark.slow
+def test_two_processes_train_the_supernet_like_one(tmp_path, cache):
+    halves = ["--config.supernet.parts=2", "--config.supernet.steps=60"]
+    halves += ["--config.run.per_dispatch=2"]
+    one, two = tmp_path / "one", tmp_path / "two"
+    code, output = run(SMOKE, f"--workdir={one}", *halves, cache=cache)
+    assert code == 0, output
+    code, output = run(SMOKE, f"--workdir={two}", *halves, "--until=teacher", cache=cache)
+    assert code == 0, output
+    assert not (two / "supernet").exists()
+
+    # A stop of one of them stops both at the same step.
+    processes = _start_two_processes(two, cache, *halves)
+    while not any(stage == "supernet" and step > 3 for stage, step in last_metrics(two)):
+        assert all(process.poll() is None for process in processes)
+        time.sleep(0.1)
+    processes[1].send_signal(signal.SIGTERM)
+    told = [process.communicate(timeout=120)[0].splitlines()[-1] for process in processes]
+    assert [process.returncode for process in processes] == [143, 143]
+    assert told[0] == told[1]
+    assert re.match(r"error: stopped by SIGTERM at step \d+ of supernet;", told[0])
+
+    # Of one that is killed, the other tells in a line and ends.
+    processes = _start_two_processes(two, cache, *halves)
+    while max(step for stage, step in last_metrics(two) if stage == "supernet") < 30:
+        assert all(process.poll() is None for process in processes)
+        time.sleep(0.1)
+    processes[1].kill()
+    (output, _), _ = [process.communicate(timeout=120) for process in processes]
+    assert processes[0].returncode == 4, output
+    assert output.splitlines()[-1].startswith("error: a process is gone or failed (")
+    assert output.splitlines()[-1].endswith("; start all again")
+
+    _run_two_processes(two, cache, *halves)
+    of_one, of_two = (last_metrics(folder) for folder in (one, two))
+    for place, values in of_two.items():
+        for name in values.keys() - {"stage", "step"}:
+            value = values[name]
+            assert value == pytest.approx(of_one[place][name], rel=1e-5), (place, name)
+    assert {stage for stage, _ in of_two} == {"teacher", "supernet"}
+    a, b = (table.load(folder / "lut" / "lut.npz") for folder in (one, two))
+    np.testing.assert_allclose(a.nsr, b.nsr, rtol=1e-4)
+    code, output = run(SMOKE, f"--workdir={two}", *halves, cache=cache)
+    assert code == 0, output
+
+
+@pytest.mark.slow
+def test_the_tools_go_on_from_a_run(finished, tmp_path, cache):
+    workdir = tmp_path / "run"
+    shutil.copytree(finished[0], workdir)
+    before = (workdir / "lut" / "lut.npz").read_bytes()
+    for stage in ("lut", "search", "retrain", "report"):
+        shutil.rmtree(workdir / stage)
+    _run_two_processes(workdir, cache)
+    assert (workdir / "lut" / "lut.npz").read_bytes() == before
+
+    code, output = run(f"--workdir={workdir}", cache=cache, program="enough_images")
+    assert code == 0, output
+    assert (workdir / "lut" / "enough_images.svg").exists()
+    code, output = run(SMOKE, f"--workdir={workdir}", cache=cache, program="policies")
+    assert code == 0, output
+    assert "4, 6, 8 per layer" in output
