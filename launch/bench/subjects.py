@@ -4,6 +4,7 @@
     python launch/bench/main.py distill --json distill.json
     python launch/bench/main.py front --json front.json
     python launch/bench/main.py haq --json haq.json
+    python launch/bench/main.py hqnas --json hqnas.json
 
 The comparison with torch needs pip install -e '.[bench]'.
 """
@@ -14,11 +15,12 @@ import json
 import distill
 import front
 import haq
+import hqnas
 import lut
 from qnas_jax.run import parallel, paths
 
 HELP = argparse.RawDescriptionHelpFormatter  # keeps the lines of docstrings
-SUBJECTS = {"lut": lut, "distill": distill, "front": front, "haq": haq}
+SUBJECTS = {"lut": lut, "distill": distill, "front": front, "haq": haq, "hqnas": hqnas}
 
 
 def main() -> None:

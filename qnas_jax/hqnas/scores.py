@@ -1,5 +1,6 @@
 """How good subnets are with the shared weights: their accuracy, and the loss of the search."""
 
+import functools
 import itertools
 from collections.abc import Callable
 
@@ -53,9 +54,8 @@ def imitations(begun: Begun, params: PyTree, count: int) -> Losses:
     per_pass = count // -(-count // begun.config.hqnas.images_per_pass)
     passes = [range(at, at + per_pass) for at in range(0, count - per_pass + 1, per_pass)]
     images = [jnp.asarray(stacked(begun.held_out, places).images) for places in passes]
-    targets = [
-        learn.outputs(network, {"params": params}, each, jax.random.key(0)) for each in images
-    ]
+    widest = jax.jit(functools.partial(learn.outputs, network))
+    targets = [widest({"params": params}, each, jax.random.key(0)) for each in images]
     read = jax.jit(begun.quantize)
 
     def losses(subnets: np.ndarray) -> np.ndarray:

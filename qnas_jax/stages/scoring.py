@@ -225,7 +225,7 @@ def remembering(evaluate: Evaluate, file: pathlib.Path, title: str, at_once: int
                 if len(new) >= MANY:
                     progress.show(min(start + at_once, len(new)))
         finally:  # also where the run is stopped
-            if time.monotonic() - begin > WORTH_SECONDS:
+            if known and time.monotonic() - begin > WORTH_SECONDS:
                 save()
         found = [known[p.tobytes()] for p in policies]
         return Scores(np.array([f[1] for f in found]), np.array([f[2] for f in found]))

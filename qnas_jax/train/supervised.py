@@ -180,6 +180,8 @@ def calibrated(
     def calibrate(variables, images):
         return model.apply(variables, pixels(images), mutable=["quant"])[1]["quant"]
 
+    # Placed like the results of the program; else the second batch would compile it again.
+    quant = jax.device_put(quant, jax.local_devices()[0])
     for images in batches:
         quant = calibrate({**variables, "quant": quant}, images)
     return quant
