@@ -7,7 +7,7 @@ then for 600 under their bitwidths. The sibling of mixed precision has two third
 
     python launch/main.py --config configs/streets_full.py --workdir runs/streets_mixed \\
         --config.space.w_bits="(4, 6, 8)" --config.space.a_bits="(8, 8, 8)" \\
-        --config.search.budgets="(('size_bytes', 676_000),)"
+        --config.search.budgets="(('size_bytes', 676_000.0),)"
 
 Hours on two cores, minutes on a GPU; docs/quantization.md has the figures.
 """
@@ -44,7 +44,7 @@ def get_config() -> config.Config:
         ),
         lut=config.Lut(calibration_images=16, images=32, images_per_pass=32),
         quantize=config.Quantize(images=64),
-        search=config.Search(budgets=(("size_bytes", 760_500),)),
+        search=config.Search(budgets=(("size_bytes", 760_500.0),)),
         retrain=config.Retrain(subnets=1, teacher=True, distill=(("logits", 1.0),), qat_steps=600),
         run=config.Run(save_every=200, log_every=50, eval_batch=10),
     )

@@ -22,10 +22,10 @@ class Resampled:
         Args:
           data: The images.
           frequencies: Names of classes with numbers: how many times as much a label of that class
-            counts as those of the classes that are not named.
+            counts as those of the classes that are not named. Images whose labels count 0 are gone.
 
         Raises:
-          InputError: There is no such class.
+          InputError: There is no such class, or no image is left.
         """
         if not len(data):
             raise InputError("frequencies: there are no images")
@@ -39,6 +39,8 @@ class Resampled:
                 raise InputError(f"frequencies: there is no class {name!r}; there are {known}")
             by_class[data.names.index(name)] = weight
         weights = np.array([_mean(by_class, data[index][1]) for index in range(len(data))])
+        if not weights.any():
+            raise InputError("frequencies: no image is left, as all classes count 0")
         # Alike images stand together, so that each class gets its number, whatever the order is.
         order = np.argsort(weights, kind="stable")
         sums = np.cumsum(weights[order])

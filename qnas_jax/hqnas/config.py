@@ -124,7 +124,8 @@ class Adapt:
     # Shifted images, see data.corruptions; the shared weights learn on them for `steps`, and so do
     # the logits, which begin in the order that they have.
     corruptions: tuple[tuple[str, float], ...] = ()
-    # Shifted classes, see data.frequencies; with or without corruptions, and learned as they are.
+    # Shifted classes, in place of data.frequencies; with or without corruptions, and learned as
+    # they are. A class that had 0 there is a new one.
     frequencies: tuple[tuple[str, float], ...] = ()
     steps: int = 60
     neighbours: int = 0  # as hqnas.neighbours: better, and it takes longer than the rest
@@ -152,7 +153,7 @@ class Adapt:
             raise InputError(f"adapt.prices and shifted images: {rule}")
         checks.bounds("adapt.prices", self.prices, tuple(COSTS))
         check_corruptions("adapt.corruptions", self.corruptions)
-        checks.bounds("adapt.frequencies", self.frequencies, ())
+        checks.bounds("adapt.frequencies", self.frequencies, (), zero=True)
         checks.at_least("adapt.steps", self.steps, 1)
         checks.at_least("adapt.neighbours", self.neighbours, 0)
         checks.at_least("adapt.final_steps", self.final_steps, -1)

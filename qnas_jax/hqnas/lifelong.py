@@ -25,8 +25,8 @@ from qnas_jax.hqnas.relax import Costs
 from qnas_jax.hqnas.results import Row, write_results
 from qnas_jax.hqnas.searching import Phase
 from qnas_jax.run.stage import Stage, hash_of, is_finished
+from qnas_jax.stages import beginning, fit, policies, sources
 from qnas_jax.stages import export as export_stage
-from qnas_jax.stages import fit, policies
 from qnas_jax.train import checkpoint
 
 logger = logging.getLogger(__name__)
@@ -177,7 +177,13 @@ def _limits_on(begun: Begun) -> dict[str, float]:
 
 def _shifted(begun: Begun) -> Begun:
     """The run with shifted images."""
-    wanted, problem = begun.config.adapt, begun.problem
+    wanted, problem, held_out = begun.config.adapt, begun.problem, begun.held_out
+    if wanted.frequencies and begun.config.data.frequencies:
+        # Classes that the search did not see are in none of its images.
+        data = dataclasses.replace(begun.config.data, frequencies=())
+        train, val = (sources.opened(data, split) for split in ("train", "val"))
+        problem = problem._replace(train=train, val=val)
+        problem, held_out = beginning.held_out(problem, begun.config.hqnas.score_images)
 
     def shifted(data: Dataset) -> Dataset:
         if wanted.frequencies:
@@ -186,7 +192,7 @@ def _shifted(begun: Begun) -> Begun:
         return Corrupted(data, wanted.corruptions)
 
     problem = problem._replace(train=shifted(problem.train), val=shifted(problem.val))
-    return begun._replace(problem=problem, held_out=shifted(begun.held_out))
+    return begun._replace(problem=problem, held_out=shifted(held_out))
 
 
 def _limits(moved: Begun, begun: Begun, given: Config) -> tuple[dict[str, Costs], dict[str, Any]]:

@@ -83,13 +83,14 @@ def distinct(name: str, values: tuple) -> None:
         raise InputError(f"{name}={values}: each only once")
 
 
-def bounds(name: str, pairs: tuple, keys: tuple[str, ...]) -> None:
+def bounds(name: str, pairs: tuple, keys: tuple[str, ...], zero: bool = False) -> None:
     """The value is pairs of a key and a number above 0, no key twice; there may be none.
 
     Args:
       name: Of the setting.
       pairs: Its value.
       keys: Those that are allowed; with none, any name.
+      zero: Whether the number may be 0, too.
     """
     for pair in pairs:
         if not isinstance(pair, (tuple, list)) or len(pair) != 2:
@@ -101,8 +102,9 @@ def bounds(name: str, pairs: tuple, keys: tuple[str, ...]) -> None:
             raise InputError(f"{name}={pairs}: {key!r} must be a name")
         if keys and key not in keys:
             raise InputError(f"{name}={pairs}: {key!r} must be among {keys}")
-        if not (_is(bound, float) and bound > 0):
-            raise InputError(f"{name}={pairs}: {key!r} must have a number above 0")
+        if not (_is(bound, float) and (bound > 0 or (zero and bound == 0))):
+            rule = "of at least 0" if zero else "above 0"
+            raise InputError(f"{name}={pairs}: {key!r} must have a number {rule}")
     if len({key for key, _ in pairs}) < len(pairs):
         raise InputError(f"{name}={pairs}: each name only once")
 

@@ -45,7 +45,7 @@ class Data:
     seed: int = 0  # of rendered images
     # What shifts them, with a strength in (0, 1]: (("dark", 0.5),). See data/corruptions.py.
     corruptions: tuple[tuple[str, float], ...] = ()
-    # Classes that count more or less than the others: (("car", 4.0), ("bus", 0.2)).
+    # Classes that count more or less than the others, or not at all: (("car", 4.0), ("bus", 0.0)).
     frequencies: tuple[tuple[str, float], ...] = ()
     threads: int = 4  # threads that make training batches
     cache_mb: int = 512  # memory for read images of each split; the others are read again
@@ -62,7 +62,7 @@ class Data:
         for name, value in {**least, "seed": 0, "threads": 1, "cache_mb": 0}.items():
             checks.at_least(f"data.{name}", getattr(self, name), value)
         check_corruptions("data.corruptions", self.corruptions)
-        checks.bounds("data.frequencies", self.frequencies, ())
+        checks.bounds("data.frequencies", self.frequencies, (), zero=True)
 
 
 def check_corruptions(name: str, pairs: tuple[tuple[str, float], ...]) -> None:

@@ -42,6 +42,12 @@ def test_a_class_is_as_much_more_frequent_as_it_is_said(objects):
 def test_a_rare_class_goes(objects):
     assert counts(objects)["bus"] > 5
     assert counts(Resampled(objects, (("bus", 0.01),)))["bus"] <= 1
+    assert counts(Resampled(objects, (("bus", 0.0), ("car", 0.0)))).keys().isdisjoint({"bus", "car"})
+
+
+def test_some_image_must_be_left(objects):
+    with pytest.raises(InputError, match="no image is left"):
+        Resampled(objects, tuple((name, 0.0) for name in objects.names))
 
 
 def test_an_image_counts_by_the_pixels_of_a_class():
@@ -78,7 +84,7 @@ def test_what_cannot_be_used_is_refused(objects):
     with pytest.raises(InputError, match=r"there is no class 'cow'; there are .*car"):
         Resampled(objects, (("cow", 2.0),))
     for wrong, message in (
-        ((("car", 0.0),), "'car' must have a number above 0"),
+        ((("car", -1.0),), "'car' must have a number of at least 0"),
         ((("car", 0.5), ("car", 2.0)), "each name only once"),
     ):
         data = config.Data(train_images=1, val_images=1, frequencies=wrong)

@@ -36,7 +36,7 @@ ADAPTATIONS = [
     ({"prices": (("latency_ms", 0.5),), "budget": 0.5}, "has no adapt.budget"),
     ({"prices": (("latency_ms", 0.5),), "frequencies": (("car", 2.0),)}, "not together"),
     ({"corruptions": (("rain", 0.5),)}, "'rain' must be among"),
-    ({"frequencies": (("car", -1.0),)}, "'car' must have a number above 0"),
+    ({"frequencies": (("car", -1.0),)}, "'car' must have a number of at least 0"),
     ({"steps": 0}, "adapt.steps=0: must be at least 1"),
     ({"neighbours": -1}, "adapt.neighbours=-1: must be at least 0"),
 ]

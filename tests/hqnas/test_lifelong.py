@@ -6,7 +6,7 @@ import pytest
 
 import small_hqnas
 from qnas_jax.errors import InputError
-from qnas_jax.hqnas import lifelong, pipeline
+from qnas_jax.hqnas import experiment, lifelong, pipeline
 from qnas_jax.hqnas.config import Adapt
 
 DARK = (("dark", 0.5),)
@@ -75,6 +75,30 @@ def test_shared_weights_learn_where_classes_are_as_frequent_as_elsewhere(finishe
     assert 0 <= new["unadapted_accuracy"] <= 100
     with pytest.raises(InputError, match="there is no class 'cow'"):
         lifelong.run(with_adapt(frequencies=(("cow", 9.0),)), workdir, "cows")
+
+
+@pytest.mark.slow
+def test_a_class_that_the_search_did_not_see_is_learned(tmp_path):
+    def without_bus(**adapt):
+        given = with_adapt(**adapt)
+        given.data.frequencies = (("bus", 0.0),)
+        return given
+
+    pipeline.run(without_bus(), tmp_path)
+    given = without_bus(frequencies=(("bus", 1.0),), steps=3)
+    begun = experiment.begin(given, tmp_path)
+    moved = lifelong._shifted(begun)
+    bus = begun.problem.train.names.index("bus")
+    for old, new in (
+        (begun.problem.train, moved.problem.train),
+        (begun.problem.val, moved.problem.val),
+        (begun.held_out, moved.held_out),
+    ):
+        assert len(old) == len(new)
+        assert all(old[i][1] != bus for i in range(len(old)))
+    assert any(moved.problem.train[i][1] == bus for i in range(len(moved.problem.train)))
+    record = lifelong.run(given, tmp_path, "buses")["records"][-1]
+    assert 0 <= record["unadapted_accuracy"] <= 100
 
 
 @pytest.mark.slow
