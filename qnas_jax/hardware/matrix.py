@@ -88,19 +88,21 @@ def fixed_costs(
     Args:
       target: The device.
       parts: The convolutions of each part, by its name in tables of measurements: "stem" (from
-        the image to the first block) and "head" (after the last block). All are at `FIXED_BITS`.
+        the image to the first block) and "head" (after the last block). All are at `FIXED_BITS`,
+        or at the most that the target runs.
 
     Raises:
       InputError: A part was not measured on the target.
     """
     fixed = tuple(given(name, convs) for name, convs in parts.items())
-    found = cost_matrix(target, fixed, [(FIXED_BITS, FIXED_BITS)])
+    w_bits = min(FIXED_BITS, target.most_w_bits)
+    found = cost_matrix(target, fixed, [(w_bits, FIXED_BITS)])
     for number, (part,) in enumerate(fixed):
         if not all(np.isfinite(values[number]).all() for values in found.values()):
             height, width = part.shape
             raise InputError(
                 f"target {target.name!r}: nothing was measured for {part.place}, "
-                f"{height} x {width}, w{FIXED_BITS}a{FIXED_BITS}"
+                f"{height} x {width}, w{w_bits}a{FIXED_BITS}"
             )
     return {
         name: dict(zip(parts, map(COSTS[name].kind, values[:, 0, 0].tolist()), strict=True))

@@ -18,7 +18,7 @@ import numpy as np
 from qnas_jax.errors import InputError
 from qnas_jax.hardware import cost, devices
 from qnas_jax.hardware.candidates import Candidate
-from qnas_jax.space import Bits, Conv
+from qnas_jax.space import MOST_BITS, Bits, Conv
 
 FIXED_BITS = 8  # of all that is not searched: the stem, the first group, the head
 GRANULARITIES = ("network", "block", "layer")  # what may have bitwidths of its own
@@ -41,6 +41,7 @@ class Target:
       bits: Pairs of weights' and activations' bitwidths that it runs.
       granularity: The smallest part with bitwidths of its own, one of `GRANULARITIES`.
       per_channel: Whether weights may have a scale for each output channel.
+      most_w_bits: The most bits of weights that it runs in any layer, searched or not.
       costs: The known ones of `space.COSTS`, by name; the size needs no target.
     """
 
@@ -50,6 +51,7 @@ class Target:
     bits: tuple[Bits, ...] = ()
     granularity: str = "layer"
     per_channel: bool = True
+    most_w_bits: int = MOST_BITS
     costs: Mapping[str, CandidateCost] = dataclasses.field(default_factory=dict)
 
 
@@ -62,15 +64,16 @@ class Choices(NamedTuple):
 
 
 def runnable(target: Target, wanted: Choices) -> Choices:
-    """The choices that a target runs, in their order.
+    """The choices that a target runs, in their order; weights of too many bits get fewer.
 
     Raises:
       InputError: It runs none of the kernels, of the expansions or of the bitwidths.
     """
+    bits = tuple(dict.fromkeys((min(w, target.most_w_bits), a) for w, a in wanted.bits))
     return Choices(
         _kept(target, "kernels", wanted.kernels),
         _kept(target, "expansions", wanted.expansions),
-        _kept(target, "bits", wanted.bits),
+        _kept(target, "bits", bits),
     )
 
 
@@ -112,6 +115,22 @@ def check_granularity(target: Target, bits: Sequence[Bits], bits_per: str) -> No
         )
 
 
+def check_w_bits(target: Target, what: str, bits: Sequence[int]) -> None:
+    """Refuses bitwidths of weights that the target does not run.
+
+    Args:
+      target: The device.
+      what: What has them, such as a setting.
+      bits: The bitwidths.
+
+    Raises:
+      InputError: One has too many bits.
+    """
+    if max(bits) > target.most_w_bits:
+        rule = f"weights have at most {target.most_w_bits} bits there, and {what} has {max(bits)}"
+        raise InputError(f"hardware.target={target.name!r}: {rule}")
+
+
 def check_knows(target: Target, costs: Sequence[str]) -> None:
     """Refuses costs that are not known for the target.
 
@@ -143,6 +162,8 @@ def _summed(device: Any, model: ConvCost, candidate: Candidate, w_bits, a_bits):
 NONE = Target("none")  # no device in mind: all is run, and only the size is known
 _LATENCY = {"latency_ms": cost.latency_ms}
 _MODELS = (
+    # x86 without VNNI: sums of two products of bytes have 16 bits. 2 * 255 * 63 fits.
+    Target("x86_avx2", most_w_bits=7),
     Target("bismo_edge", costs=of_model(devices.BISMO_EDGE, _LATENCY)),
     # Of a batch of 16 images, as it was published.
     Target("bismo_cloud", costs=of_model(devices.BISMO_CLOUD, _LATENCY)),

@@ -14,8 +14,9 @@ from jaxtyping import Array, PyTree
 from qnas_jax import space
 from qnas_jax.data.batching import Dataset, central_crops
 from qnas_jax.errors import InputError
-from qnas_jax.hardware import matrix
+from qnas_jax.hardware import matrix, target
 from qnas_jax.hardware.deployment import Deployment
+from qnas_jax.hardware.target import FIXED_BITS
 from qnas_jax.hqnas import derive, fronts, learn, relax, shared
 from qnas_jax.hqnas.config import Config
 from qnas_jax.hqnas.learn import Network
@@ -78,6 +79,7 @@ def begin(given: Config, workdir: pathlib.Path) -> Begun:
     config, problem, deployed = prepare(given)
     own = config.hqnas
     problem, held_out = beginning.held_out(problem, own.score_images)
+    target.check_w_bits(deployed.target, "hqnas.bits", own.bits)
     costs = costs_of(deployed, problem.space.ops, own.bits)
     for setting, names in (("cost", [own.cost]), ("limits", [name for name, _ in own.limits])):
         for name in set(names) - set(costs):
@@ -229,7 +231,8 @@ def standalone(
     config, image_shape = begun.config, begun.problem.val[0][0].shape
     traced = trace(model, image_shape)
     names = [unit.name for unit in traced.units if unit.conv or unit.has_grid]
-    by_unit = {**dict.fromkeys(names, (8, 8)), **policy.of_subnet(traced, subnet)}
+    fixed = min(FIXED_BITS, begun.deployed.target.most_w_bits), FIXED_BITS
+    by_unit = {**dict.fromkeys(names, fixed), **policy.of_subnet(traced, subnet)}
 
     def rounded(params):
         params = jax.tree.map(lambda leaf: leaf, params)

@@ -63,6 +63,15 @@ def with_policy(quant: PyTree, policy: Policy) -> PyTree:
     return new
 
 
+def with_most_w_bits(quant: PyTree, most: int) -> PyTree:
+    """The `quant` collection in which no weights have more bits than `most`."""
+
+    def capped(path, leaf):
+        return jnp.minimum(leaf, most) if path[-1].key == "w_bits" else leaf
+
+    return jax.tree_util.tree_map_with_path(capped, quant)
+
+
 def of_subnet(traced: Trace, subnet: space.Subnet) -> Policy:
     """The policy of a subnet: the bitwidths of each layer for all units of that layer."""
     sites = {unit.name: unit.site for unit in traced.units}

@@ -132,7 +132,8 @@ def _sizes(
     def table_bytes(column: size.Column) -> int:
         """The bytes of the whole network by a column of the size table."""
         parts = deployed.parts.values()
-        fixed = sum(size.network_bytes(convs, FIXED_BITS, column) for convs in parts)
+        w_bits = min(FIXED_BITS, deployed.target.most_w_bits)
+        fixed = sum(size.network_bytes(convs, w_bits, column) for convs in parts)
         return fixed + size.subnet_bytes(searched.blocks, subnet, column)
 
     stored = functools.partial(size.file_bytes, file_format=runtime.file_format)

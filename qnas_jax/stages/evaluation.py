@@ -129,6 +129,7 @@ def post_trained(
 ) -> tuple[PyTree, PyTree]:
     """Returns the variables and the policy of a network, quantized as `how.quantize` says."""
     shape, images = problem.val[0][0].shape, list(range_images(problem.train, how))
+    quant = policy.with_most_w_bits(quant, how.most_w_bits)
     coded, found = post_training.quantized(
         trained.model, trace(trained.model, shape), variables, quant, images, how.quantize,
         key(how.seed, Purpose.ROUNDING),

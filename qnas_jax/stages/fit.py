@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 import numpy as np
 import optax
 
+from qnas_jax import hardware
 from qnas_jax.data.batching import (
     Augmentation,
     Batch,
@@ -19,24 +20,30 @@ from qnas_jax.errors import InputError
 from qnas_jax.run import config, parallel, recipes
 from qnas_jax.run.log import Metrics
 from qnas_jax.run.stage import Stage
+from qnas_jax.space import MOST_BITS
 from qnas_jax.train import loop, optimizers
 
 State = TypeVar("State")
 
 
 class Training(NamedTuple):
-    """How the networks of a run are trained and evaluated."""
+    """How the networks of a run are trained and evaluated.
+
+    Weights have at most `most_w_bits`, as the target has it.
+    """
 
     seed: int
     data: config.Data
     train: config.Train
     quantize: recipes.Quantize
     run: config.Run
+    most_w_bits: int = MOST_BITS
 
 
 def training(given: config.Config) -> Training:
     """Returns how a config trains whole networks."""
-    return Training(given.seed, given.data, given.train, given.quantize, given.run)
+    most = hardware.named(given.hardware.target).most_w_bits
+    return Training(given.seed, given.data, given.train, given.quantize, given.run, most)
 
 
 def retraining(how: Training, retrain: recipes.Retrain) -> Training:

@@ -14,6 +14,7 @@ from qnas_jax.errors import InputError
 from qnas_jax.nn import init, weights
 from qnas_jax.run import artefacts, config, recipes
 from qnas_jax.run.stage import Stage, begun_with, is_begun, is_finished
+from qnas_jax.space import MOST_BITS
 from qnas_jax.stages import evaluation
 from qnas_jax.stages.evaluation import Trained
 from qnas_jax.stages.experiment import Problem, Purpose, data_mark, key, teacher_subnet
@@ -60,6 +61,8 @@ def _teacher_stage(workdir, problem, how, network, source, given: TrainState | N
         "quantize": how.quantize,
         "seed": how.seed,
     }
+    if how.most_w_bits < MOST_BITS:
+        made_from["most_w_bits"] = how.most_w_bits
     try:
         return Stage(workdir / "teacher", made_from)
     except InputError as error:

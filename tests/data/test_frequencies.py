@@ -42,7 +42,9 @@ def test_a_class_is_as_much_more_frequent_as_it_is_said(objects):
 def test_a_rare_class_goes(objects):
     assert counts(objects)["bus"] > 5
     assert counts(Resampled(objects, (("bus", 0.01),)))["bus"] <= 1
-    assert counts(Resampled(objects, (("bus", 0.0), ("car", 0.0)))).keys().isdisjoint({"bus", "car"})
+    assert (
+        counts(Resampled(objects, (("bus", 0.0), ("car", 0.0)))).keys().isdisjoint({"bus", "car"})
+    )
 
 
 def test_some_image_must_be_left(objects):

@@ -39,6 +39,19 @@ def test_bitwidths_are_chosen_no_more_finely_than_the_target_runs_them(granulari
             target.check_granularity(device, ((8, 8), (4, 4)), bits_per)
 
 
+def test_weights_of_too_many_bits_get_fewer():
+    wanted = WANTED._replace(bits=((8, 8), (7, 8), (4, 8), (8, 4)))
+    found = target.runnable(target.named("x86_avx2"), wanted)
+    assert found.bits == ((7, 8), (4, 8), (7, 4))
+
+
+def test_bitwidths_that_a_system_chooses_itself_are_refused():
+    target.check_w_bits(target.NONE, "hqnas.bits", (2, 8))
+    target.check_w_bits(target.named("x86_avx2"), "hqnas.bits", (2, 7))
+    with pytest.raises(InputError, match="at most 7 bits there, and hqnas"):
+        target.check_w_bits(target.named("x86_avx2"), "hqnas.bits", (2, 8))
+
+
 def test_a_target_without_scales_for_each_channel_is_refused():
     device = target.Target("plain", per_channel=False)
     with pytest.raises(InputError, match="'plain' runs one scale for all weights of a layer"):
