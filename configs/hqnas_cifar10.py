@@ -7,9 +7,9 @@ Chen et al., 2022 (https://arxiv.org/abs/2210.08485) report a good policy after 
 setting is not public. The network is that of `configs/cifar10.py`, trained here, or taken by
 `--config.teacher.checkpoint=runs/cifar10/teacher/checkpoint`.
 
-This config has not run on a GPU yet. By arithmetic: a step is 0.17 TFLOP (the largest op has 113 M
-MACs; it runs twice, forward and backward, for 128 images), and the 44,000 steps of a seed with its
-three budgets are 7.6 PFLOP: a quarter of an hour at 10 TFLOP/s.
+On one NVIDIA H200 a step takes 83 ms (docs/hqnas.md): half an hour for the 20,000 steps of one
+search with its warm-up, 3.0 hours for three seeds of three budgets. The teacher, the scores of the
+derivation and the training of the found networks come to that; as a whole this config has not run.
 """
 
 from qnas_jax.hqnas import config

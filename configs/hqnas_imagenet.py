@@ -6,8 +6,9 @@
 The network is that of `configs/imagenet.py`, whose docstring says how the images get there. Chen et
 al., 2022 (https://arxiv.org/abs/2210.08485) report 1.8 times lower latency at 0.7 points less
 accuracy, in a tenth of the usual GPU time; their setting is not public. The first budget is that
-latency: a teacher of 8 bits, divided by 1.8. This config has not run. By arithmetic, its 80,000
-steps of 1.15 TFLOP are 92 PFLOP: two and a half hours at 10 TFLOP/s.
+latency: a teacher of 8 bits, divided by 1.8. On one NVIDIA H200 a step takes 338 ms
+(docs/hqnas.md), so the 80,000 steps of both budgets 7.5 hours, without the training of the found
+networks. As a whole this config has not run.
 """
 
 from qnas_jax.hqnas import config

@@ -23,10 +23,10 @@ def bench(monkeypatch):
 
 
 def figures(folder, *arguments):
-    """The JSON file of a subject."""
+    """The JSON file of a subject; modules of the tests can be imported by a config."""
     file = folder / "figures.json"
     command = [sys.executable, "launch/bench/main.py", *arguments, "--json", str(file)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return json.loads(file.read_text())
@@ -123,3 +123,21 @@ def test_the_table_is_filled_by_all_four(tmp_path):
     assert found["rows"] == 6
     assert found["max_rel_diff"] < 1e-2
     assert {"ratio_jax_loop", "ratio_torch_loop", "ratio_torch_tree"} <= found.keys()
+
+
+@pytest.mark.slow
+def test_a_step_of_hqnas_is_measured_beside_that_of_a_subnet(tmp_path):
+    config = tmp_path / "small.py"
+    config.write_text("import small_hqnas\n\nget_config = small_hqnas.small\n")
+    begin = time.monotonic()
+    found = figures(tmp_path, "hqnas", f"--config={config}", "--groups=2", "--steps=3")
+    took = time.monotonic() - begin
+    assert (found["batch"], found["steps"]) == (8, 4 + 6)
+    assert found["hours"] == pytest.approx(found["step_s"] * 10 / 3600)
+    # Seconds, not other units: seven steps and the compilations fit into the program's time.
+    for name in ("step", "subnet"):
+        assert found[f"{name}_s"] > 0
+    steps = 7 * (found["step_s"] + found["subnet_s"])
+    assert steps + found["step_compile_s"] + found["subnet_compile_s"] < took
+    # A step of the search holds the activations of one network at a time.
+    assert 1 < found["step_bytes"] / found["subnet_bytes"] < 3
