@@ -9,7 +9,8 @@ then for 600 under their bitwidths. The sibling of mixed precision has two third
         --config.space.w_bits="(4, 6, 8)" --config.space.a_bits="(8, 8, 8)" \\
         --config.search.budgets="(('size_bytes', 676_000.0),)"
 
-Hours on two cores, minutes on a GPU; docs/quantization.md has the figures.
+This config has not run as a whole. By the quickstart's steps it takes two to three hours on two
+cores.
 """
 
 from qnas_jax.bwnas import config
