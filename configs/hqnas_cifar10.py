@@ -7,9 +7,10 @@ Chen et al., 2022 (https://arxiv.org/abs/2210.08485) report a good policy after 
 setting is not public. The network is that of `configs/cifar10.py`, trained here, or taken by
 `--config.teacher.checkpoint=runs/cifar10/teacher/checkpoint`.
 
-On one NVIDIA H200 a step takes 83 ms (docs/hqnas.md): half an hour for the 20,000 steps of one
-search with its warm-up, 3.0 hours for three seeds of three budgets. The teacher, the scores of the
-derivation and the training of the found networks come to that; as a whole this config has not run.
+On one NVIDIA H200 a step takes 83 ms, without the reading of images (docs/hqnas.md): half an hour
+for the 20,000 steps of one search with its warm-up, 3.0 hours for three seeds of three budgets. The
+teacher, the scores of the derivation and the training of the found networks come to that; as a
+whole this config has not run.
 """
 
 from qnas_jax.hqnas import config

@@ -7,8 +7,8 @@ The network is that of `configs/imagenet.py`, whose docstring says how the image
 al., 2022 (https://arxiv.org/abs/2210.08485) report 1.8 times lower latency at 0.7 points less
 accuracy, in a tenth of the usual GPU time; their setting is not public. The first budget is that
 latency: a teacher of 8 bits, divided by 1.8. On one NVIDIA H200 a step takes 338 ms
-(docs/hqnas.md), so the 80,000 steps of both budgets 7.5 hours, without the training of the found
-networks. As a whole this config has not run.
+(docs/hqnas.md), so the 80,000 steps of both budgets 7.5 hours, without the reading of images and
+the training of the found networks. As a whole this config has not run.
 """
 
 from qnas_jax.hqnas import config

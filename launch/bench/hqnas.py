@@ -21,14 +21,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from qnas_jax.data.batching import central_crops
 from qnas_jax.errors import InputError
 from qnas_jax.hqnas import config, experiment, learn, relax, shared
 from qnas_jax.hqnas.learn import Network
 from qnas_jax.nn import init
 from qnas_jax.nn.trace import trace
 from qnas_jax.run import checks, paths
-from qnas_jax.run.config import RENDERED
+from qnas_jax.stages import fit
 from qnas_jax.stages.experiment import prepare
 from qnas_jax.train import loop, optimizers, supervised
 
@@ -51,7 +50,7 @@ class Case(NamedTuple):
       network: The widest network.
       bounds: The cost that is bounded.
       images: uint8[batch, h, w, 3].
-      labels: Their classes.
+      labels: Their classes, or those of their pixels.
     """
 
     network: Network
@@ -100,13 +99,19 @@ def _prepared(given: config.Config) -> Case:
     least = max(
         own.score_images + max(own.batch, own.norm_images, given.quantize.images), own.batch
     )
-    source = given.data.source if given.data.source in RENDERED else "objects"
+    source = "streets" if given.data.source in ("streets", "cityscapes") else "objects"
     given.data = dataclasses.replace(
-        given.data, source=source, root="", name="", train_images=least, val_images=1
+        given.data,
+        source=source,
+        root="",
+        name="",
+        train_images=least,
+        val_images=1,
+        corruptions=(),
+        frequencies=(),
     )
     given, problem, deployed = prepare(given)
-    images = jnp.asarray(central_crops(problem.train, range(own.batch), crop))
-    labels = jnp.stack([jnp.asarray(problem.train[i][1]) for i in range(own.batch)])
+    batch = fit.batches(problem.train, fit.training(given), own.batch)(0)
     model = problem.student(shared.widest(problem.space))
     traced = trace(model, problem.val[0][0].shape)
     described = shared.describe(traced, problem.space, tuple(own.bits))
@@ -115,7 +120,7 @@ def _prepared(given: config.Config) -> Case:
     layers, fixed = experiment.costs_of(deployed, problem.space.ops, own.bits)[own.cost]
     most = fixed + float(layers.max((1, 2, 3)).sum())
     costs = relax.Costs(*(jnp.asarray(x, jnp.float32) for x in (layers, fixed, most)))
-    return Case(network, {own.cost: costs}, images, labels)
+    return Case(network, {own.cost: costs}, jnp.asarray(batch.images), jnp.asarray(batch.labels))
 
 
 def _search(case: Case, own: config.Hqnas, relaxation: str) -> tuple[Callable, Any]:

@@ -68,8 +68,15 @@ def search_front(
 
 
 def with_costs(rows: Table, deployed: Deployment) -> Table:
-    """The table with a column for each cost of the target; see `table.with_costs`."""
-    return table.with_costs(rows, deployed.matrix(rows.ops, rows.bits))
+    """The table with a column for each cost of the target; see `table.with_costs`.
+
+    Raises:
+      InputError: The target runs no row of the table.
+    """
+    found = table.with_costs(rows, deployed.matrix(rows.ops, rows.bits))
+    if np.isfinite(rows.nsr).any() and not np.isfinite(found.nsr).any():
+        raise InputError(f"target {deployed.target.name!r} runs no path of the table")
+    return found
 
 
 def check_budgets(

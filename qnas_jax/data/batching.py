@@ -8,7 +8,7 @@ import collections
 import concurrent.futures
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
@@ -89,9 +89,9 @@ def _resized(array, size, resampling):
 class Part:
     """Some of the images of a data set, in order."""
 
-    def __init__(self, data: Dataset, places: range):
+    def __init__(self, data: Dataset, places: Sequence[int]):
         """The images at these places."""
-        self._data, self._places = data, places
+        self.data, self._places = data, places
         self.names, self.labels_per = data.names, data.labels_per
         self.content, self.check = data.content, data.check
 
@@ -100,7 +100,7 @@ class Part:
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """The image and its label."""
-        return self._data[self._places[index]]
+        return self.data[self._places[index]]
 
 
 class Cached:

@@ -12,6 +12,8 @@ from qnas_jax.metrics import IGNORE
 class Resampled:
     """A data set in which images of some classes are more or less frequent.
 
+    `data` has all images, and `places` those that each image is.
+
     It has as many images as before, in the same order; frequent ones come several times, and rare
     ones may be gone. An image counts as much as its labels do, in the mean over its pixels.
     """
@@ -29,7 +31,7 @@ class Resampled:
         """
         if not len(data):
             raise InputError("frequencies: there are no images")
-        self._data = data
+        self.data = data
         self.names, self.labels_per = data.names, data.labels_per
         self.content, self.check = data.content, data.check
         by_class = np.ones(len(data.names))
@@ -40,19 +42,19 @@ class Resampled:
             by_class[data.names.index(name)] = weight
         weights = np.array([_mean(by_class, data[index][1]) for index in range(len(data))])
         if not weights.any():
-            raise InputError("frequencies: no image is left, as all classes count 0")
+            raise InputError(f"frequencies: all {len(data)} images show only classes that count 0")
         # Alike images stand together, so that each class gets its number, whatever the order is.
         order = np.argsort(weights, kind="stable")
         sums = np.cumsum(weights[order])
         wanted = (np.arange(len(data)) + 0.5) / len(data) * sums[-1]
-        self._places = np.sort(order[np.searchsorted(sums, wanted)])
+        self.places = np.sort(order[np.searchsorted(sums, wanted)])
 
     def __len__(self) -> int:
-        return len(self._data)
+        return len(self.data)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """The image and its label."""
-        return self._data[int(self._places[index])]
+        return self.data[int(self.places[index])]
 
 
 def _mean(by_class: np.ndarray, label: np.ndarray) -> float:

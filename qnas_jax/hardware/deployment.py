@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from qnas_jax.errors import InputError
 from qnas_jax.hardware import candidates, matrix, measured
 from qnas_jax.hardware import target as targets
 from qnas_jax.hardware.candidates import Place
@@ -59,6 +60,9 @@ def device(name: str, table: str, where: Sequence[Place]) -> Target:
       InputError: There is no such target, or the table cannot be used.
     """
     found = targets.named(name)
+    if table and found.most_w_bits < targets.FIXED_BITS:
+        rule = f"not with hardware.target={name!r}, which does not run its stem and head of 8 bits"
+        raise InputError(f"hardware.table={table!r}: {rule}")
     return measured.with_table(found, pathlib.Path(table), where) if table else found
 
 

@@ -39,7 +39,8 @@ def cost_matrix(
     found = {name: np.full(shape, np.nan) for name in ("size_bytes", *target.costs)}
     for number, layer in enumerate(layers):
         for op, candidate in enumerate(layer):
-            found["size_bytes"][number, op] = _size_bytes(candidate, w_bits)
+            sizes = _size_bytes(candidate, w_bits)
+            found["size_bytes"][number, op] = np.where(w_bits <= target.most_w_bits, sizes, np.nan)
             runs = _runs(target, candidate, bits)
             for name, cost in target.costs.items():
                 costs = cost(candidate, w_bits, a_bits)

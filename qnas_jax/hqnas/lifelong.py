@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from qnas_jax import hardware
-from qnas_jax.data.batching import Dataset
+from qnas_jax.data.batching import Dataset, Part
 from qnas_jax.data.corruptions import Corrupted
 from qnas_jax.data.frequencies import Resampled
 from qnas_jax.errors import InputError
@@ -25,8 +25,9 @@ from qnas_jax.hqnas.relax import Costs
 from qnas_jax.hqnas.results import Row, write_results
 from qnas_jax.hqnas.searching import Phase
 from qnas_jax.run.stage import Stage, hash_of, is_finished
-from qnas_jax.stages import beginning, fit, policies, sources
 from qnas_jax.stages import export as export_stage
+from qnas_jax.stages import fit, policies
+from qnas_jax.stages.experiment import Problem
 from qnas_jax.train import checkpoint
 
 logger = logging.getLogger(__name__)
@@ -69,6 +70,8 @@ def run(given: Config, workdir: pathlib.Path, name: str) -> dict[str, Any]:
         "adapt": given.adapt,
         "samples": given.hqnas.samples,
     }
+    if given.adapt.frequencies and given.data.frequencies:
+        made_from["images"] = "all"  # an older version took those of the search
     stage = Stage(workdir / "hqnas" / f"adapted-{name}", made_from)
     stage.begin()
     if given.adapt.shifted:
@@ -138,6 +141,9 @@ def _moved(begun: Begun, share: float) -> Begun:
         target = hardware.named(wanted.target or config.hardware.target)
     except InputError as error:
         raise InputError(str(error).replace("hardware.target", "adapt.target")) from None
+    if target.most_w_bits < max(config.hqnas.bits):
+        rule = f"weights have at most {target.most_w_bits} bits there, hqnas.bits has more"
+        raise InputError(f"adapt.target={target.name!r}: {rule}")
     deployed = begun.deployed if not wanted.target else begun.deployed._replace(target=target)
     config.hardware = dataclasses.replace(config.hardware, target=target.name)
     prices = [name for name, _ in wanted.prices]
@@ -179,11 +185,7 @@ def _shifted(begun: Begun) -> Begun:
     """The run with shifted images."""
     wanted, problem, held_out = begun.config.adapt, begun.problem, begun.held_out
     if wanted.frequencies and begun.config.data.frequencies:
-        # Classes that the search did not see are in none of its images.
-        data = dataclasses.replace(begun.config.data, frequencies=())
-        train, val = (sources.opened(data, split) for split in ("train", "val"))
-        problem = problem._replace(train=train, val=val)
-        problem, held_out = beginning.held_out(problem, begun.config.hqnas.score_images)
+        problem, held_out = _with_all_classes(begun)
 
     def shifted(data: Dataset) -> Dataset:
         if wanted.frequencies:
@@ -193,6 +195,18 @@ def _shifted(begun: Begun) -> Begun:
 
     problem = problem._replace(train=shifted(problem.train), val=shifted(problem.val))
     return begun._replace(problem=problem, held_out=shifted(held_out))
+
+
+def _with_all_classes(begun: Begun) -> tuple[Problem, Part]:
+    """The problem as without `data.frequencies`, and images that no search was trained on."""
+    part, val = begun.problem.train, begun.problem.val
+    assert isinstance(part, Part) and isinstance(part.data, Resampled)
+    assert isinstance(val, Resampled)
+    every, trained = part.data.data, set(part.data.places[: len(part)].tolist())
+    first = len(every) - begun.config.hqnas.score_images
+    held_out = [place for place in range(first, len(every)) if place not in trained]
+    problem = begun.problem._replace(train=Part(every, range(first)), val=val.data)
+    return problem, Part(every, held_out)
 
 
 def _limits(moved: Begun, begun: Begun, given: Config) -> tuple[dict[str, Costs], dict[str, Any]]:

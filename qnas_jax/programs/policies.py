@@ -13,6 +13,7 @@ from qnas_jax.bwnas import adapters, inspection, populate_table, search_front, t
 from qnas_jax.bwnas.config import Config, Search
 from qnas_jax.errors import InputError
 from qnas_jax.hardware.deployment import Deployment
+from qnas_jax.hardware.target import check_w_bits
 from qnas_jax.report import figures
 from qnas_jax.run import artefacts, cli, disk, platform
 from qnas_jax.search import front
@@ -75,6 +76,7 @@ def _configs(config: Config, problem: Problem, deployed: Deployment) -> dict[str
         changed.space.bits_per = bits_per
         changed.search = Search(costs=changed.search.costs, epsilon=changed.search.epsilon)
         try:
+            check_w_bits(deployed.target, name, w_bits)
             changed.space = for_target(changed.space, deployed.target)
             inspection.check_target(changed, problem.space, deployed)
             found[name] = changed

@@ -167,7 +167,7 @@ def for_target(chosen: config.Space, device: targets.Target) -> config.Space:
     found = targets.runnable(device, wanted)
     for name, before, left in zip(wanted._fields, wanted, found, strict=True):
         if before != left:
-            logger.info("target %s: of the %s %s it runs %s", device.name, name, before, left)
+            logger.info("target %s: %s %s instead of %s", device.name, name, left, before)
     targets.check_granularity(device, found.bits, chosen.bits_per)
     w_bits, a_bits = zip(*found.bits, strict=True)
     return dataclasses.replace(

@@ -66,6 +66,8 @@ def _teacher_stage(workdir, problem, how, network, source, given: TrainState | N
     try:
         return Stage(workdir / "teacher", made_from)
     except InputError as error:
+        if "(most_w_bits: " in str(error):
+            raise InputError(f"{error}; most_w_bits is that of hardware.target") from None
         if "(data.content: " not in str(error):
             raise
         raise InputError(

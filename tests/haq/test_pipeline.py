@@ -177,7 +177,7 @@ def test_a_killed_run_resumes_at_an_episode_with_the_same_curve(tmp_path):
         ({"targets": ("bismo_edge:energy_mj",)}, "does not know 'energy_mj'; it knows size_bytes"),
         (
             {"targets": ("toaster:latency_ms",)},
-            "'toaster' is no device; there are none, bismo_edge",
+            "'toaster' is no device; there are none, x86_avx2",
         ),
         ({"targets": ("table:latency_ms",)}, "haq.table=''"),
         ({"network": "mobilenet_v9"}, "haq.network='mobilenet_v9': must be"),

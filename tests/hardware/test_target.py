@@ -1,7 +1,10 @@
+import numpy as np
 import pytest
 
+from qnas_jax import hardware
 from qnas_jax.errors import InputError
-from qnas_jax.hardware import target
+from qnas_jax.hardware import deployment, target
+from qnas_jax.space import Conv
 
 WANTED = target.Choices((3, 5, 7), (3, 6), ((8, 8), (4, 8)))
 
@@ -50,6 +53,19 @@ def test_bitwidths_that_a_system_chooses_itself_are_refused():
     target.check_w_bits(target.named("x86_avx2"), "hqnas.bits", (2, 7))
     with pytest.raises(InputError, match="at most 7 bits there, and hqnas"):
         target.check_w_bits(target.named("x86_avx2"), "hqnas.bits", (2, 8))
+
+
+def test_what_has_too_many_bits_has_no_cost():
+    conv = Conv("conv", 3, 1, 1, 1, 4, 8, 6, 6)
+    layers = [hardware.given("conv", (conv,))]
+    found = hardware.cost_matrix(target.named("x86_avx2"), layers, [(8, 8), (7, 8)])["size_bytes"]
+    assert np.isnan(found[0, 0, 0])
+    assert found[0, 0, 1] == hardware.cost_matrix(target.NONE, layers, [(7, 8)])["size_bytes"]
+
+
+def test_a_table_whose_stem_has_too_many_bits_is_refused():
+    with pytest.raises(InputError, match=r"hardware.table='a.csv': not with .*'x86_avx2'"):
+        deployment.device("x86_avx2", "a.csv", ())
 
 
 def test_a_target_without_scales_for_each_channel_is_refused():
