@@ -103,9 +103,7 @@ def _report(
         sizes = [least.costs[name] for name in front.SIZES] if least else []
         cells = ",".join(map(str, sizes)) or ","
         lines.append(f'"{name}",{seconds[name]:.1f},{len(points)},{points[0].nsr:.6f},{cells}')
-        shown = "    none"
-        if least:
-            shown = f"{sizes[0] / 1e3:8.1f} {sizes[1] / 1e3:11.1f}"
+        shown = f"{sizes[0] / 1e3:8.1f} {sizes[1] / 1e3:11.1f}" if least else "    none"
         print(f"{name:26s} {seconds[name]:7.1f} {len(points):6d} {points[0].nsr:10.4f} {shown}")
     artefacts.write(folder / "fronts.csv", "\n".join(lines) + "\n")
     artefacts.write(folder / "fronts.svg", figures.fronts(fronts))

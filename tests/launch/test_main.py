@@ -122,6 +122,7 @@ def test_a_finished_run_is_exported_for_images_of_another_size(finished, cache, 
     assert told in output.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_a_file_that_loses_too_much_fails_the_run_behind_its_report(finished, cache, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(finished[0], workdir)

@@ -60,7 +60,12 @@ def _against_module(block, ops, bits, rows, size):
 
 
 @pytest.mark.parametrize(
-    "block", [NARROW, DILATED, FIRST_DILATED], ids=["strided", "dilated", "first"]
+    "block",
+    [
+        pytest.param(NARROW, id="strided"),
+        pytest.param(DILATED, id="dilated"),
+        pytest.param(FIRST_DILATED, id="first", marks=pytest.mark.slow),
+    ],
 )
 @pytest.mark.parametrize("bits", [(8, 8), (4, 6)], ids=["w8a8", "w4a6"])
 def test_a_row_is_its_path_evaluated_alone_through_the_module(block, bits):
@@ -93,6 +98,7 @@ def test_a_bitwidth_for_each_layer():
         assert scores[row] == pytest.approx(alone, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_scores_do_not_depend_on_how_many_nodes_run_at_once():
     data = _data(DILATED, (6, 7), images=2)
     built = _tree(reference.random_block(DILATED, OPS), DILATED, (8, 8))
