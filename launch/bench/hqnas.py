@@ -96,9 +96,7 @@ def _prepared(given: config.Config) -> Case:
     """The widest network with random weights, and rendered images."""
     own, crop = given.hqnas, given.train.crop
     given.teacher = dataclasses.replace(given.teacher, checkpoint="")
-    least = max(
-        own.score_images + max(own.batch, own.norm_images, given.quantize.images), own.batch
-    )
+    least = own.score_images + max(own.batch, own.norm_images, given.quantize.images)
     source = "streets" if given.data.source in ("streets", "cityscapes") else "objects"
     given.data = dataclasses.replace(
         given.data,
@@ -150,18 +148,15 @@ def _timed(
 ) -> dict[str, float]:
     """Seconds of a step and of the compilation, and the bytes that a step needs for itself."""
     state = jax.tree.map(jnp.copy, state)  # steps reuse the memory of theirs
-
-    def one(state, number):
-        given = case.images[None], case.labels[None], jnp.arange(number, number + 1)
-        return steps(state, *given)[0]
-
-    constants = steps.args
-    lowered = steps.func.lower(
-        *constants, state, case.images[None], case.labels[None], jnp.arange(1)
-    )
+    batch = case.images[None], case.labels[None]
+    lowered = steps.func.lower(*steps.args, state, *batch, jnp.arange(1))
     begin = time.perf_counter()
     compiled = lowered.compile()
     found = {"compile_s": time.perf_counter() - begin}
+
+    def one(state, number):
+        return compiled(*steps.args, state, *batch, jnp.arange(number, number + 1))[0]
+
     found["bytes"] = float(compiled.memory_analysis().temp_size_in_bytes)
     state = jax.block_until_ready(one(state, 0))
     seconds = []

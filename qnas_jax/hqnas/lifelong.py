@@ -16,6 +16,7 @@ from qnas_jax.data.batching import Dataset, Part
 from qnas_jax.data.corruptions import Corrupted
 from qnas_jax.data.frequencies import Resampled
 from qnas_jax.errors import InputError
+from qnas_jax.hardware.target import check_w_bits
 from qnas_jax.hqnas import adapt, derive, experiment, learn, pipeline, searching, shared
 from qnas_jax.hqnas.config import Config
 from qnas_jax.hqnas.experiment import Begun
@@ -139,11 +140,9 @@ def _moved(begun: Begun, share: float) -> Begun:
     wanted, config = begun.config.adapt, copy.copy(begun.config)
     try:
         target = hardware.named(wanted.target or config.hardware.target)
+        check_w_bits(target, "hqnas.bits", config.hqnas.bits)
     except InputError as error:
         raise InputError(str(error).replace("hardware.target", "adapt.target")) from None
-    if target.most_w_bits < max(config.hqnas.bits):
-        rule = f"weights have at most {target.most_w_bits} bits there, hqnas.bits has more"
-        raise InputError(f"adapt.target={target.name!r}: {rule}")
     deployed = begun.deployed if not wanted.target else begun.deployed._replace(target=target)
     config.hardware = dataclasses.replace(config.hardware, target=target.name)
     prices = [name for name, _ in wanted.prices]

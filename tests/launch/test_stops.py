@@ -115,10 +115,10 @@ def test_two_processes_train_the_supernet_like_one(tmp_path, cache):
         assert all(process.poll() is None for process in processes)
         time.sleep(0.1)
     processes[1].send_signal(signal.SIGTERM)
-    told = [process.communicate(timeout=120)[0].splitlines()[-1] for process in processes]
+    ends = [process.communicate(timeout=120)[0].splitlines()[-1] for process in processes]
     assert [process.returncode for process in processes] == [143, 143]
-    assert told[0] == told[1]
-    assert re.match(r"error: stopped by SIGTERM at step \d+ of supernet;", told[0])
+    assert ends[0] == ends[1]
+    assert re.match(r"error: stopped by SIGTERM at step \d+ of supernet;", ends[0])
 
     # Of one that is killed, the other tells in a line and ends.
     processes = _start_two_processes(two, cache, *halves)
