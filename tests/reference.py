@@ -53,11 +53,15 @@ def path_nsr(params, block, choices, calibration, x, target):
             name = place[-1].key
             return value if name == "range" else jnp.int32(getattr(choice, name))
 
+        own = params[f"layer{layer}"][str(choice.op)]
         variables = {
-            "params": params[f"layer{layer}"][str(choice.op)],
+            "params": own,
             "batch_stats": fresh["batch_stats"],
             "quant": jax.tree_util.tree_map_with_path(bits, fresh["quant"]),
         }
+        for part, leaves in own.items():
+            if "w_range" in leaves:  # one scale for the weights of a layer
+                variables["quant"][part]["w_range"] = leaves["w_range"]
         calibration, found = _calibrated(module, variables, calibration)
         x = _applied(module, {**variables, **found}, x)
     return float(metrics.nsr(x, target, metrics.channel_variance(target)))

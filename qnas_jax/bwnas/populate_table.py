@@ -1,5 +1,6 @@
 """Fills the LUT: scores every path of every block."""
 
+import dataclasses
 import logging
 import pathlib
 import shutil
@@ -10,7 +11,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from qnas_jax.bwnas.config import Kernels, Lut, Space
-from qnas_jax.bwnas.lut import populate, table, workload
+from qnas_jax.bwnas.lut import layer_scales, populate, table, workload
 from qnas_jax.data.batching import central_crops
 from qnas_jax.hardware.deployment import Deployment
 from qnas_jax.kernels import int8
@@ -22,6 +23,8 @@ from qnas_jax.stages.experiment import Problem
 from qnas_jax.train import supervised
 
 logger = logging.getLogger(__name__)
+
+WEIGHTS_PER = "weights_per"  # in `lut.json`: "tensor" if each layer has one scale of weights
 
 
 def populate_table(
@@ -55,6 +58,8 @@ def populate_table(
         begun = begun_with(workdir / "lut", "compute")
         compute = resolve_compute(how, may_compile, begun)
         made_from = _made_from(chosen, how, distilled, compute)
+        if not deployed.target.per_channel:
+            made_from[WEIGHTS_PER] = "tensor"
         stage = Stage(workdir / "lut", made_from, defaults(how))
         if parallel.is_first():
             stage.begin()
@@ -64,6 +69,8 @@ def populate_table(
     parts = table.parts_of(problem.space, chosen.bits, per_layer)
     folder = stage.folder / "partial"
     job = _job(problem, how, crop, parts, variables, params, kernel, folder)
+    if not deployed.target.per_channel:
+        job = dataclasses.replace(job, params=_with_layer_scales(job))
     found = populate.populate(job, how.time_budget_s)
     rows = table.build(found.nsr, problem.space, parts)
     if parallel.is_first():
@@ -139,6 +146,15 @@ def _job(problem, how, crop, parts, variables, params, kernel, folder) -> popula
         ),
         folder=folder,
     )
+
+
+def _with_layer_scales(job: populate.Job) -> list[supernet.Params]:
+    """The supernet in which each convolution has one scale of weights."""
+    maps, searched = job.features(job.calibration), job.searched
+    return [
+        layer_scales.with_ranges(params, block, searched.ops, x)
+        for params, block, x in zip(job.params, searched.blocks, maps[:-1], strict=True)
+    ]
 
 
 def _finish_table(deployed, stage, made_from, job, found, rows) -> None:

@@ -34,7 +34,11 @@ def describe(network: Graph, files: Mapping[str, File]) -> dict[str, Any]:
     """
     tensors = network.tensors()
     layers = [_layer(conv, tensors, files) for conv in network.convs]
-    channels = [layer["out_channels"] for layer in layers if "w_bits" in layer]
+    channels = [
+        layer["out_channels"]
+        for layer in layers
+        if "w_bits" in layer and layer["w_scale_min"] < layer["w_scale_max"]
+    ]
     stored = {
         name: sum(layer["stored_bytes"][name] for layer in layers)
         + size.shared_bytes(channels, file.file_format)
@@ -87,6 +91,7 @@ def _quantized(
     w_bits, w_scale, grid = conv.w_bits, conv.w_scale, conv.out.grid
     assert w_bits is not None and w_scale is not None and grid is not None
     formats = {name: file.file_format for name, file in files.items()}
+    per_channel = bool(np.ptp(w_scale))
     return {
         "w_bits": w_bits,
         "a_bits": grid.bits,
@@ -95,6 +100,8 @@ def _quantized(
         "w_container": {n: f"int{size.container_bits(w_bits, f)}" for n, f in formats.items()},
         "scale": grid.scale,
         "zero_point": grid.zero_point,
-        "size_bytes": int(size.conv_bytes(record, w_bits)),
-        "stored_bytes": {n: int(size.file_bytes(record, w_bits, f)) for n, f in formats.items()},
+        "size_bytes": int(size.conv_bytes(record, w_bits, per_channel)),
+        "stored_bytes": {
+            n: int(size.file_bytes(record, w_bits, f, per_channel)) for n, f in formats.items()
+        },
     }

@@ -19,7 +19,7 @@ from qnas_jax.export import build
 from qnas_jax.export.build import PIXELS, Weights
 from qnas_jax.export.graph import Graph, QParams
 from qnas_jax.kernels import convolution
-from qnas_jax.nn.conv import W_SCALE, ConvBnAct
+from qnas_jax.nn.conv import IDLE_VARIANCE, W_RANGE, W_SCALE, ConvBnAct
 from qnas_jax.nn.policy import at, output_at
 from qnas_jax.nn.trace import Shape, Unit, trace
 from qnas_jax.nn.units import PIXEL_RANGE, Input
@@ -27,9 +27,6 @@ from qnas_jax.quant import affine
 
 # A channel's scale is at least what its bias needs, and what float32 holds.
 MOST_BIAS_CODES, LEAST_SCALE = 2.0**30, 2.0**-64
-# A channel whose output varies less reads only zeros: its norm divides by little else than its
-# epsilon.
-IDLE_VARIANCE = 100 * convolution.NORM_EPSILON
 
 
 def fold(
@@ -73,6 +70,7 @@ class _Kernel(NamedTuple):
     codes: Float[np.ndarray, "k k i o"]  # whole numbers
     scale: Float[np.ndarray, "o"]
     bits: int
+    per_channel: bool  # whether channels have scales of their own once their norms are folded in
 
 
 class _Coded(NamedTuple):
@@ -103,9 +101,8 @@ def _coded(units: Sequence[Unit], params: PyTree, quant: PyTree) -> _Coded:
             grids[unit.name] = affine.asymmetric_grid(leaves["range"], leaves["a_bits"])[:2]
         for name in convs:
             leaves = at(quant, name)
-            kernels[name] = affine.weight_codes(
-                at(params, name)["kernel"], leaves["w_bits"], leaves.get(W_SCALE)
-            )
+            given = leaves["w_bits"], leaves.get(W_SCALE), leaves.get(W_RANGE)
+            kernels[name] = affine.weight_codes(at(params, name)["kernel"], *given)
         return grids, kernels
 
     grids, kernels = jax.device_get(encode(params, quant))
@@ -115,8 +112,9 @@ def _coded(units: Sequence[Unit], params: PyTree, quant: PyTree) -> _Coded:
             for name, (scale, zero_point) in grids.items()
         },
         {
-            name: _Kernel(codes, scale, int(at(quant, name)["w_bits"]))
+            name: _Kernel(codes, scale, int(leaves["w_bits"]), W_RANGE not in leaves)
             for name, (codes, scale) in kernels.items()
+            for leaves in [at(quant, name)]
         },
     )
 
@@ -149,10 +147,10 @@ def _code_weights(
     be many codes of the output. It is then made so fine that the largest weight times one code
     of the input crosses half of the output's grid. Weights beyond that are clipped; they
     only multiply zeros. A channel that its norm almost switches off would need a bias of more
-    than 32 bits, and gets larger steps.
+    than 32 bits, and gets larger steps. With one scale for a layer all channels get the largest.
     """
     assert read is not None and out is not None
-    codes, scale, w_bits = kernels[unit.name]
+    codes, scale, w_bits, per_channel = kernels[unit.name]
     factor, bias = _affine(variables, unit.name)
     idle = _variance(variables, unit.name) < IDLE_VARIANCE
     exact = scale.astype(np.float64) * np.abs(factor)
@@ -160,6 +158,9 @@ def _code_weights(
     q_max = np.abs(codes).max(initial=1)
     most = np.where(idle, out.q_max / 2 / q_max * out.scale / read.scale, np.inf)
     w_scale = np.maximum(np.minimum(exact, most), least).astype(np.float32)
+    if not per_channel:
+        exact = np.full_like(exact, exact.max())
+        w_scale = np.maximum(exact, least.max()).astype(np.float32)
     ratio = np.where(w_scale == exact.astype(np.float32), 1.0, exact / w_scale)
     weights = np.clip(np.rint(codes * np.sign(factor) * ratio), -q_max, q_max)
     bias_codes = np.rint(bias / (read.scale * w_scale.astype(np.float64)))
@@ -193,7 +194,7 @@ def with_bias_codes(variables: PyTree, network: Graph) -> PyTree:
 
     Args:
       variables: `params` and `batch_stats` that the graph was made from; if there is a `quant`
-        with learned scales, it gets those of the graph.
+        with learned scales, or with one for a layer, it gets those of the graph.
       network: The quantized graph.
     """
     params = jax.tree.map(np.asarray, variables["params"])
@@ -210,7 +211,10 @@ def with_bias_codes(variables: PyTree, network: Graph) -> PyTree:
         kept = np.where(factor == 0, 1.0, factor)
         kernel = (conv.weights * (w_scale / kept)).astype(np.float32)
         leaves["kernel"] = np.where(factor == 0, leaves["kernel"], kernel)
-        if W_SCALE in (scales := at(quant, conv.out.name)):
-            new = np.where(factor == 0, scales[W_SCALE], w_scale / np.abs(kept))
-            scales[W_SCALE] = new.astype(np.float32)
+        scales = at(quant, conv.out.name)
+        q_max = 2.0 ** (int(conv.w_bits or 0) - 1) - 1
+        for leaf, steps in ((W_SCALE, 1.0), (W_RANGE, q_max)):
+            if leaf in scales:
+                new = np.where(factor == 0, scales[leaf], steps * w_scale / np.abs(kept))
+                scales[leaf] = new.astype(np.float32)
     return {**variables, "params": params, **({"quant": quant} if quant else {})}

@@ -10,7 +10,7 @@ from qnas_jax import hardware
 from qnas_jax.errors import InputError
 from qnas_jax.haq.env import Layers
 from qnas_jax.hardware import layer_table, size
-from qnas_jax.hardware.target import check_w_bits
+from qnas_jax.hardware.target import check_per_channel, check_w_bits
 from qnas_jax.search import allocation
 from qnas_jax.search.allocation import Choices
 from qnas_jax.space import COSTS, LEAST_BITS, MOST_BITS, Conv
@@ -112,6 +112,7 @@ def cost_of(
             raise InputError(f"haq.targets: {device!r} is no device; there are {known}")
         target = hardware.named(device)
         check_w_bits(target, "a policy of HAQ", (MOST_BITS,))
+        check_per_channel(target, "a network of HAQ")
         if name != "size_bytes" and name not in target.costs:
             known = ", ".join(("size_bytes", *target.costs))
             raise InputError(f"haq.targets: {device!r} does not know {name!r}; it knows {known}")

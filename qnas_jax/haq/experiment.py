@@ -12,7 +12,7 @@ from qnas_jax.haq import blockwise, env, networks
 from qnas_jax.haq.config import Config
 from qnas_jax.haq.costs import Goal, goals
 from qnas_jax.haq.env import Layers
-from qnas_jax.hardware.target import check_w_bits
+from qnas_jax.hardware.target import check_per_channel, check_w_bits
 from qnas_jax.nn import init
 from qnas_jax.nn.trace import Trace
 from qnas_jax.run import paths
@@ -61,6 +61,7 @@ def begin(given: Config, workdir: pathlib.Path) -> Begun:
     given.check()
     config, problem, deployed = prepare(paths.with_homes(given, ("haq.table",)))
     check_w_bits(deployed.target, "a policy of HAQ", (MOST_BITS,))
+    check_per_channel(deployed.target, "a network of HAQ")
     problem, rewards = beginning.held_out(problem, config.haq.reward_images)
     model, subnet = networks.network(config, problem)
     problem = problem._replace(teacher=model)

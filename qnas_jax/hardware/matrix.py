@@ -39,7 +39,7 @@ def cost_matrix(
     found = {name: np.full(shape, np.nan) for name in ("size_bytes", *target.costs)}
     for number, layer in enumerate(layers):
         for op, candidate in enumerate(layer):
-            sizes = _size_bytes(candidate, w_bits)
+            sizes = _size_bytes(candidate, w_bits, target.per_channel)
             found["size_bytes"][number, op] = np.where(w_bits <= target.most_w_bits, sizes, np.nan)
             runs = _runs(target, candidate, bits)
             for name, cost in target.costs.items():
@@ -48,8 +48,8 @@ def cost_matrix(
     return found
 
 
-def _size_bytes(candidate: Candidate, w_bits: np.ndarray):
-    return sum(size.conv_bytes(conv, w_bits) for conv in candidate.convs)
+def _size_bytes(candidate: Candidate, w_bits: np.ndarray, per_channel: bool):
+    return sum(size.conv_bytes(conv, w_bits, per_channel) for conv in candidate.convs)
 
 
 def _runs(target: Target, candidate: Candidate, bits: Sequence[Bits]) -> np.ndarray:

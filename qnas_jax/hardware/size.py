@@ -2,7 +2,7 @@
 
 - Logical bytes (`conv_bytes`, `network_bytes`), which a search compares: weights at their
   bitwidth, each tensor rounded up to whole bytes, and for each output channel a 4-byte scale and a
-  4-byte bias.
+  4-byte bias. A target may have one scale for a layer.
 - File bytes (`file_bytes`, and `shared_bytes` once for a network): the bytes in a file. File
   formats have 4-bit and 8-bit numbers, or only 8-bit ones, so 5 to 7 bits take as much as 8, and 2
   and 3 as much as 4.
@@ -38,7 +38,7 @@ class FileFormat:
     """What an exported file stores in addition to the logical bytes.
 
     Attributes:
-      channel_bytes: Bytes for each output channel.
+      channel_bytes: Bytes for each output channel that has a scale.
       packs: Whether weights of at most 4 bits are stored in pairs.
       zero_point_bytes: Bytes for each output channel that convolutions with the same number of
         channels share.
@@ -54,10 +54,20 @@ ONNX_QDQ = FileFormat(channel_bytes=0, packs=True)
 TFLITE = FileFormat(channel_bytes=SCALE_BYTES, packs=False, zero_point_bytes=8)
 
 
-def conv_bytes(conv: Conv, w_bits) -> Values:
-    """Logical bytes of one convolution at each of the bitwidths (an int or an array)."""
+def conv_bytes(conv: Conv, w_bits, per_channel: bool = True) -> Values:
+    """Logical bytes of one convolution at each of the bitwidths.
+
+    Args:
+      conv: The convolution.
+      w_bits: Bitwidths of weights, an int or an array.
+      per_channel: Whether each output channel has a scale, or all have one.
+    """
     weights = -(-conv.weights * np.asarray(w_bits, np.int64) // 8)
-    return weights + conv.out_channels * (SCALE_BYTES + BIAS_BYTES)
+    return weights + _scales(conv, per_channel) * SCALE_BYTES + conv.out_channels * BIAS_BYTES
+
+
+def _scales(conv: Conv, per_channel: bool) -> int:
+    return conv.out_channels if per_channel else 1
 
 
 def kmeans_bytes(conv: Conv, w_bits) -> Values:
@@ -71,16 +81,17 @@ def kmeans_bytes(conv: Conv, w_bits) -> Values:
     return numbers + FLOAT_BYTES * 2**w_bits + conv.out_channels * BIAS_BYTES
 
 
-def file_bytes(conv: Conv, w_bits, file_format: FileFormat) -> Values:
+def file_bytes(conv: Conv, w_bits, file_format: FileFormat, per_channel: bool = True) -> Values:
     """Bytes of one convolution in a file; with the format given, a `Column`.
 
     Args:
       conv: The convolution.
       w_bits: Bitwidths of weights, an int or an array.
       file_format: `ONNX_QDQ` or `TFLITE`.
+      per_channel: Whether each output channel has a scale, or all have one.
     """
-    stored = conv_bytes(conv, container_bits(w_bits, file_format))
-    return stored + conv.out_channels * file_format.channel_bytes
+    stored = conv_bytes(conv, container_bits(w_bits, file_format), per_channel)
+    return stored + _scales(conv, per_channel) * file_format.channel_bytes
 
 
 def shared_bytes(out_channels: Iterable[int], file_format: FileFormat) -> int:

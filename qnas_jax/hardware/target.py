@@ -40,7 +40,7 @@ class Target:
       expansions: Expansions of inverted residuals that it runs.
       bits: Pairs of weights' and activations' bitwidths that it runs.
       granularity: The smallest part with bitwidths of its own, one of `GRANULARITIES`.
-      per_channel: Whether weights may have a scale for each output channel.
+      per_channel: Whether weights have a scale for each output channel, or one for a layer.
       most_w_bits: The most bits of weights that it runs in any layer, searched or not.
       costs: The known ones of `space.COSTS`, by name; the size needs no target.
     """
@@ -98,11 +98,6 @@ def check_granularity(target: Target, bits: Sequence[Bits], bits_per: str) -> No
     Raises:
       InputError: The target does not run that.
     """
-    if not target.per_channel:
-        raise InputError(
-            f"target {target.name!r} runs one scale for all weights of a layer; "
-            "networks are quantized with one for each output channel: take another target"
-        )
     finer = GRANULARITIES.index(bits_per) > GRANULARITIES.index(target.granularity)
     if len(bits) > 1 and finer:
         if target.granularity == "block":
@@ -128,6 +123,21 @@ def check_w_bits(target: Target, what: str, bits: Sequence[int]) -> None:
     """
     if max(bits) > target.most_w_bits:
         rule = f"weights have at most {target.most_w_bits} bits there, and {what} has {max(bits)}"
+        raise InputError(f"hardware.target={target.name!r}: {rule}")
+
+
+def check_per_channel(target: Target, what: str) -> None:
+    """Refuses a target with one scale for all weights of a layer.
+
+    Args:
+      target: The device.
+      what: What has a scale for each output channel.
+
+    Raises:
+      InputError: The target has one for a layer.
+    """
+    if not target.per_channel:
+        rule = f"has one scale for all weights of a layer, and {what} one for each output channel"
         raise InputError(f"hardware.target={target.name!r}: {rule}")
 
 
@@ -164,6 +174,7 @@ _LATENCY = {"latency_ms": cost.latency_ms}
 _MODELS = (
     # x86 without VNNI: sums of two products of bytes have 16 bits. 2 * 255 * 63 fits.
     Target("x86_avx2", most_w_bits=7),
+    Target("per_tensor", per_channel=False),  # many NPUs
     Target("bismo_edge", costs=of_model(devices.BISMO_EDGE, _LATENCY)),
     # Of a batch of 16 images, as it was published.
     Target("bismo_cloud", costs=of_model(devices.BISMO_CLOUD, _LATENCY)),

@@ -80,6 +80,7 @@ def begin(given: Config, workdir: pathlib.Path) -> Begun:
     own = config.hqnas
     problem, held_out = beginning.held_out(problem, own.score_images)
     target.check_w_bits(deployed.target, "hqnas.bits", own.bits)
+    target.check_per_channel(deployed.target, "a network of HQNAS")
     costs = costs_of(deployed, problem.space.ops, own.bits)
     for setting, names in (("cost", [own.cost]), ("limits", [name for name, _ in own.limits])):
         for name in set(names) - set(costs):

@@ -16,7 +16,7 @@ from qnas_jax.data.batching import Dataset, Part
 from qnas_jax.data.corruptions import Corrupted
 from qnas_jax.data.frequencies import Resampled
 from qnas_jax.errors import InputError
-from qnas_jax.hardware.target import check_w_bits
+from qnas_jax.hardware.target import check_per_channel, check_w_bits
 from qnas_jax.hqnas import adapt, derive, experiment, learn, pipeline, searching, shared
 from qnas_jax.hqnas.config import Config
 from qnas_jax.hqnas.experiment import Begun
@@ -141,6 +141,7 @@ def _moved(begun: Begun, share: float) -> Begun:
     try:
         target = hardware.named(wanted.target or config.hardware.target)
         check_w_bits(target, "hqnas.bits", config.hqnas.bits)
+        check_per_channel(target, "a network of HQNAS")
     except InputError as error:
         raise InputError(str(error).replace("hardware.target", "adapt.target")) from None
     deployed = begun.deployed if not wanted.target else begun.deployed._replace(target=target)

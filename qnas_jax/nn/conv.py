@@ -31,7 +31,13 @@ RELU6 = (0.0, 6.0)
 RELU = (0.0, math.inf)
 LINEAR = (-math.inf, math.inf)
 
-W_SCALE = "w_scale"  # in `quant`: the scale of each output channel, where it was learned
+# Leaves of `quant` that only some policies have, float32[channels].
+W_SCALE = "w_scale"  # the scale of each output channel, where it was learned
+W_RANGE = "w_range"  # the magnitude of the highest code, where it is not that of the channel
+
+# A channel whose output varies less reads only zeros: its norm divides by little else than its
+# epsilon.
+IDLE_VARIANCE = 100 * convolution.NORM_EPSILON
 
 STATISTICS_DECAY = 0.9  # of the running mean and variance, per training step
 
@@ -122,10 +128,10 @@ class ConvBnAct(nn.Module):
         return FakeQuant(name="out")(y) if self.grid else y
 
     def _on_grid(self, w, bits):
-        """Weights on the grid over their range, or on that of learned scales."""
+        """Weights on the grid over their range or a given one, or on that of learned scales."""
         if self.has_variable("quant", W_SCALE):
             return lsq.fake_quant_weight(w, self.get_variable("quant", W_SCALE), bits)
-        return affine.fake_quant_weight(w, bits)
+        return affine.fake_quant_weight(w, bits, self.get_variable("quant", W_RANGE))
 
     def _padded_conv(self, x, w):
         """A dense convolution. What lies around is subtracted first, and so becomes zero."""

@@ -15,6 +15,7 @@ from ml_collections.config_flags.tuple_parser import TupleParser
 
 from qnas_jax.bwnas import config, search_front
 from qnas_jax.bwnas.lut import table
+from qnas_jax.errors import InputError
 from qnas_jax.hardware import deployment
 from qnas_jax.hardware import target as targets
 from qnas_jax.run import paths
@@ -47,6 +48,8 @@ def main() -> None:
     measured = measured and paths.expanded("--table", measured)
     deployed = deployment.read(workdir / "search" / "deployed.json", name, measured)
     targets.check_knows(deployed.target, how.costs)
+    if deployed.target.per_channel != targets.named(run["target"]).per_channel:
+        raise InputError(f"--target={name!r}: the table has weights on other scales: run it anew")
     rows = search_front.with_costs(rows, deployed)
     points = search_front.search(rows, deployed.fixed(), how.costs, how.epsilon)
     _print(front.within(points, budgets)[: _COUNT.value])

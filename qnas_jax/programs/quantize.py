@@ -16,7 +16,7 @@ from absl import flags
 from qnas_jax.bwnas import finished
 from qnas_jax.bwnas.config import Config
 from qnas_jax.errors import InputError
-from qnas_jax.hardware.target import check_w_bits
+from qnas_jax.hardware.target import check_per_channel, check_w_bits
 from qnas_jax.run import artefacts, cli, disk, platform
 from qnas_jax.run.stage import read_json
 from qnas_jax.space import LEAST_BITS, MOST_BITS, Bits
@@ -38,6 +38,9 @@ def main() -> None:
     bits, rows = _checked(_BITS.value, _METHODS.value, config.retrain.qat_steps)
     config, problem, deployed = prepare(config)
     check_w_bits(deployed.target, "--bits", [w_bits for w_bits, _ in bits])
+    for row in rows:
+        if methods.METHODS.get(row, {}).get("norms"):
+            check_per_channel(deployed.target, f"--methods={row}")
     how, file = fit.training(config), workdir / "quantized.json"
     networks = finished.trained(workdir, config, problem, _SUBNETS.value)
     with disk.only_one(workdir):

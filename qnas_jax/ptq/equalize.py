@@ -21,10 +21,10 @@ import jax
 import numpy as np
 from jaxtyping import Float, PyTree
 
-from qnas_jax.kernels.convolution import NORM_EPSILON
 from qnas_jax.nn.conv import ConvBnAct
 from qnas_jax.nn.policy import at
 from qnas_jax.nn.trace import Trace, Unit
+from qnas_jax.ptq.norms import gain
 
 SWEEPS = 20  # over all pairs, at most
 SETTLED = 1e-3  # relative change of a factor at which the sweeps end
@@ -59,12 +59,15 @@ def equalized(
       peaks: The largest output of each channel in float, by the names of the units; see
         `observe.channel_ranges`.
     """
-    params = jax.tree.map(lambda leaf: np.array(leaf, np.float64), variables["params"])
+    params, stats = (
+        jax.tree.map(lambda leaf: np.array(leaf, np.float64), variables[kind])
+        for kind in ("params", "batch_stats")
+    )
     left = {name: np.array(peak, np.float64) for name, peak in peaks.items()}
     for _ in range(SWEEPS):
         largest = 0.0
         for first, second in pairs(traced):
-            factor = _factor(first, second, params, variables["batch_stats"], left[first.name])
+            factor = _factor(first, second, params, stats, left[first.name])
             _scale(first, second, params, factor)
             left[first.name] /= factor
             largest = max(largest, np.abs(np.log(factor)).max(initial=0.0))
@@ -76,8 +79,8 @@ def equalized(
 def _factor(first: Unit, second: Unit, params, stats, peak) -> np.ndarray:
     """By how much each channel between two convolutions is divided."""
     module: Any = first.module
-    r1 = np.abs(at(params, first.name)["kernel"]).max((0, 1, 2)) * _gain(params, stats, first)
-    kernel = np.abs(at(params, second.name)["kernel"]) * _gain(params, stats, second)
+    r1 = np.abs(at(params, first.name)["kernel"]).max((0, 1, 2)) * gain(params, stats, first.name)
+    kernel = np.abs(at(params, second.name)["kernel"]) * gain(params, stats, second.name)
     depthwise = second.module.depthwise  # pyright: ignore
     r2 = kernel.max((0, 1, 2)) if depthwise else kernel.max((0, 1, 3))
     alive = (r1 > 0) & (r2 > 0) & (peak > 0)
@@ -87,15 +90,6 @@ def _factor(first: Unit, second: Unit, params, stats, peak) -> np.ndarray:
         alive &= peak < bound * REACHED
         factor = np.maximum(factor, peak / bound)
     return np.where(alive, np.clip(factor, 1 / MOST, MOST), 1.0)
-
-
-def _gain(params, stats, unit: Unit) -> np.ndarray:
-    """The magnitude by which each output channel of a convolution is multiplied by its norm."""
-    own = at(params, unit.name)
-    if "norm" not in own:
-        return np.ones(own["kernel"].shape[-1])
-    var = np.asarray(at(stats, unit.name)["norm"]["var"], np.float64)
-    return np.abs(own["norm"]["scale"]) / np.sqrt(var + NORM_EPSILON)
 
 
 def _scale(first: Unit, second: Unit, params, factor) -> None:

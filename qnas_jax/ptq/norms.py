@@ -12,9 +12,24 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
+from qnas_jax.kernels.convolution import NORM_EPSILON
 from qnas_jax.nn.conv import ConvBnAct, Norm
 from qnas_jax.nn.policy import at
 from qnas_jax.nn.units import pixels
+
+
+def gain(params: PyTree, stats: PyTree, name: str) -> Any:
+    """Returns the magnitude by which a norm multiplies each output channel, in the given type.
+
+    Args:
+      params: Of the network, NumPy's or JAX's.
+      stats: Its `batch_stats`.
+      name: Of a convolution; without a norm it is multiplied by 1.
+    """
+    own = at(params, name)
+    if "norm" not in own:
+        return np.ones(own["kernel"].shape[-1], own["kernel"].dtype)
+    return abs(own["norm"]["scale"]) / (at(stats, name)["norm"]["var"] + NORM_EPSILON) ** 0.5
 
 
 def settled(model: nn.Module, variables: PyTree, images: Any) -> PyTree:

@@ -17,6 +17,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Key, PyTree
 
+from qnas_jax.nn.conv import W_RANGE
 from qnas_jax.nn.policy import at
 from qnas_jax.nn.trace import IMAGE, Trace, Unit
 from qnas_jax.nn.units import Concat, pixels
@@ -71,10 +72,10 @@ def rounded(
         aim = {kind: at(plain.get(kind, {}), unit.name) for kind in ("params", "batch_stats")}
         floats[unit.name] = _run(unit, aim, floats)
         if unit.conv:
-            bits = at(quant, unit.name)["w_bits"]
+            leaves = at(quant, unit.name)
             found = _fitted(
-                _bare(unit), steps, read, codes[unit.inputs[0]], floats[unit.name], bits,
-                jax.random.fold_in(key, number),
+                _bare(unit), steps, read, codes[unit.inputs[0]], floats[unit.name],
+                leaves["w_bits"], leaves.get(W_RANGE), jax.random.fold_in(key, number),
             )  # fmt: skip
             at(params, unit.name)["kernel"] = kernel = found[0]
             errors[unit.name] = Errors(*map(float, found[1:]))
@@ -104,11 +105,13 @@ def _applied(module, read, inputs) -> Array:
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _fitted(module, steps: int, read, x, y, bits, key) -> tuple[Array, Array, Array]:
+def _fitted(module, steps: int, read, x, y, bits, range_, key) -> tuple[Array, Array, Array]:
     """The kernel on its grid, and the errors of nearest rounding and of this one."""
     w = read["params"]["kernel"]
-    nearest, scale = affine.weight_codes(w, bits)
-    absmax = jnp.max(jnp.abs(w), tuple(range(w.ndim - 1)), keepdims=True)
+    if range_ is None:
+        range_ = jnp.max(jnp.abs(w), tuple(range(w.ndim - 1)))
+    nearest, scale = affine.weight_codes(w, bits, absmax=range_)
+    absmax = affine.over(range_, w)
     most = affine.symmetric_grid(absmax, bits)[1]
     low = jnp.floor(w * affine.over(1 / scale, w))
     # The largest weight of a channel makes its grid, and must stay where it is; so do all zeros.

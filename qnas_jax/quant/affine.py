@@ -6,7 +6,8 @@ retracing them at every call within a network.)
 
 - Activations are asymmetric: codes lie in `[0, 2**bits - 1]`, and zero is exactly on the grid.
 - Weights are symmetric, with a scale per output channel (the last axis): codes lie in
-  `[-(2**(bits-1) - 1), 2**(bits-1) - 1]`, and the zero point is 0.
+  `[-(2**(bits-1) - 1), 2**(bits-1) - 1]`, and the zero point is 0. One scale for a layer with its
+  batch norm is a scale per channel here, see `ptq/per_tensor.py`.
 
 References:
   Jacob et al., 2018, https://arxiv.org/abs/1712.05877, section 2.1.
@@ -147,15 +148,17 @@ def weight_codes(
     w: Float[Array, "*shape channels"],
     bits: Int[Array, ""],
     scale: Float[Array, "channels"] | None = None,
+    absmax: Float[Array, "channels"] | None = None,
 ) -> tuple[Float[Array, "*shape channels"], Float[Array, "channels"]]:
     """Returns the codes of weights and their scales by channel; see `fake_quant_weight`.
 
     Args:
       w: Weights in real units; output channels last.
       bits: Bitwidth in ``[2, 8]``.
-      scale: Of each channel; None: the largest magnitude has the highest code.
+      scale: Of each channel; None: that of `absmax`.
+      absmax: The magnitude of each channel that has the highest code; None: its largest one.
     """
-    own, q_max = symmetric_grid(_absmax(w), bits)
+    own, q_max = symmetric_grid(_absmax(w) if absmax is None else absmax, bits)
     scale = own if scale is None else scale
     return quantize(w, scale, 0.0, -q_max, q_max), scale
 
@@ -176,7 +179,9 @@ def nan_if_any(x, extreme, axes=None):
 
 @jax.jit
 def fake_quant_weight(
-    w: Float[Array, "*shape channels"], bits: Int[Array, ""]
+    w: Float[Array, "*shape channels"],
+    bits: Int[Array, ""],
+    absmax: Float[Array, "channels"] | None = None,
 ) -> Float[Array, "*shape channels"]:
     """Rounds weights to a symmetric grid per output channel (the last axis).
 
@@ -187,9 +192,12 @@ def fake_quant_weight(
     Args:
       w: Weights in real units; output channels last.
       bits: Bitwidth in ``[2, 8]``; an array, so it can be traced and vmapped.
+      absmax: The magnitude of each channel that has the highest code, beyond which weights are
+        clipped; None: its largest one.
 
     Returns:
-      `w` rounded to the grid. The gradient is 1; nothing is clipped.
+      `w` rounded to the grid. The gradient is 1, and 0 where `w` is clipped.
     """
-    scale, q_max = symmetric_grid(jax.lax.stop_gradient(_absmax(w)), bits)
+    absmax = _absmax(w) if absmax is None else absmax
+    scale, q_max = symmetric_grid(jax.lax.stop_gradient(absmax), bits)
     return snap(w, scale, 0.0, -q_max, q_max)

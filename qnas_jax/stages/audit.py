@@ -136,10 +136,11 @@ def _sizes(
         fixed = sum(size.network_bytes(convs, w_bits, column) for convs in parts)
         return fixed + size.subnet_bytes(searched.blocks, subnet, column)
 
-    stored = functools.partial(size.file_bytes, file_format=runtime.file_format)
-    channels = (conv.weights.shape[-1] for conv in network.convs)
+    scales = {"per_channel": deployed.target.per_channel}
+    stored = functools.partial(size.file_bytes, file_format=runtime.file_format, **scales)
+    channels = [conv.weights.shape[-1] for conv in network.convs if scales["per_channel"]]
     return (
-        table_bytes(size.conv_bytes),
+        table_bytes(functools.partial(size.conv_bytes, **scales)),
         describe.describe(network, {})["size_bytes"],
         table_bytes(stored) + size.shared_bytes(channels, runtime.file_format),
         len(runtime.file(network)),

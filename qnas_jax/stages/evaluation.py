@@ -14,7 +14,9 @@ from qnas_jax.errors import InputError
 from qnas_jax.export import fold, simulate, tie_free
 from qnas_jax.hardware import size
 from qnas_jax.nn import init, policy
+from qnas_jax.nn.conv import W_RANGE
 from qnas_jax.nn.trace import Shape, convs, trace
+from qnas_jax.ptq import per_tensor
 from qnas_jax.run import artefacts
 from qnas_jax.run.stage import Stage
 from qnas_jax.stages import post_training
@@ -92,7 +94,12 @@ def network_sizes(model: nn.Module, quant: PyTree, image_shape: Shape) -> dict[s
     """Returns the bytes of a network and of its encoder, quantized and in float, and its MACs."""
     traced, bits = trace(model, image_shape), policy.w_bits(quant)
     found = traced.convs
-    by_conv = {conv.name: int(size.conv_bytes(conv, bits[conv.name])) for conv in found}
+    by_conv = {
+        conv.name: int(
+            size.conv_bytes(conv, bits[conv.name], W_RANGE not in policy.at(quant, conv.name))
+        )
+        for conv in found
+    }
     encoder = sum(by_conv[conv.name] for conv in convs(traced.encoder))
     return {
         "size_bytes": sum(by_conv.values()),
@@ -121,6 +128,9 @@ def _quantized(
             checkpoint.write_arrays(changed, coded)
         checkpoint.write_arrays(file, found)
     coded = checkpoint.read_arrays(changed, variables) if changes else variables
+    if not how.per_channel:
+        traced = trace(trained.model, problem.val[0][0].shape)
+        quant = per_tensor.template(traced, variables["params"], quant)
     return coded, checkpoint.read_arrays(file, quant)
 
 
@@ -132,7 +142,7 @@ def post_trained(
     quant = policy.with_most_w_bits(quant, how.most_w_bits)
     coded, found = post_training.quantized(
         trained.model, trace(trained.model, shape), variables, quant, images, how.quantize,
-        key(how.seed, Purpose.ROUNDING),
+        key(how.seed, Purpose.ROUNDING), how.per_channel,
     )  # fmt: skip
     network = fold.fold(trained.model, coded, found, shape, resize=problem.task.per_pixel)
     return coded, tie_free.with_agreed_sums(network, found)

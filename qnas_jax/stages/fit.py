@@ -29,7 +29,8 @@ State = TypeVar("State")
 class Training(NamedTuple):
     """How the networks of a run are trained and evaluated.
 
-    Weights have at most `most_w_bits`, as the target has it.
+    Weights have at most `most_w_bits`, and a scale for each output channel if `per_channel`, as
+    the target has it.
     """
 
     seed: int
@@ -38,12 +39,14 @@ class Training(NamedTuple):
     quantize: recipes.Quantize
     run: config.Run
     most_w_bits: int = MOST_BITS
+    per_channel: bool = True
 
 
 def training(given: config.Config) -> Training:
     """Returns how a config trains whole networks."""
-    most = hardware.named(given.hardware.target).most_w_bits
-    return Training(given.seed, given.data, given.train, given.quantize, given.run, most)
+    target = hardware.named(given.hardware.target)
+    of_target = target.most_w_bits, target.per_channel
+    return Training(given.seed, given.data, given.train, given.quantize, given.run, *of_target)
 
 
 def retraining(how: Training, retrain: recipes.Retrain) -> Training:

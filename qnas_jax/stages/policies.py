@@ -65,7 +65,7 @@ class UnderPolicy(NamedTuple):
       key: PRNG key of dropout.
       norm_images: Images uint8[n, h, w, 3] of which batch norms take their statistics at the end;
         None: they keep those of the training.
-      norm_steps: Steps in which norms use the batch; then they are at rest. 0: all steps.
+      norm_steps: Steps in which norms use the batch; then they are at rest. None: all steps.
       teacher: What the network learns besides the labels.
       rate_setting: Name of the setting of the learning rate, for errors.
     """
@@ -75,7 +75,7 @@ class UnderPolicy(NamedTuple):
     title: str
     key: Key[Array, ""]
     norm_images: np.ndarray | None = None
-    norm_steps: int = 0
+    norm_steps: int | None = None
     teacher: Teacher | None = None
     rate_setting: str = "final_lr"
 
@@ -138,7 +138,7 @@ def _fitted(workdir, problem, how, trained, start, under: UnderPolicy) -> superv
         return loop.several(step, constant)
 
     steps = steps_of(frozen=False)
-    if under.norm_steps:
+    if under.norm_steps is not None:
         steps = _one_then_other(steps, steps_of(frozen=True), under.norm_steps)
     rate = rate_of(given, given.lr)
     whole = loop.Watched("the network", "loss", rate, under.rate_setting, lambda state: state)

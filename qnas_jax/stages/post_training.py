@@ -10,7 +10,7 @@ from jaxtyping import Array, Key, PyTree
 
 from qnas_jax.nn import policy
 from qnas_jax.nn.trace import Trace
-from qnas_jax.ptq import equalize, norms, observe, ranges, rounding
+from qnas_jax.ptq import equalize, norms, observe, per_tensor, ranges, rounding
 from qnas_jax.quant import calibrate
 from qnas_jax.run import recipes
 from qnas_jax.train import supervised
@@ -32,6 +32,7 @@ def quantized(
     batches: list[np.ndarray],
     how: recipes.Quantize,
     key: Key[Array, ""],
+    per_channel: bool = True,
 ) -> tuple[PyTree, PyTree]:
     """Returns the variables and the policy of the quantized network.
 
@@ -46,6 +47,7 @@ def quantized(
       batches: Images, uint8[n, h, w, 3].
       how: The methods.
       key: PRNG key of adaptive rounding.
+      per_channel: Whether weights have a scale for each output channel, or one for a layer.
     """
     variables = jax.tree.map(jnp.asarray, dict(variables))
     if how.equalize:
@@ -55,7 +57,9 @@ def quantized(
             jnp.asarray, equalize.equalized(traced, variables, peaks)
         )
     plain = dict(variables)
-    if how.weight_ranges != "min_max":
+    if not per_channel:
+        quant = per_tensor.with_ranges(traced, variables, quant, how.weight_ranges)
+    elif how.weight_ranges != "min_max":
         variables["params"] = _clipped(traced, variables["params"], quant, how.weight_ranges)
     quant = _with_ranges(model, traced, variables, quant, batches, how.ranges, plain)
     images = np.concatenate(batches)

@@ -166,11 +166,11 @@ def _train(workdir, problem, how, retrain, aware: Trained, floats, variables, qu
         quant,
         f"qat {aware.stage.folder.name}",
         key(how.seed, Purpose.QAT),
-        norm_steps=retrain.qat_norm_steps,
+        norm_steps=(retrain.qat_norm_steps or None) if how.per_channel else 0,
         teacher=policies.Teacher(distill, floats) if retrain.distill else None,
         rate_setting="retrain.qat_lr",
     )
-    if not retrain.qat_norm_steps:
+    if under.norm_steps is None:
         images = np.concatenate(list(range_images(problem.train, how)))
         under = under._replace(norm_images=images)
     how = how._replace(train=dataclasses.replace(how.train, **recipe))

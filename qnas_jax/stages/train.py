@@ -63,11 +63,14 @@ def _teacher_stage(workdir, problem, how, network, source, given: TrainState | N
     }
     if how.most_w_bits < MOST_BITS:
         made_from["most_w_bits"] = how.most_w_bits
+    if not how.per_channel:
+        made_from["per_channel"] = False
     try:
         return Stage(workdir / "teacher", made_from)
     except InputError as error:
-        if "(most_w_bits: " in str(error):
-            raise InputError(f"{error}; most_w_bits is that of hardware.target") from None
+        for name in ("most_w_bits", "per_channel"):
+            if f"({name}: " in str(error):
+                raise InputError(f"{error}; {name} is that of hardware.target") from None
         if "(data.content: " not in str(error):
             raise
         raise InputError(

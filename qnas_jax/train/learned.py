@@ -4,6 +4,9 @@ The parameters of such a training are `network`, those of the network, and `step
 each grid's points. `quantize` makes of them the variables that the network reads, with the policy
 as data: one program trains every policy of a network, and `vmap` several at once.
 
+Weights have a step for each output channel, or one for a layer whose policy has `w_range` (see
+`ptq/per_tensor.py`). The factors of that layer's norm then stay as they are.
+
 References:
   Esser et al., 2020, https://arxiv.org/abs/1902.08153.
 """
@@ -15,7 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import PyTree
 
 from qnas_jax.nn import policy
-from qnas_jax.nn.conv import W_SCALE
+from qnas_jax.nn.conv import W_RANGE, W_SCALE
 from qnas_jax.nn.fake_quant import LEARNED
 from qnas_jax.nn.trace import Trace
 from qnas_jax.nn.units import Input
@@ -33,16 +36,14 @@ def begin(traced: Trace, params: PyTree, quant: PyTree) -> PyTree:
       quant: Its policy, with ranges.
     """
     params, quant = jax.tree.map(jnp.asarray, (params, quant))
-    steps = {
-        WEIGHTS: {
-            conv.name: affine.weight_codes(
-                policy.at(params, conv.name)["kernel"], policy.at(quant, conv.name)["w_bits"]
-            )[1]
-            for conv in traced.convs
-        },
-        ACTIVATIONS: {name: scale for name, scale, _ in _grids(traced, quant)},
-    }
-    return {"network": params, "steps": steps}
+    weights = {}
+    for conv in traced.convs:
+        leaves = policy.at(quant, conv.name)
+        given = policy.at(params, conv.name)["kernel"], leaves["w_bits"], None, leaves.get(W_RANGE)
+        step = affine.weight_codes(*given)[1]
+        weights[conv.name] = jnp.median(step) if W_RANGE in leaves else step
+    activations = {name: scale for name, scale, _ in _grids(traced, quant)}
+    return {"network": params, "steps": {WEIGHTS: weights, ACTIVATIONS: activations}}
 
 
 def quantize(traced: Trace, params: PyTree, quant: PyTree, rate: float = 1.0) -> PyTree:
@@ -56,13 +57,25 @@ def quantize(traced: Trace, params: PyTree, quant: PyTree, rate: float = 1.0) ->
     """
     new = jax.tree.map(lambda leaf: leaf, quant)
     steps = jax.tree.map(lambda step: lsq.slower(step, rate), params["steps"])
-    for name, scale in steps[WEIGHTS].items():
-        policy.at(new, name)[W_SCALE] = _above_zero(scale)
+    network = jax.tree.map(lambda leaf: leaf, params["network"])
+    for name, step in steps[WEIGHTS].items():
+        leaves, step = policy.at(new, name), _above_zero(step)
+        if W_RANGE in leaves:  # the step of a layer, in proportion to the ranges of its channels
+            ratio = leaves[W_RANGE] / jnp.maximum(jnp.median(leaves[W_RANGE]), 1e-20)
+            step = lsq.slower(step, ratio.size**-0.5) * ratio
+            _hold_norm(policy.at(network, name))
+        leaves[W_SCALE] = step
     for name, _, zero_point in _grids(traced, quant):
         leaves, step = policy.output_at(new, name), _above_zero(steps[ACTIVATIONS][name])
         del leaves["range"]
         leaves[LEARNED] = lsq.range_of(step, zero_point, leaves["a_bits"])
-    return {"params": params["network"], "quant": new}
+    return {"params": network, "quant": new}
+
+
+def _hold_norm(params: PyTree) -> None:
+    """Keeps a norm's factors as they are: with one scale for a layer they cannot change alone."""
+    if "norm" in params:
+        params["norm"]["scale"] = jax.lax.stop_gradient(params["norm"]["scale"])
 
 
 def with_fixed_ranges(quant: PyTree) -> PyTree:

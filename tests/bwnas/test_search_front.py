@@ -164,6 +164,20 @@ def test_a_device_that_runs_no_path_of_a_block_is_refused_before_all_work(
         chip.check_target(chip.prepared(on_chip, tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("section", "setting", "value"), [("quantize", "norms", True), ("retrain", "qat_norm_steps", 2)]
+)
+def test_new_factors_of_norms_are_refused_where_a_layer_has_one_scale(
+    smoke, tmp_path, section, setting, value
+):
+    smoke.hardware.target, smoke.retrain.qat_steps = "per_tensor", 4
+    chip.check_target(chip.prepared(smoke, tmp_path))
+    setattr(getattr(smoke, section), setting, value)
+    match = rf"{section}\.{setting}={value}: .*'per_tensor' has one scale for a layer's weights"
+    with pytest.raises(InputError, match=match):
+        chip.check_target(chip.prepared(smoke, tmp_path))
+
+
 def test_a_table_without_the_stem_is_refused_before_all_work(smoke, tmp_path):
     laid_out = chip.prepared(smoke, tmp_path)
     chip.write_table(tmp_path / "board.csv", laid_out, laid_out.searched.ops)

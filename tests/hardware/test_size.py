@@ -25,6 +25,15 @@ def test_a_convolution_takes_its_packed_weights_and_a_scale_and_a_bias_for_each_
     assert found.tolist() == [int(size.conv_bytes(conv, bits)) for bits in range(2, 9)]
 
 
+def test_one_scale_for_a_layer_is_counted_once():
+    for conv in (DEPTHWISE, DENSE):
+        saved = (conv.out_channels - 1) * 4
+        assert size.conv_bytes(conv, 4) - size.conv_bytes(conv, 4, per_channel=False) == saved
+        for form, scales in ((size.ONNX_QDQ, 1), (size.TFLITE, 2)):  # TFLite stores a bias's scale
+            both = [size.file_bytes(conv, 8, form, per_channel=each) for each in (True, False)]
+            assert both[0] - both[1] == scales * saved
+
+
 def test_a_large_layer_does_not_overflow_the_type_of_its_bitwidths():
     conv = space.Conv("head", 3, 1, 12, 1, 2048, 512, 64, 128)
     expected = 9 * 2048 * 512 * 8 // 8 + 512 * 8

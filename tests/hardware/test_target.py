@@ -68,10 +68,11 @@ def test_a_table_whose_stem_has_too_many_bits_is_refused():
         deployment.device("x86_avx2", "a.csv", ())
 
 
-def test_a_target_without_scales_for_each_channel_is_refused():
-    device = target.Target("plain", per_channel=False)
-    with pytest.raises(InputError, match="'plain' runs one scale for all weights of a layer"):
-        target.check_granularity(device, ((8, 8),), "block")
+def test_what_has_a_scale_for_each_channel_is_refused_where_a_layer_has_one():
+    target.check_per_channel(target.NONE, "a network of HAQ")
+    match = r"hardware.target='per_tensor': has one scale for all weights of a layer, and a network"
+    with pytest.raises(InputError, match=match):
+        target.check_per_channel(target.named("per_tensor"), "a network of HAQ")
 
 
 def test_targets_are_found_by_their_names():

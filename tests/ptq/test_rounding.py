@@ -32,7 +32,7 @@ def test_one_layer_is_rounded_as_brute_force_rounds_it():
         read = {"params": {"kernel": w, "bias": jnp.zeros(1)}, "batch_stats": {}}
         y = layer.apply(read, x)
         found, nearest, adaptive = rounding._fitted(
-            layer, 400, read, x, y, jnp.int32(3), jax.random.key(0)
+            layer, 400, read, x, y, jnp.int32(3), None, jax.random.key(0)
         )
         scale = np.abs(w).max() / 3
         low = np.floor(np.asarray(w).ravel() / scale)

@@ -37,10 +37,10 @@ def fresh(bits):
     return zero
 
 
-def quantized(bits, **settings):
+def quantized(bits, per_channel=True, **settings):
     how = dataclasses.replace(recipes.Quantize(), **settings)
     return post_training.quantized(
-        CASE.model, TRACED, VARIABLES, fresh(bits), IMAGES, how, jax.random.key(0)
+        CASE.model, TRACED, VARIABLES, fresh(bits), IMAGES, how, jax.random.key(0), per_channel
     )
 
 
@@ -73,6 +73,17 @@ def test_all_methods_together_have_far_less_error_at_four_bits():
     graph = fold.fold(CASE.model, *every, small_network.SHAPE, resize=True)
     expected = interpret.run(graph, CASE.images)[graph.out.name]
     np.testing.assert_array_equal(simulate.simulator(graph)(CASE.images), expected[..., 0])
+
+
+@pytest.mark.slow
+def test_with_one_scale_a_layer_the_error_is_larger_and_methods_make_it_smaller():
+    per_tensor = {"per_channel": False, "ranges": "mse"}
+    plain = error(*quantized(4, **per_tensor))
+    assert error(*quantized(4, ranges="mse")) < plain
+    every = quantized(4, **per_tensor, weight_ranges="mse", rounding_steps=60, biases=True)
+    assert error(*every) < 0.8 * plain
+    graph = fold.fold(CASE.model, *every, small_network.SHAPE, resize=True)
+    assert all(np.ptp(conv.w_scale) == 0 for conv in graph.convs)
 
 
 @pytest.mark.parametrize("name", methods.METHODS)

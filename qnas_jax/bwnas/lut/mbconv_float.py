@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int
 
 from qnas_jax import space
 from qnas_jax.kernels import convolution
-from qnas_jax.nn.conv import LINEAR, RELU6
+from qnas_jax.nn.conv import LINEAR, RELU6, W_RANGE
 from qnas_jax.quant import affine
 from qnas_jax.quant.calibrate import FindRange
 
@@ -130,7 +130,7 @@ def weight_codes(
     found: dict, part: str, w_bits: Int[Array, ""]
 ) -> tuple[Float[Array, "... c"], Float[Array, "c"]]:
     """A convolution's weight codes, and the scale of each output channel."""
-    codes, scale = affine.weight_codes(found["kernel"], w_bits)
+    codes, scale = affine.weight_codes(found["kernel"], w_bits, absmax=found.get(W_RANGE))
     return codes[:, :, 0] if part == "depthwise" else codes[0, 0], scale
 
 

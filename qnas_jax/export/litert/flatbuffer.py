@@ -202,7 +202,12 @@ def per_tensor(scale: float, zero_point: int) -> Quantization:
 
 
 def per_channel(scale: np.ndarray, axis: int) -> Quantization:
-    """Returns the quantization of a tensor with a scale per channel and zero points of 0."""
+    """Returns the quantization of a tensor with a scale per channel and zero points of 0.
+
+    If all channels have the same scale, it is that of a tensor with one scale.
+    """
+    if not np.ptp(scale):
+        return per_tensor(float(scale[0]), 0)
     return Quantization(
         scale=scale.astype(np.float32),
         zeroPoint=np.zeros(len(scale), np.int64),

@@ -168,7 +168,9 @@ def _conv(builder: _Builder, conv: graph.ConvNode) -> str:
     else:
         codes = builder.hold(_packed(weights)) if conv.w_bits <= PACKED_BITS else None
         codes = codes or builder.constant(weights)
-        scale = builder.constant(conv.w_scale)
+        # One scale for all channels is a scalar, as runtimes without others need it.
+        own = conv.w_scale if np.ptp(conv.w_scale) else conv.w_scale[0]
+        scale = builder.constant(own)
         bias_scale = builder.node("Mul", [scale, builder.constant(np.float32(read.scale))])
         bias = builder.constant(np.asarray(conv.bias_codes))
         terms = [

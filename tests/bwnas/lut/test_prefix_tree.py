@@ -8,7 +8,7 @@ import pytest
 import cpu
 import reference
 from qnas_jax import metrics, space
-from qnas_jax.bwnas.lut import evaluate, mbconv_float, mbconv_int8, prefix_tree
+from qnas_jax.bwnas.lut import evaluate, layer_scales, mbconv_float, mbconv_int8, prefix_tree
 from qnas_jax.kernels import int8
 from qnas_jax.nn import init, supernet
 from qnas_jax.nn.mbconv import BlockPath
@@ -71,6 +71,21 @@ def _against_module(block, ops, bits, rows, size):
 def test_a_row_is_its_path_evaluated_alone_through_the_module(block, bits):
     rows = np.random.default_rng(0).choice(len(OPS) ** block.depth, 3, replace=False)
     _against_module(block, OPS, bits, rows, (23, 41))
+
+
+@pytest.mark.parametrize("bits", [(8, 8), (4, 6)], ids=["w8a8", "w4a6"])
+def test_a_row_with_one_scale_a_layer_is_its_path_through_the_module(bits):
+    block, data = NARROW, _data(NARROW, (23, 41), images=8)
+    params = layer_scales.with_ranges(reference.random_block(block, OPS), block, OPS, data[0])
+    scores = _scores(_tree(params, block, bits), *data)
+    per_channel = _scores(_tree(reference.random_block(block, OPS), block, bits), *data)
+    for row in (1, 5):
+        choices = reference.choices_of_row(block, OPS, row, *bits)
+        alone = reference.path_nsr(params, block, choices, *data)
+        assert scores[row] == pytest.approx(alone, rel=1e-5)
+    assert np.all(scores != per_channel)
+    exact = _scores(_tree(params, block, bits, kernel=_fast()), *data)
+    np.testing.assert_allclose(exact, scores, rtol=5e-3)
 
 
 @pytest.mark.slow
