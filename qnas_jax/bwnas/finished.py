@@ -1,5 +1,6 @@
 """The trained networks of a finished run, found without training."""
 
+import functools
 import pathlib
 
 from qnas_jax import space
@@ -48,7 +49,8 @@ def trained(
         workdir, teacher, config.space, config.supernet, config.seed
     )
     found = [Trained(teacher, problem.teacher, teacher_subnet(problem.teacher))]
-    by_size = sorted(picked, key=lambda s: size.subnet_bytes(problem.space.blocks, s))
+    column = functools.partial(size.conv_bytes, per_channel=how.per_channel)
+    by_size = sorted(picked, key=lambda s: size.subnet_bytes(problem.space.blocks, s, column))
     for subnet in by_size[:count]:
         text = space.format_subnet(subnet)
         stage = train_stage.subnet_stage(workdir, distilled, text, config.retrain)

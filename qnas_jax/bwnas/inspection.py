@@ -84,21 +84,30 @@ def check_target(config: Config, searched: space.Space, deployed: Deployment) ->
     """
     targets.check_knows(deployed.target, config.search.costs)
     if not deployed.target.per_channel:
-        _check_per_tensor(config)
+        check_per_tensor(config)
     per_layer, budgets = config.space.bits_per == "layer", config.search.budgets
     parts = table.parts_of(searched, config.space.bits, per_layer)
     search_front.check_budgets(searched, parts, deployed, dict(budgets))
 
 
-def _check_per_tensor(config: Config) -> None:
-    """Refuses what gives norms new factors, for which weights need a scale for each channel."""
+def check_per_tensor(config: Config) -> None:
+    """Refuses what gives norms new factors, for which weights need a scale for each channel.
+
+    Raises:
+      InputError: A setting does.
+    """
     for setting, value, way_out in (
-        ("quantize.norms", config.quantize.norms, "set quantize.biases"),
-        ("retrain.qat_norm_steps", config.retrain.qat_norm_steps, "norms are at rest in all steps"),
+        ("quantize.norms", config.quantize.norms, "set quantize.biases instead"),
+        (
+            "retrain.qat_norm_steps",
+            config.retrain.qat_norm_steps,
+            "set it to 0, with which norms are at rest in all steps",
+        ),
     ):
         if value:
-            rule = f"hardware.target={config.hardware.target!r} has one scale for a layer's weights"
-            raise InputError(f"{setting}={value}: {rule}, which fixes the norms: {way_out}")
+            rule = f"target {config.hardware.target!r} has one scale for all weights of a layer"
+            so = "so the factors of its norm cannot change alone"
+            raise InputError(f"{setting}={value}: {rule}, {so}; {way_out}")
 
 
 def check_norms(config: Config, problem: Problem) -> None:

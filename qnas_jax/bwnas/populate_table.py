@@ -72,7 +72,7 @@ def populate_table(
     if not deployed.target.per_channel:
         job = dataclasses.replace(job, params=_with_layer_scales(job))
     found = populate.populate(job, how.time_budget_s)
-    rows = table.build(found.nsr, problem.space, parts)
+    rows = table.build(found.nsr, problem.space, parts, deployed.target.per_channel)
     if parallel.is_first():
         _finish_table(deployed, stage, made_from, job, found, rows)
     parallel.wait_for_all("table")

@@ -2,7 +2,8 @@
 
 Folding multiplies each output channel by the factor of its norm. Weights are quantized per
 channel, so the factor goes into the channel's scale and the codes stay. A negative factor
-changes the signs of the codes, which a symmetric grid allows.
+changes the signs of the codes, which a symmetric grid allows. With one scale for a layer
+(`ptq/per_tensor.py`) the ranges of its channels are such that all get the same scale here.
 """
 
 import functools
@@ -19,7 +20,7 @@ from qnas_jax.export import build
 from qnas_jax.export.build import PIXELS, Weights
 from qnas_jax.export.graph import Graph, QParams
 from qnas_jax.kernels import convolution
-from qnas_jax.nn.conv import IDLE_VARIANCE, W_RANGE, W_SCALE, ConvBnAct
+from qnas_jax.nn.conv import W_RANGE, W_SCALE, ConvBnAct
 from qnas_jax.nn.policy import at, output_at
 from qnas_jax.nn.trace import Shape, Unit, trace
 from qnas_jax.nn.units import PIXEL_RANGE, Input
@@ -27,6 +28,9 @@ from qnas_jax.quant import affine
 
 # A channel's scale is at least what its bias needs, and what float32 holds.
 MOST_BIAS_CODES, LEAST_SCALE = 2.0**30, 2.0**-64
+# A channel whose output varies less reads only zeros: its norm divides by little else than its
+# epsilon.
+IDLE_VARIANCE = 100 * convolution.NORM_EPSILON
 
 
 def fold(

@@ -111,8 +111,11 @@ def cost_of(
             known = ", ".join((*hardware.TARGETS, TABLE))
             raise InputError(f"haq.targets: {device!r} is no device; there are {known}")
         target = hardware.named(device)
-        check_w_bits(target, "a policy of HAQ", (MOST_BITS,))
-        check_per_channel(target, "a network of HAQ")
+        try:
+            check_w_bits(target, "a policy of HAQ", (MOST_BITS,))
+            check_per_channel(target, "a network of HAQ")
+        except InputError as error:
+            raise InputError(str(error).replace("hardware.target", "haq.targets")) from None
         if name != "size_bytes" and name not in target.costs:
             known = ", ".join(("size_bytes", *target.costs))
             raise InputError(f"haq.targets: {device!r} does not know {name!r}; it knows {known}")

@@ -137,8 +137,8 @@ def check_per_channel(target: Target, what: str) -> None:
       InputError: The target has one for a layer.
     """
     if not target.per_channel:
-        rule = f"has one scale for all weights of a layer, and {what} one for each output channel"
-        raise InputError(f"hardware.target={target.name!r}: {rule}")
+        rule = f"has one scale for all weights of a layer, but {what} one for each output channel"
+        raise InputError(f"hardware.target={target.name!r} {rule}")
 
 
 def check_knows(target: Target, costs: Sequence[str]) -> None:

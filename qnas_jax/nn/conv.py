@@ -35,10 +35,6 @@ LINEAR = (-math.inf, math.inf)
 W_SCALE = "w_scale"  # the scale of each output channel, where it was learned
 W_RANGE = "w_range"  # the magnitude of the highest code, where it is not that of the channel
 
-# A channel whose output varies less reads only zeros: its norm divides by little else than its
-# epsilon.
-IDLE_VARIANCE = 100 * convolution.NORM_EPSILON
-
 STATISTICS_DECAY = 0.9  # of the running mean and variance, per training step
 
 

@@ -4,6 +4,7 @@ The latency of a layer does not depend on its numbers. The graphs are those of `
 but the numbers.
 """
 
+import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 
@@ -13,7 +14,7 @@ import numpy as np
 from qnas_jax import space
 from qnas_jax.export import build
 from qnas_jax.export.build import Weights
-from qnas_jax.export.graph import Bounds, Graph, QParams, Tensor
+from qnas_jax.export.graph import Bounds, ConvNode, Graph, Node, QParams, Tensor
 from qnas_jax.hardware import board
 from qnas_jax.nn.conv import RELU, ConvBnAct
 from qnas_jax.nn.fake_quant import DEFAULT_BITS
@@ -100,6 +101,17 @@ def _weights(
     codes = np.rint(weights / scale).astype(np.int8)
     bias_codes = np.rint(bias / (read.scale * scale)).astype(np.int32)
     return Weights(codes, bias, w_bits, scale, bias_codes)
+
+
+def with_layer_scales(network: Graph) -> Graph:
+    """Returns a network in which all weights of a convolution share the largest of its scales."""
+
+    def shared(node: Node) -> Node:
+        if not isinstance(node, ConvNode) or node.w_scale is None:
+            return node
+        return dataclasses.replace(node, w_scale=np.full_like(node.w_scale, node.w_scale.max()))
+
+    return Graph(network.x, tuple(map(shared, network.nodes)))
 
 
 def calls() -> dict[str, Graph]:

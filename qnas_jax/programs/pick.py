@@ -49,7 +49,8 @@ def main() -> None:
     deployed = deployment.read(workdir / "search" / "deployed.json", name, measured)
     targets.check_knows(deployed.target, how.costs)
     if deployed.target.per_channel != targets.named(run["target"]).per_channel:
-        raise InputError(f"--target={name!r}: the table has weights on other scales: run it anew")
+        rule = "the table is of networks with other scales of weights; make a run with this target"
+        raise InputError(f"--target={name!r}: {rule}")
     rows = search_front.with_costs(rows, deployed)
     points = search_front.search(rows, deployed.fixed(), how.costs, how.epsilon)
     _print(front.within(points, budgets)[: _COUNT.value])

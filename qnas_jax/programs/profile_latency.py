@@ -14,7 +14,7 @@ from absl import flags
 from qnas_jax.bwnas.config import Config
 from qnas_jax.errors import InputError
 from qnas_jax.export import runtimes
-from qnas_jax.profiling import probes, profile
+from qnas_jax.profiling import probes, profile, synthetic
 from qnas_jax.profiling.timing import Effort
 from qnas_jax.run import cli, disk, paths
 from qnas_jax.stages.experiment import Problem, prepare
@@ -50,7 +50,8 @@ def main() -> None:
         raise InputError("--table: must be the CSV file to fill")
     hardware = dataclasses.replace(config.hardware, table="")
     config, problem, deployed = prepare(dataclasses.replace(config, hardware=hardware))
-    wanted = _wanted(problem, config.space.bits, deployed.image_shape, config.seed)
+    how = config.space.bits, deployed.image_shape, config.seed, deployed.target.per_channel
+    wanted = _wanted(problem, *how)
     if _EXPORT_ONLY.value is not None:
         profile.write_files(place, wanted, runtime)
         print(f"{len(wanted)} files: {place}")
@@ -62,10 +63,12 @@ def main() -> None:
     print(f"table: {place}")
 
 
-def _wanted(problem: Problem, bits, image_shape, seed) -> dict:
+def _wanted(problem: Problem, bits, image_shape, seed, per_channel: bool) -> dict:
     with_float = (*bits, *((None,) if _FLOAT.value else ()))
     wanted = probes.layers(problem.student, problem.space, with_float, image_shape)
     if _BLOCKS.value:
         how = (bits, image_shape, _BLOCKS.value, seed)
         wanted |= probes.blocks(problem.student, problem.space, *how)
+    if not per_channel:
+        wanted = {key: synthetic.with_layer_scales(part) for key, part in wanted.items()}
     return wanted

@@ -13,10 +13,10 @@ from typing import Any
 
 from absl import flags
 
-from qnas_jax.bwnas import finished
+from qnas_jax.bwnas import finished, inspection
 from qnas_jax.bwnas.config import Config
 from qnas_jax.errors import InputError
-from qnas_jax.hardware.target import check_per_channel, check_w_bits
+from qnas_jax.hardware.target import check_w_bits
 from qnas_jax.run import artefacts, cli, disk, platform
 from qnas_jax.run.stage import read_json
 from qnas_jax.space import LEAST_BITS, MOST_BITS, Bits
@@ -38,9 +38,9 @@ def main() -> None:
     bits, rows = _checked(_BITS.value, _METHODS.value, config.retrain.qat_steps)
     config, problem, deployed = prepare(config)
     check_w_bits(deployed.target, "--bits", [w_bits for w_bits, _ in bits])
-    for row in rows:
-        if methods.METHODS.get(row, {}).get("norms"):
-            check_per_channel(deployed.target, f"--methods={row}")
+    if not deployed.target.per_channel:
+        inspection.check_per_tensor(config)
+        rows = _without_norms(rows)
     how, file = fit.training(config), workdir / "quantized.json"
     networks = finished.trained(workdir, config, problem, _SUBNETS.value)
     with disk.only_one(workdir):
@@ -64,6 +64,16 @@ def _made_from(network: Trained, how: Training) -> dict[str, Any]:
     """What scores belong to."""
     rows = {name: artefacts.plain(settings) for name, settings in methods.METHODS.items()}
     return {"stage": network.stage.hash, "images": how.quantize.images, "methods": rows}
+
+
+def _without_norms(rows: list[str]) -> list[str]:
+    """The rows that a target with one scale of weights for a layer runs."""
+    kept = [row for row in rows if not methods.METHODS.get(row, {}).get("norms")]
+    for row in set(rows) - set(kept):
+        print(f"{row}: left out, as the target has one scale for all weights of a layer")
+    if not kept:
+        raise InputError("--methods: the target runs none of them")
+    return kept
 
 
 def _checked(bits: list[str], rows: list[str], steps: int) -> tuple[list[Bits], list[str]]:

@@ -6,8 +6,8 @@ retracing them at every call within a network.)
 
 - Activations are asymmetric: codes lie in `[0, 2**bits - 1]`, and zero is exactly on the grid.
 - Weights are symmetric, with a scale per output channel (the last axis): codes lie in
-  `[-(2**(bits-1) - 1), 2**(bits-1) - 1]`, and the zero point is 0. One scale for a layer with its
-  batch norm is a scale per channel here, see `ptq/per_tensor.py`.
+  `[-(2**(bits-1) - 1), 2**(bits-1) - 1]`, and the zero point is 0. One scale for a kernel
+  with its norm folded in becomes a scale for each channel here, see `ptq/per_tensor.py`.
 
 References:
   Jacob et al., 2018, https://arxiv.org/abs/1712.05877, section 2.1.

@@ -16,7 +16,7 @@ from qnas_jax.hardware import matrix, size
 from qnas_jax.hardware.deployment import Deployment
 from qnas_jax.hardware.target import FIXED_BITS
 from qnas_jax.profiling import audit as audits
-from qnas_jax.profiling import probes, profile
+from qnas_jax.profiling import probes, profile, synthetic
 from qnas_jax.profiling.audit import Audited, Conditions
 from qnas_jax.profiling.timing import Effort
 from qnas_jax.run import log
@@ -75,6 +75,8 @@ def audit(
         for text, subnet in drawn.items()
         if text not in done
     }
+    if not deployed.target.per_channel:
+        left = {text: synthetic.with_layer_scales(network) for text, network in left.items()}
     kept = len(drawn) - len(left)
     progress = log.Progress("audit", len(drawn), kept)
     found = profile.latencies(left, runtime, conditions.threads, effort)

@@ -59,12 +59,13 @@ def quantize(traced: Trace, params: PyTree, quant: PyTree, rate: float = 1.0) ->
     steps = jax.tree.map(lambda step: lsq.slower(step, rate), params["steps"])
     network = jax.tree.map(lambda leaf: leaf, params["network"])
     for name, step in steps[WEIGHTS].items():
-        leaves, step = policy.at(new, name), _above_zero(step)
+        leaves = policy.at(new, name)
         if W_RANGE in leaves:  # the step of a layer, in proportion to the ranges of its channels
-            ratio = leaves[W_RANGE] / jnp.maximum(jnp.median(leaves[W_RANGE]), 1e-20)
-            step = lsq.slower(step, ratio.size**-0.5) * ratio
+            middle = jnp.median(leaves[W_RANGE])
+            ratio = jnp.where(middle > 0, leaves[W_RANGE] / jnp.where(middle > 0, middle, 1.0), 1.0)
+            step = lsq.slower(_above_zero(step), ratio.size**-0.5) * ratio
             _hold_norm(policy.at(network, name))
-        leaves[W_SCALE] = step
+        leaves[W_SCALE] = _above_zero(step)
     for name, _, zero_point in _grids(traced, quant):
         leaves, step = policy.output_at(new, name), _above_zero(steps[ACTIVATIONS][name])
         del leaves["range"]

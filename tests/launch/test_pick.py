@@ -103,7 +103,10 @@ NAMES = "('size_bytes', 'latency_ms', 'energy_mj')"
         ),
         ("--epsilon=2", "search.epsilon=2.0: must lie in [0.0, 1.0]"),
         ("--target=gpu", "hardware.target='gpu': must be "),
-        ("--target=per_tensor", "--target='per_tensor': the table has weights on other scales"),
+        (
+            "--target=per_tensor",
+            "--target='per_tensor': the table is of networks with other",
+        ),
         ("--table=none.csv", "none.csv: no such file"),
     ],
 )

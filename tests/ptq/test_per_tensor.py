@@ -10,7 +10,6 @@ import pytest
 import small_network
 from qnas_jax.export import fold, interpret, runtimes
 from qnas_jax.nn import policy
-from qnas_jax.nn.conv import IDLE_VARIANCE
 from qnas_jax.nn.trace import trace
 from qnas_jax.nn.units import pixels
 from qnas_jax.ptq import norms, per_tensor
@@ -56,13 +55,43 @@ def test_codes_and_scales_are_those_of_the_folded_kernel():
         assert np.abs(conv.weights.astype(int)).max() == q_max
 
 
+def of_channels(kernel, gain, mean, var):
+    gain = jnp.asarray(gain)
+    alive = per_tensor.alive_of(gain, {"mean": jnp.asarray(mean), "var": jnp.asarray(var)})
+    return np.asarray(per_tensor.of_channels(kernel, gain, alive))
+
+
 def test_a_channel_that_reads_only_zeros_does_not_set_the_scale():
     kernel = jnp.broadcast_to(jnp.array([1.0, 2.0, 1.0, 1.0]), (3, 3, 1, 4))
-    var = jnp.array([1.0, 1.0, IDLE_VARIANCE / 2, 1.0])
-    gain = jnp.array([1.0, 0.5, 300.0, 0.0])
-    found = per_tensor.of_channels(kernel, gain, var)
+    found = of_channels(kernel, [1.0, 0.5, 300.0, 0.0], [0.1, 0, 0, 0], [1.0, 1.0, 1e-12, 1.0])
     np.testing.assert_allclose(found[:3], [1, 2, 1 / 300], rtol=1e-6)
     assert np.isfinite(found[3]) and found[3] > 127 * 2  # its weights have code 0
+
+
+def test_small_variances_alone_make_no_channel_idle():
+    """Small kernels with norms that enlarge them again, and a channel that reads a constant."""
+    kernel = jnp.broadcast_to(jnp.array([1e-3, 2e-3, 1e-3, 1e-3]), (3, 3, 1, 4))
+    gain = 1 / np.sqrt(1e-4 + 1e-5)
+    found = of_channels(kernel, [gain] * 4, [0.0] * 4, [1e-4] * 4)
+    np.testing.assert_allclose(found, 2e-3, rtol=1e-6)
+    kernel = jnp.broadcast_to(jnp.array([1.0, 2.0]), (1, 1, 8, 2))
+    found = of_channels(kernel, [1.0, 100.0], [0.0, 0.4], [1.0, 4e-5])
+    np.testing.assert_allclose(found, [200, 2], rtol=1e-6)
+
+
+def test_a_layer_that_its_norm_switches_off_stays_finite():
+    kernel = jnp.ones((1, 1, 3, 2))
+    assert np.all(np.isfinite(of_channels(kernel, [0.0, 0.0], [0.1, 0.1], [1.0, 1.0])))
+    name = next(unit.name for unit in TRACED.units if unit.site and unit.conv)
+    zeroed = jax.tree.map(lambda leaf: leaf, VARIABLES)
+    policy.at(zeroed["params"], name)["norm"]["scale"] *= 0
+    found = per_tensor.with_ranges(TRACED, zeroed, CASE.quant, "mse")
+    out = jax.jit(CASE.model.apply)({**zeroed, "quant": found}, pixels(IMAGES))
+    assert np.all(np.isfinite(out))
+    start = learned.begin(TRACED, zeroed["params"], found)
+    read = learned.quantize(TRACED, start, jax.tree.map(jnp.asarray, found))
+    out = jax.jit(CASE.model.apply)({**read, "batch_stats": zeroed["batch_stats"]}, pixels(IMAGES))
+    assert np.all(np.isfinite(out))
 
 
 @pytest.mark.parametrize("kind", ["mse", "kl"])

@@ -3,8 +3,8 @@
 The scale belongs to a kernel with its norm folded in. In a supernet the norm's variance depends on
 the path, so each row of the table would have its own codes. Instead each op takes the variance that
 it has in float on the path that has this op in every layer. That is exact in a block's first layer,
-up to the rounding of weights, and an approximation in the others. So codes depend on layer and op
-alone, as they do with a scale for each channel.
+up to rounding, and an approximation in the others. So codes depend on layer and op alone, as they
+do with a scale for each channel.
 """
 
 import functools
@@ -51,14 +51,11 @@ def _ranges(path: BlockPath, params: PyTree, x: Array) -> dict[str, dict[str, Ar
     """The ranges of a path's channels, by layer and convolution."""
     found: Any = path.apply({"params": params}, x, mutable=["batch_stats"])[1]
     stats = found["batch_stats"]
-    return {
-        layer: {
-            part: per_tensor.of_channels(
-                params[layer][part]["kernel"],
-                jnp.asarray(norms.gain(params[layer], stats[layer], part)),
-                stats[layer][part]["norm"]["var"],
-            )
-            for part in stats[layer]
-        }
-        for layer in map(layer_name, range(path.block.depth))
-    }
+
+    def range_of(layer: str, part: str) -> Array:
+        gain = jnp.asarray(norms.gain(params[layer], stats[layer], part))
+        alive = per_tensor.alive_of(gain, stats[layer][part]["norm"])
+        return per_tensor.of_channels(params[layer][part]["kernel"], gain, alive)
+
+    layers = map(layer_name, range(path.block.depth))
+    return {layer: {part: range_of(layer, part) for part in stats[layer]} for layer in layers}

@@ -113,13 +113,16 @@ def parts_of(searched: space.Space, bits: Sequence[space.Bits], per_layer: bool)
     return parts
 
 
-def build(nsr: np.ndarray, searched: space.Space, parts: Sequence[Part]) -> Table:
+def build(
+    nsr: np.ndarray, searched: space.Space, parts: Sequence[Part], per_channel: bool = True
+) -> Table:
     """The table of all parts, with the size of each row.
 
     Args:
       nsr: float32[rows], of the parts' paths one after another.
       searched: Blocks and ops.
       parts: What was filled.
+      per_channel: Whether weights have a scale for each output channel, or one for a layer.
     """
     width = max(block.depth for block in searched.blocks)
     columns = [_part_columns(part, searched, width) for part in parts]
@@ -127,7 +130,8 @@ def build(nsr: np.ndarray, searched: space.Space, parts: Sequence[Part]) -> Tabl
     table = Table(ops=searched.ops, nsr=nsr, costs={}, **joined)
     places = candidates.places(searched.blocks, (1, 1))  # the size does not depend on the pixels
     layers = candidates.layers(places, searched.ops)
-    sizes = matrix.cost_matrix(targets.NONE, layers, table.bits)
+    target = dataclasses.replace(targets.NONE, per_channel=per_channel)
+    sizes = matrix.cost_matrix(target, layers, table.bits)
     table.costs.update(_columns(_sums(table, sizes)))
     bad = np.flatnonzero(~np.isfinite(nsr))
     for row in bad[:LOGGED_ROWS]:
