@@ -35,6 +35,7 @@ def get_config() -> config.Config:
         ),
         lut=config.Lut(calibration_images=16, images=32, images_per_pass=32),
         quantize=config.Quantize(images=32),
-        retrain=config.Retrain(subnets=2),
+        # Fewer steps, as each also asks the teacher: see docs/quantization.md.
+        retrain=config.Retrain(subnets=2, steps=60, distill=(("logits", 1.0), ("features", 8.0))),
         run=config.Run(save_every=100, log_every=10, eval_batch=10),
     )

@@ -11,7 +11,7 @@ import numpy as np
 from qnas_jax.errors import InputError
 from qnas_jax.hardware import size
 from qnas_jax.hardware.candidates import Candidate, Layer, given
-from qnas_jax.hardware.target import FIXED_BITS, Target
+from qnas_jax.hardware.target import Target
 from qnas_jax.space import COSTS, Bits, Conv, Op, Subnet
 
 
@@ -89,21 +89,21 @@ def fixed_costs(
     Args:
       target: The device.
       parts: The convolutions of each part, by its name in tables of measurements: "stem" (from
-        the image to the first block) and "head" (after the last block). All are at `FIXED_BITS`,
-        or at the most that the target runs.
+        the image to the first block) and "head" (after the last block). All have the target's
+        `fixed_bits`.
 
     Raises:
       InputError: A part was not measured on the target.
     """
     fixed = tuple(given(name, convs) for name, convs in parts.items())
-    w_bits = min(FIXED_BITS, target.most_w_bits)
-    found = cost_matrix(target, fixed, [(w_bits, FIXED_BITS)])
+    w_bits, a_bits = target.fixed_bits
+    found = cost_matrix(target, fixed, [target.fixed_bits])
     for number, (part,) in enumerate(fixed):
         if not all(np.isfinite(values[number]).all() for values in found.values()):
             height, width = part.shape
             raise InputError(
                 f"target {target.name!r}: nothing was measured for {part.place}, "
-                f"{height} x {width}, w{w_bits}a{FIXED_BITS}"
+                f"{height} x {width}, w{w_bits}a{a_bits}"
             )
     return {
         name: dict(zip(parts, map(COSTS[name].kind, values[:, 0, 0].tolist()), strict=True))

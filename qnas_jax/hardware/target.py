@@ -54,6 +54,11 @@ class Target:
     most_w_bits: int = MOST_BITS
     costs: Mapping[str, CandidateCost] = dataclasses.field(default_factory=dict)
 
+    @property
+    def fixed_bits(self) -> Bits:
+        """Bitwidths of all that is not searched: `FIXED_BITS`, or the most that it runs."""
+        return min(FIXED_BITS, self.most_w_bits), FIXED_BITS
+
 
 class Choices(NamedTuple):
     """What a search chooses from, before and after what a target does not run is left out."""

@@ -16,7 +16,6 @@ from qnas_jax.data.batching import Dataset, central_crops
 from qnas_jax.errors import InputError
 from qnas_jax.hardware import matrix, target
 from qnas_jax.hardware.deployment import Deployment
-from qnas_jax.hardware.target import FIXED_BITS
 from qnas_jax.hqnas import derive, fronts, learn, relax, shared
 from qnas_jax.hqnas.config import Config
 from qnas_jax.hqnas.learn import Network
@@ -232,7 +231,7 @@ def standalone(
     config, image_shape = begun.config, begun.problem.val[0][0].shape
     traced = trace(model, image_shape)
     names = [unit.name for unit in traced.units if unit.conv or unit.has_grid]
-    fixed = min(FIXED_BITS, begun.deployed.target.most_w_bits), FIXED_BITS
+    fixed = begun.deployed.target.fixed_bits
     by_unit = {**dict.fromkeys(names, fixed), **policy.of_subnet(traced, subnet)}
 
     def rounded(params):

@@ -14,15 +14,26 @@ class Stopped(BaseException):
     """
 
 
+MESSAGE = "stopped by SIGTERM"
+# SIGTERM came within `raising`. What it raised in a callback is printed and ignored by Python.
+_came = threading.Event()
+
+
 @contextlib.contextmanager
 def raising() -> Iterator[None]:
-    """Within, SIGTERM raises `Stopped` in the main thread."""
+    """Within, SIGTERM raises `Stopped` in the main thread; if that got lost, again at the end."""
 
     def stop(*_: Any) -> None:
-        raise Stopped("stopped by SIGTERM")
+        _came.set()
+        raise Stopped(MESSAGE)
 
-    with _handled_by(stop):
-        yield
+    try:
+        with _handled_by(stop):
+            yield
+        if _came.is_set():
+            raise Stopped(MESSAGE)
+    finally:
+        _came.clear()
 
 
 @contextlib.contextmanager
@@ -33,8 +44,10 @@ def noting(alone: bool = True) -> Iterator[Callable[[], bool]]:
     processes work together (not `alone`), JAX handles it.
 
     Raises:
-      Stopped: At the end, if it came.
+      Stopped: At the end, if it came; at the beginning, if it came before and got lost.
     """
+    if _came.is_set():
+        raise Stopped(MESSAGE)
     came = threading.Event()
     if not alone:
         yield came.is_set
@@ -42,7 +55,7 @@ def noting(alone: bool = True) -> Iterator[Callable[[], bool]]:
     with _handled_by(lambda *_: came.set()):
         yield came.is_set
     if came.is_set():
-        raise Stopped("stopped by SIGTERM")
+        raise Stopped(MESSAGE)
 
 
 @contextlib.contextmanager

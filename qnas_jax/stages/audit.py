@@ -14,7 +14,6 @@ from qnas_jax.export.graph import Graph
 from qnas_jax.export.runtimes import Runtime
 from qnas_jax.hardware import matrix, size
 from qnas_jax.hardware.deployment import Deployment
-from qnas_jax.hardware.target import FIXED_BITS
 from qnas_jax.profiling import audit as audits
 from qnas_jax.profiling import probes, profile, synthetic
 from qnas_jax.profiling.audit import Audited, Conditions
@@ -134,7 +133,7 @@ def _sizes(
     def table_bytes(column: size.Column) -> int:
         """The bytes of the whole network by a column of the size table."""
         parts = deployed.parts.values()
-        w_bits = min(FIXED_BITS, deployed.target.most_w_bits)
+        w_bits, _ = deployed.target.fixed_bits
         fixed = sum(size.network_bytes(convs, w_bits, column) for convs in parts)
         return fixed + size.subnet_bytes(searched.blocks, subnet, column)
 

@@ -1,5 +1,6 @@
 """SIGTERM amid a training: what is done is saved, and the rest follows equally."""
 
+import contextlib
 import os
 import signal
 import threading
@@ -115,3 +116,20 @@ def test_training_in_a_thread_leaves_the_signal_alone(tmp_path):
     thread.start()
     thread.join()
     assert toy.same(found[0], toy.fit(tmp_path / "main", 3))
+
+
+def test_a_stop_that_a_callback_swallows_is_raised_again():
+    """Python prints and ignores what a callback of C raises, as `contextlib.suppress` here."""
+    with pytest.raises(preempt.Stopped), preempt.raising():
+        with contextlib.suppress(preempt.Stopped):
+            os.kill(os.getpid(), signal.SIGTERM)
+        with preempt.noting():
+            pytest.fail("a training began")
+    after = []
+    with pytest.raises(preempt.Stopped), preempt.raising():
+        with contextlib.suppress(preempt.Stopped):
+            os.kill(os.getpid(), signal.SIGTERM)
+        after.append("went on")
+    assert after
+    with preempt.raising(), preempt.noting():
+        pass
