@@ -154,3 +154,8 @@ def _statistics(config: Config, problem: Problem) -> Iterator[Statistics]:
     for name in ("calibration_images", "images"):
         count = getattr(config.lut, name)
         yield Statistics(f"lut.{name}", count, count, middle)
+    per_channel = targets.named(config.hardware.target).per_channel
+    after = config.retrain.qat_steps and not config.retrain.qat_norm_steps and per_channel
+    if config.quantize.norms or after:
+        count = config.quantize.images
+        yield Statistics("quantize.images", count, count, middle, searched=False)

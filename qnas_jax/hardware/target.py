@@ -142,7 +142,7 @@ def check_per_channel(target: Target, what: str) -> None:
       InputError: The target has one for a layer.
     """
     if not target.per_channel:
-        rule = f"has one scale for all weights of a layer, but {what} one for each output channel"
+        rule = f"has one scale for all weights of a layer; {what} has one for each output channel"
         raise InputError(f"hardware.target={target.name!r} {rule}")
 
 

@@ -8,6 +8,7 @@ the searched blocks get each bitwidth, all else keeps 8 bits. The row `qat` trai
 a stop the same command continues.
 """
 
+import copy
 import re
 from typing import Any
 
@@ -41,6 +42,7 @@ def main() -> None:
     if not deployed.target.per_channel:
         inspection.check_per_tensor(config)
         rows = _without_norms(rows)
+    inspection.check_norms(_with_norms(config, rows), problem)
     how, file = fit.training(config), workdir / "quantized.json"
     networks = finished.trained(workdir, config, problem, _SUBNETS.value)
     with disk.only_one(workdir):
@@ -66,13 +68,21 @@ def _made_from(network: Trained, how: Training) -> dict[str, Any]:
     return {"stage": network.stage.hash, "images": how.quantize.images, "methods": rows}
 
 
+def _with_norms(config: Config, rows: list[str]) -> Config:
+    """The config that takes statistics of norms as the rows do."""
+    changed = copy.deepcopy(config)
+    changed.quantize.norms = any(methods.METHODS.get(row, {}).get("norms") for row in rows)
+    changed.retrain.qat_steps *= methods.QAT in rows
+    return changed
+
+
 def _without_norms(rows: list[str]) -> list[str]:
     """The rows that a target with one scale of weights for a layer runs."""
     kept = [row for row in rows if not methods.METHODS.get(row, {}).get("norms")]
-    for row in set(rows) - set(kept):
+    for row in sorted(set(rows) - set(kept)):
         print(f"{row}: left out, as the target has one scale for all weights of a layer")
     if not kept:
-        raise InputError("--methods: the target runs none of them")
+        raise InputError("--methods: none is left")
     return kept
 
 
@@ -85,10 +95,10 @@ def _checked(bits: list[str], rows: list[str], steps: int) -> tuple[list[Bits], 
         raise InputError("--methods: 'qat' needs --config.retrain.qat_steps, like 300")
     if not rows or not bits:
         raise InputError("--bits and --methods: must not be empty")
-    pairs = [_pair(text) for text in bits]
+    pairs = list(dict.fromkeys(map(_pair, bits)))
     if not all(LEAST_BITS <= b <= MOST_BITS for pair in pairs for b in pair):
         raise InputError(f"--bits={','.join(bits)}: bitwidths lie in [{LEAST_BITS}, {MOST_BITS}]")
-    return pairs, rows
+    return pairs, list(dict.fromkeys(rows))
 
 
 def _pair(text: str) -> Bits:

@@ -47,11 +47,11 @@ $verdict
 <th class="text">subnet</th></tr>
 $rows
 </table>
-<p class="note">Sizes are of the quantized networks: weights at their bitwidth, a scale and a bias
-for each output channel. The encoder is the network without its head; only its six blocks are
-searched. The NSR is summed over the blocks. $about_costs $about_teachers $about_aware
-Green rows dominate the quantized teacher: no larger, no less accurate, and better in one of the
-two.</p>
+<p class="note">Sizes are of the quantized networks: weights at their bitwidth, their
+scales, and a bias for each output channel. The encoder is the network without its head; only its
+six blocks are searched. The NSR is summed over the blocks. $about_costs $about_teachers
+$about_aware Green rows dominate the quantized teacher: no larger, no less accurate, and better in
+one of the two.</p>
 $files
 <h2>Front</h2>
 $fronts

@@ -53,6 +53,8 @@ AT_1X1 = "gives a map of 1 x 1 pixel and statistics are of 1 image, so the varia
         (SMALL | {"data.val_images": 1}, "data.val_images=1: encoder/block"),
         (SMALL | {"lut.calibration_images": 1}, "lut.calibration_images=1: encoder/block"),
         (SMALL | {"lut.images": 1}, "lut.images=1: encoder/block"),
+        ({"quantize.images": 1, "quantize.norms": True}, "quantize.images=1: aspp/pool gives"),
+        ({"quantize.images": 1, "retrain.qat_steps": 2}, "quantize.images=1: aspp/pool gives"),
         (
             SMALL | {"train.crop": (64, 64), "supernet.batch": 1},
             "supernet.batch=1: encoder/block3/layer0/depthwise gives",

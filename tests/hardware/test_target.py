@@ -70,7 +70,7 @@ def test_a_table_whose_stem_has_too_many_bits_is_refused():
 
 def test_what_has_a_scale_for_each_channel_is_refused_where_a_layer_has_one():
     target.check_per_channel(target.NONE, "a network of HAQ")
-    match = r"hardware.target='per_tensor' has one scale for all weights of a layer, but a network"
+    match = r"hardware.target='per_tensor' has one scale for all weights of a layer; a network"
     with pytest.raises(InputError, match=match):
         target.check_per_channel(target.named("per_tensor"), "a network of HAQ")
 
