@@ -83,19 +83,20 @@ def check_target(config: Config, searched: space.Space, deployed: Deployment) ->
       InputError: See `target.check_knows` and `search_front.check_budgets`.
     """
     targets.check_knows(deployed.target, config.search.costs)
-    if not deployed.target.per_channel:
-        check_per_tensor(config)
+    check_per_tensor(config)
     per_layer, budgets = config.space.bits_per == "layer", config.search.budgets
     parts = table.parts_of(searched, config.space.bits, per_layer)
     search_front.check_budgets(searched, parts, deployed, dict(budgets))
 
 
 def check_per_tensor(config: Config) -> None:
-    """Refuses what gives norms new factors, for which weights need a scale for each channel.
+    """Refuses what gives norms new factors on a target with one scale of weights for a layer.
 
     Raises:
       InputError: A setting does.
     """
+    if targets.named(config.hardware.target).per_channel:
+        return
     for setting, value, way_out in (
         ("quantize.norms", config.quantize.norms, "set quantize.biases instead"),
         (

@@ -45,8 +45,8 @@ def main() -> None:
 
 def _compare(config: Config, workdir: pathlib.Path) -> None:
     config, problem, deployed = prepare(config)
-    configs = _configs(config, problem, deployed)
     inspection.inspect(config, problem, deployed)
+    configs = _configs(config, problem, deployed)
     how, place = fit.training(config), workdir / "policies"
     teacher, variables = train_stage.train_teacher(
         workdir, problem, how, config.network, config.teacher
@@ -70,8 +70,6 @@ def _compare(config: Config, workdir: pathlib.Path) -> None:
 def _configs(config: Config, problem: Problem, deployed: Deployment) -> dict[str, Config]:
     """A config for each policy that the target runs; prints the others."""
     found = {}
-    if not deployed.target.per_channel:
-        inspection.check_per_tensor(config)
     for name, (w_bits, a_bits, bits_per) in POLICIES.items():
         changed = copy.deepcopy(config)
         changed.space.w_bits, changed.space.a_bits = w_bits, a_bits

@@ -39,8 +39,8 @@ def main() -> None:
     bits, rows = _checked(_BITS.value, _METHODS.value, config.retrain.qat_steps)
     config, problem, deployed = prepare(config)
     check_w_bits(deployed.target, "--bits", [w_bits for w_bits, _ in bits])
+    inspection.check_per_tensor(config)
     if not deployed.target.per_channel:
-        inspection.check_per_tensor(config)
         rows = _without_norms(rows)
     inspection.check_norms(_with_norms(config, rows), problem)
     how, file = fit.training(config), workdir / "quantized.json"
