@@ -4,8 +4,8 @@
 
 The quickstart with more training: teacher and found network are trained on for 1,500 steps alike,
 then for 300 under their bitwidths; docs/quantization.md has the figures. An hour on two cores that
-other programs use, too. The sibling of mixed precision has two thirds of the bytes, and was not
-run:
+other programs use, too. The sibling of mixed precision, which was not run, has two thirds of the
+bytes:
 
     python launch/main.py --config configs/streets_full.py --workdir runs/streets_mixed \\
         --config.space.w_bits="(4, 6, 8)" --config.space.a_bits="(8, 8, 8)" \\
