@@ -14,6 +14,7 @@ As a library; arrays and functions, no config and no folder:
     haq         an agent chooses the bits of each layer: describe, search, DDPG
     hqnas       ops and bits learn by gradient; see `hqnas/learn.py` and `hqnas/relax.py`
     export      networks as files: to_graph, to_onnx, to_tflite; simulator runs them in JAX
+    benchmark   all networks of a small space under all policies: load, regret
     data        images and labels: Streets, Objects, Digits, Cityscapes, Folders
     metrics     every figure, defined once: nsr, mean_iou, kendall_tau
 
@@ -33,7 +34,7 @@ from typing import TYPE_CHECKING, Any
 from qnas_jax.space import Block, Choice, Op, Space, format_subnet, parse_subnet
 
 if TYPE_CHECKING:
-    from qnas_jax import bwnas, data, export, haq, hardware, metrics, nn, quant, search
+    from qnas_jax import benchmark, bwnas, data, export, haq, hardware, metrics, nn, quant, search
 
 if sys.platform == "win32" or importlib.util.find_spec("fcntl") is None:  # no file locks
     print("error: qnas_jax runs on Linux and macOS; on Windows use WSL", file=sys.stderr)
@@ -44,6 +45,7 @@ __all__ = [
     "Choice",
     "Op",
     "Space",
+    "benchmark",
     "bwnas",
     "data",
     "export",

@@ -72,7 +72,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     print("table                      rows  costs                              points  seconds")
     found = []
     for case in CASES:
-        rows = _made_up(case, arguments.noise, arguments.seed)
+        rows = made_up(case, arguments.noise, arguments.seed)
         for costs in COSTS:
             tables = [rows.objectives(block, costs) for block in range(rows.blocks)]
             begin = time.perf_counter()
@@ -89,7 +89,8 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     return {"noise": arguments.noise, "epsilon": arguments.epsilon, "fronts": found}
 
 
-def _made_up(case: Case, noise: float, seed: int) -> table.Table:
+def made_up(case: Case, noise: float, seed: int) -> table.Table:
+    """Returns a table of that size, see above."""
     groups = space.mobilenet_v2_blocks(case.width, case.strides, case.dilations)[1:]
     blocks = tuple(
         dataclasses.replace(block, depth=depth)

@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from qnas_jax import metrics, space
-from qnas_jax.bwnas.lut import mbconv_float, prefix_tree
+from qnas_jax.bwnas.lut import prefix_tree
 from qnas_jax.kernels import convolution
-from qnas_jax.nn import mbconv
+from qnas_jax.nn import mbconv, mbconv_float
 
 
 class OpConstants(NamedTuple):

@@ -3,6 +3,7 @@
     python launch/bench/main.py lut --json lut.json
     python launch/bench/main.py distill --json distill.json
     python launch/bench/main.py front --json front.json
+    python launch/bench/main.py search --json search.json
     python launch/bench/main.py haq --json haq.json
     python launch/bench/main.py hqnas --json hqnas.json
 
@@ -17,10 +18,18 @@ import front
 import haq
 import hqnas
 import lut
+import search
 from qnas_jax.run import parallel, paths
 
 HELP = argparse.RawDescriptionHelpFormatter  # keeps the lines of docstrings
-SUBJECTS = {"lut": lut, "distill": distill, "front": front, "haq": haq, "hqnas": hqnas}
+SUBJECTS = {
+    "lut": lut,
+    "distill": distill,
+    "front": front,
+    "search": search,
+    "haq": haq,
+    "hqnas": hqnas,
+}
 
 
 def main() -> None:

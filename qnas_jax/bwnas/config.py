@@ -118,6 +118,30 @@ class Search:
 
 
 @dataclasses.dataclass(slots=True)
+class Audit:
+    """What `--audit` trains and scores: which score ranks networks as training does."""
+
+    # Trained in all: the largest and the smallest, a quarter from the front, a quarter of nearly
+    # equal size, all others at random; these have the bitwidths of `space` in turn, mixed ones too.
+    subnets: int = 32
+    seeds: int = 2  # of the training of each
+    band: float = 0.03  # share by which the sizes of a pair may differ, to count as equal
+    steps: int = 240  # of each one-shot supernet, one path in each
+    batch: int = 32
+    lr: float = 5e-4
+    images: int = 200  # the last ones of the training split; the one-shot supernets do not see them
+    norm_images: int = 32  # of which batch norms and ranges are taken for each subnet
+
+    def check(self) -> None:
+        """Raises InputError for the first value that cannot be used."""
+        checks.at_least("audit.subnets", self.subnets, 8)
+        checks.within("audit.band", self.band, 0.0, 1.0)
+        for name in ("seeds", "steps", "batch", "images", "norm_images"):
+            checks.at_least(f"audit.{name}", getattr(self, name), 1)
+        checks.above_zero("audit.lr", self.lr)
+
+
+@dataclasses.dataclass(slots=True)
 class Config:
     """All settings of a run."""
 
@@ -134,6 +158,7 @@ class Config:
     hardware: Hardware = dataclasses.field(default_factory=Hardware)
     search: Search = dataclasses.field(default_factory=Search)
     retrain: Retrain = dataclasses.field(default_factory=Retrain)
+    audit: Audit = dataclasses.field(default_factory=Audit)
     export: Export = dataclasses.field(default_factory=Export)
     run: Run = dataclasses.field(default_factory=Run)
 

@@ -13,8 +13,16 @@ from typing import Any, NamedTuple
 from jaxtyping import PyTree
 
 from qnas_jax import space
-from qnas_jax.bwnas import adapters, inspection, populate_table, search_front, train_supernet
+from qnas_jax.bwnas import (
+    adapters,
+    inspection,
+    populate_table,
+    retraining,
+    search_front,
+    train_supernet,
+)
 from qnas_jax.bwnas.config import Config
+from qnas_jax.bwnas.lut.table import Table
 from qnas_jax.data.batching import stacked
 from qnas_jax.export import runtimes
 from qnas_jax.hardware.deployment import Deployment
@@ -31,7 +39,6 @@ from qnas_jax.stages import train as train_stage
 from qnas_jax.stages.evaluation import Trained
 from qnas_jax.stages.experiment import Problem, prepare, teacher_costs
 from qnas_jax.tasks.task import SAMPLES
-from qnas_jax.train.distillation import Distillation
 
 __all__ = ["as_text", "begin", "run"]
 
@@ -53,19 +60,11 @@ def run(given: Config, workdir: pathlib.Path) -> dict[str, Any]:
       Diverged: A loss or a state is no longer finite.
       Stopped: SIGTERM came; the same call resumes the run.
     """
-    config, problem, deployed, teacher, variables = begin(given, workdir)
-    how = fit.training(config)
-    variables = adapters.of_run(workdir / "supernet", problem, how, variables)
-    distilled, params = train_supernet.train_supernet(
-        workdir, problem, how, config.space, config.supernet, teacher.stage, variables
-    )
-    populated, rows = populate_table.populate_table(
-        workdir, problem, deployed, config.space, config.lut, config.kernels, how.train.crop,
-        distilled, variables, params,
-    )  # fmt: skip
-    searched, points = search_front.search_front(workdir, config.search, deployed, populated, rows)
+    found = search(given, workdir)
+    config, problem, deployed, teacher, variables = found.begun
+    how, distilled, points = fit.training(config), found.distilled, found.points
     picked = search_front.chosen(points, config.search, config.retrain.subnets)
-    retrained = _retrain(workdir, config, problem, distilled, variables, params, picked)
+    retrained = _retrain(workdir, config, problem, distilled, variables, found.params, picked)
     again = _retrain_teacher(workdir, config, problem, teacher, variables)
     aware = _train_aware(
         workdir, config, problem, [teacher, *([again] if again else []), *retrained]
@@ -78,7 +77,7 @@ def run(given: Config, workdir: pathlib.Path) -> dict[str, Any]:
         for name, trained in networks.items()
     }
     timed = latency_stage.time_networks(workdir, problem, config.network, deployed, subnets)
-    stages = [teacher.stage, distilled, populated, searched, timed]
+    stages = [teacher.stage, distilled, found.populated, found.searched, timed]
     results = write_report(
         workdir, config, problem, deployed, stages, retrained, again, exported, aware
     )
@@ -116,6 +115,46 @@ def begin(given: Config, workdir: pathlib.Path) -> Begun:
     return Begun(config, problem, deployed, teacher, variables)
 
 
+class Searched(NamedTuple):
+    """A run whose subnets are scored.
+
+    Attributes:
+      begun: The run, with the adapters among the teacher's variables.
+      distilled: The stage of the supernet.
+      params: The supernet's parameters by block.
+      populated: The stage of the table.
+      rows: The table.
+      searched: The stage of the search.
+      points: The front.
+    """
+
+    begun: Begun
+    distilled: Stage
+    params: list[supernet.Params]
+    populated: Stage
+    rows: Table
+    searched: Stage
+    points: list[Point]
+
+
+def search(given: Config, workdir: pathlib.Path) -> Searched:
+    """Runs all stages up to the front of the subnets; raises like `run`."""
+    begun = begin(given, workdir)
+    config, problem, deployed, teacher, variables = begun
+    how = fit.training(config)
+    variables = adapters.of_run(workdir / "supernet", problem, how, variables)
+    distilled, params = train_supernet.train_supernet(
+        workdir, problem, how, config.space, config.supernet, teacher.stage, variables
+    )
+    populated, rows = populate_table.populate_table(
+        workdir, problem, deployed, config.space, config.lut, config.kernels, how.train.crop,
+        distilled, variables, params,
+    )  # fmt: skip
+    searched, points = search_front.search_front(workdir, config.search, deployed, populated, rows)
+    begun = begun._replace(variables=variables)
+    return Searched(begun, distilled, params, populated, rows, searched, points)
+
+
 def _retrain(
     workdir: pathlib.Path,
     config: Config,
@@ -127,20 +166,12 @@ def _retrain(
 ) -> list[Trained]:
     """Retrains subnets of the front, from the supernet's weights or from random ones."""
     how, found = fit.retraining(fit.training(config), config.retrain), []
-    teacher = adapters.folded(problem.teacher, variables, problem.val[0][0].shape)
+    begins = retraining.beginning(config, problem, variables, params)
     for i, point in enumerate(picked, 1):
         stage = train_stage.subnet_stage(workdir, distilled, point.subnet, config.retrain)
         subnet = space.parse_subnet(point.subnet)
         trained = Trained(stage, problem.student(subnet), subnet)
-
-        def start(fresh, subnet=subnet):
-            if config.retrain.init == "scratch":
-                return fresh
-            return _inherited(fresh, teacher, params, subnet)
-
-        title = f"retrain {i}/{len(picked)}"
-        taught_by = _teacher_of(config, problem, variables)
-        train_stage.retrain(workdir, problem, how, trained, start, title, taught_by)
+        retraining.retrain(workdir, begins, how, trained, f"retrain {i}/{len(picked)}")
         found.append(trained)
     return found
 
@@ -153,19 +184,11 @@ def _retrain_teacher(
         return None
     stage = train_stage.retrained_teacher_stage(workdir, teacher.stage, config.retrain)
     again, how = teacher._replace(stage=stage), fit.retraining(fit.training(config), config.retrain)
-    taught_by = _teacher_of(config, problem, variables)
+    taught_by = policies.taught_by(config.retrain, problem, variables)
     train_stage.retrain(
         workdir, problem, how, again, lambda _: variables, "retrain teacher", taught_by
     )
     return again
-
-
-def _teacher_of(config: Config, problem: Problem, variables: PyTree) -> policies.Teacher | None:
-    """What retrained networks learn from the teacher, if the config wants that."""
-    if not config.retrain.distill:
-        return None
-    own = {kind: variables[kind] for kind in ("params", "batch_stats")}
-    return policies.Teacher(Distillation(problem.teacher, dict(config.retrain.distill)), own)
 
 
 def _train_aware(
@@ -181,17 +204,6 @@ def _train_aware(
         one.stage.folder.name: qat.train(workdir, problem, how, config.retrain, one)
         for one in networks
     }
-
-
-def _inherited(
-    fresh: PyTree, teacher: PyTree, params: list[supernet.Params], subnet: space.Subnet
-) -> PyTree:
-    """The variables of a subnet: its blocks from the supernet, all else from the teacher."""
-    blocks = {
-        f"block{i + 1}": supernet.path_params(params[i], tuple(choice.op for choice in block))
-        for i, block in enumerate(subnet)
-    }
-    return supernet.with_blocks(fresh, teacher, blocks)
 
 
 def write_report(

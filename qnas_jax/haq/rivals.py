@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from qnas_jax.haq.costs import Goal
@@ -18,6 +19,7 @@ from qnas_jax.stages.scoring import Evaluate, Scores
 logger = logging.getLogger(__name__)
 
 DRAWN = ("random", "evolution", "haq")  # have a seed
+EVOLUTION = Evolution(mutants=10, crossed=10)  # small generations: a policy costs an evaluation
 
 
 class Found(NamedTuple):
@@ -125,18 +127,25 @@ def _greedy(goal: Goal, seed: int, effort: Effort, evaluate: Evaluate) -> np.nda
 
 def _evolution(goal: Goal, seed: int, effort: Effort, evaluate: Evaluate) -> np.ndarray:
     """The first population is random; children that exceed the budget lose random bits."""
-    choices, how = goal.choices, Evolution()
-    rng = np.random.default_rng((seed, 1))
-    count = max(1, min(2 * how.children, effort.policies // 2))
-    first = allocation.random(rng, choices, count)
-    state = evolution.init(seed, first, -evaluate(first).accuracy)
-    for _ in range((effort.policies - len(first)) // how.children):
-        children = evolution.ask(state, how, choices.least, choices.most)
-        children = np.stack(
-            [allocation.trimmed(choices, c, rng.permutation(choices.slots)) for c in children]
-        )
+    choices = goal.choices
+    count = max(1, min(2 * (EVOLUTION.mutants + EVOLUTION.crossed), effort.policies // 2))
+    first = allocation.random(np.random.default_rng((seed, 1)), choices, count)
+    state, left = evolution.init(first, -evaluate(first).accuracy), effort.policies - count
+
+    def repair(rng: np.random.Generator, policies: np.ndarray) -> np.ndarray:
+        orders = (rng.permutation(choices.slots) for _ in policies)
+        trimmed = (allocation.trimmed(choices, *one) for one in zip(policies, orders, strict=True))
+        return np.stack(list(trimmed))
+
+    while left > 0:
+        bounds = (choices.least, choices.most)
+        children = evolution.ask(jax.random.key(seed), state, EVOLUTION, *bounds, repair=repair)
+        children = children[:left]
+        if not len(children):  # every policy within the budget has its score
+            break
         state = evolution.tell(state, children, -evaluate(children).accuracy)
-    return state.policies[0]
+        left -= len(children)
+    return state.genes[0]
 
 
 _METHODS: dict[str, Callable[[Goal, int, Effort, Evaluate], Any]] = {

@@ -26,10 +26,9 @@ from qnas_jax.nn.trace import trace
 from qnas_jax.ptq import norms, ranges
 from qnas_jax.quant.nested import nested
 from qnas_jax.run import artefacts
-from qnas_jax.space import COSTS
-from qnas_jax.stages import beginning, evaluation, fit
+from qnas_jax.stages import beginning, budgets, fit
 from qnas_jax.stages.evaluation import Trained
-from qnas_jax.stages.experiment import Problem, Purpose, key, prepare, teacher_costs
+from qnas_jax.stages.experiment import Problem, Purpose, key, prepare
 from qnas_jax.stages.quantizers import Quantize
 from qnas_jax.train import distillation, loop
 
@@ -85,16 +84,18 @@ def begin(given: Config, workdir: pathlib.Path) -> Begun:
         for name in set(names) - set(costs):
             rule = f"target {deployed.target.name!r} knows {', '.join(costs)}"
             raise InputError(f"hqnas.{setting}={name!r}: {rule}")
-    most = teacher_cost(deployed, problem, own.cost)
-    budgets = {share: share * most for share in own.budgets}
-    check_budgets("hqnas.budgets", own.cost, costs[own.cost], budgets)
-    limits = {name: share * teacher_cost(deployed, problem, name) for name, share in own.limits}
+    most = budgets.teacher_cost(deployed, problem, own.cost)
+    bounded = {share: share * most for share in own.budgets}
+    check_budgets("hqnas.budgets", own.cost, costs[own.cost], bounded)
+    limits = {
+        name: share * budgets.teacher_cost(deployed, problem, name) for name, share in own.limits
+    }
     for name, share in own.limits:
         check_budgets("hqnas.limits", name, costs[name], {share: limits[name]})
     model = problem.student(shared.widest(problem.space))
     traced = trace(model, problem.val[0][0].shape)
     described = shared.describe(traced, problem.space, tuple(own.bits))
-    all_bounds = [_bounds(costs, {own.cost: most, **limits}) for most in budgets.values()]
+    all_bounds = [_bounds(costs, {own.cost: most, **limits}) for most in bounded.values()]
     for each in all_bounds:
         derive.check(described, each)
         if "sequential" in own.rivals:
@@ -112,7 +113,7 @@ def begin(given: Config, workdir: pathlib.Path) -> Begun:
     quantize = functools.partial(_of_codes, network)
     return Begun(
         config, problem, held_out, deployed, teacher, network, loop.program(step), quantize,
-        jax.jit(functools.partial(_imitation, network)), params, costs, budgets, limits,
+        jax.jit(functools.partial(_imitation, network)), params, costs, bounded, limits,
     )  # fmt: skip
 
 
@@ -138,20 +139,8 @@ def costs_of(
     return found
 
 
-def teacher_cost(deployed: Deployment, problem: Problem, name: str) -> float:
-    """Returns a cost of the teacher at 8 bits."""
-    if name != "size_bytes":
-        return teacher_costs(deployed, problem.teacher)[name]
-    fresh = jax.eval_shape(
-        lambda: problem.teacher.init(jax.random.key(0), jnp.zeros((1, *problem.val[0][0].shape)))
-    )
-    eight = jax.tree.map(lambda leaf: np.full(leaf.shape, 8), fresh["quant"])
-    sizes = evaluation.network_sizes(problem.teacher, eight, problem.val[0][0].shape)
-    return float(sizes["size_bytes"])
-
-
 def check_budgets(
-    setting: str, name: str, cost: tuple[np.ndarray, float], budgets: dict[float, float]
+    setting: str, name: str, cost: tuple[np.ndarray, float], most: dict[float, float]
 ) -> None:
     """Raises InputError where the smallest subnet exceeds a budget.
 
@@ -159,18 +148,10 @@ def check_budgets(
       setting: Of the budgets.
       name: Of the cost.
       cost: That of each candidate, and of all else.
-      budgets: Bounds by their share of the teacher's cost.
+      most: Budgets by their share of the teacher's cost.
     """
     layers, fixed = cost
-    lowest = fixed + float(layers.min((1, 2, 3)).sum())
-    shown = COSTS[name]
-    for share, budget in budgets.items():
-        if budget < lowest:
-            raise InputError(
-                f"{setting}={share:g}: that share of the teacher's is "
-                f"{budget / shown.per_shown_unit:.4g} {shown.shown_unit}, but "
-                f"{shown.lowest} {lowest / shown.per_shown_unit:.4g} {shown.shown_unit}"
-            )
+    budgets.check(setting, name, fixed + float(layers.min((1, 2, 3)).sum()), most)
 
 
 def bounds(begun: Begun, budget: float) -> dict[str, Costs]:

@@ -26,8 +26,8 @@ from qnas_jax.hqnas.relax import Costs
 from qnas_jax.hqnas.results import Row, write_results
 from qnas_jax.hqnas.searching import Phase
 from qnas_jax.run.stage import Stage, hash_of, is_finished
+from qnas_jax.stages import budgets, fit, policies
 from qnas_jax.stages import export as export_stage
-from qnas_jax.stages import fit, policies
 from qnas_jax.stages.experiment import Problem
 from qnas_jax.train import checkpoint
 
@@ -160,10 +160,10 @@ def _moved(begun: Begun, share: float) -> Begun:
                 f"adapt: target {target.name!r} does not know {name!r}; it knows {known}"
             )
     share = wanted.budget or share
-    budgets = {share: share * experiment.teacher_cost(deployed, begun.problem, cost)}
+    bounded = {share: share * budgets.teacher_cost(deployed, begun.problem, cost)}
     if not prices:
-        experiment.check_budgets("adapt.budget", cost, costs[cost], budgets)
-    begun = begun._replace(config=config, deployed=deployed, costs=costs, budgets=budgets)
+        experiment.check_budgets("adapt.budget", cost, costs[cost], bounded)
+    begun = begun._replace(config=config, deployed=deployed, costs=costs, budgets=bounded)
     begun = begun._replace(limits={} if prices else _limits_on(begun))
     return _shifted(begun) if wanted.shifted else begun
 
@@ -176,7 +176,7 @@ def _limits_on(begun: Begun) -> dict[str, float]:
             target = begun.deployed.target.name
             raise InputError(f"hqnas.limits: target {target!r} does not know {name!r}")
         if name != own.cost:
-            found[name] = share * experiment.teacher_cost(begun.deployed, begun.problem, name)
+            found[name] = share * budgets.teacher_cost(begun.deployed, begun.problem, name)
             experiment.check_budgets("hqnas.limits", name, begun.costs[name], {share: found[name]})
     return found
 
@@ -219,6 +219,6 @@ def _limits(moved: Begun, begun: Begun, given: Config) -> tuple[dict[str, Costs]
     limits = {}
     for name, _ in given.adapt.prices:
         layers, fixed = moved.costs[name]
-        unit = experiment.teacher_cost(moved.deployed, begun.problem, name)
+        unit = budgets.teacher_cost(moved.deployed, begun.problem, name)
         limits[name] = Costs(*(jnp.asarray(x, jnp.float32) for x in (layers, fixed, unit)))
     return limits, {name: jnp.float32(price) for name, price in given.adapt.prices}

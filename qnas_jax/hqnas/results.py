@@ -14,6 +14,7 @@ from qnas_jax.report.policies import metrics_of
 from qnas_jax.run import artefacts
 from qnas_jax.run.stage import Stage, read_json
 from qnas_jax.space import COSTS
+from qnas_jax.stages import budgets
 from qnas_jax.stages.evaluation import Trained
 
 
@@ -74,7 +75,7 @@ def write_results(workdir: pathlib.Path, begun: Any, rows: Sequence[Row]) -> dic
 def _record(begun: Any, row: Row, metric: Metric) -> dict[str, Any]:
     own, best = begun.config.hqnas, row.scored[0]
     trained = metrics_of(row.network.stage.folder, metric)
-    teacher = experiment.teacher_cost(begun.deployed, begun.problem, own.cost)
+    teacher = budgets.teacher_cost(begun.deployed, begun.problem, own.cost)
     return {
         "method": row.method,
         "name": row.stage.folder.name,

@@ -19,6 +19,9 @@ from qnas_jax.haq import pipeline as haq_pipeline
 from qnas_jax.hqnas import config as hqnas_config
 from qnas_jax.hqnas import lifelong
 from qnas_jax.hqnas import pipeline as hqnas_pipeline
+from qnas_jax.oneshot import config as oneshot_config
+from qnas_jax.oneshot import pipeline as oneshot_pipeline
+from qnas_jax.ranking import pipeline as ranking_pipeline
 from qnas_jax.run import cli, disk, platform
 
 # The system that searches, by the type of the config.
@@ -26,12 +29,16 @@ SYSTEMS: dict[type, types.ModuleType] = {
     bwnas_config.Config: bwnas_pipeline,
     haq_config.Config: haq_pipeline,
     hqnas_config.Config: hqnas_pipeline,
+    oneshot_config.Config: oneshot_pipeline,
 }
 
 cli.define_run_flags()
 _UNTIL = flags.DEFINE_enum("until", "report", ["teacher", "report"], "The last stage to run.")
 _ADAPT = flags.DEFINE_string(
     "adapt", "", "A name: adapt the finished search of the folder as --config.adapt says (HQNAS)."
+)
+_AUDIT = flags.DEFINE_bool(
+    "audit", False, "Train subnets, and say which score ranks them as training does (QA-BWNAS)."
 )
 
 
@@ -44,9 +51,17 @@ def main() -> None:
         raise InputError(f"--adapt={_ADAPT.value}: needs a config of HQNAS")
     if _ADAPT.present and _UNTIL.value == "teacher":
         raise InputError(f"--adapt={_ADAPT.value}: not together with --until=teacher")
+    if _AUDIT.value and system is not bwnas_pipeline:
+        raise InputError("--audit: needs a config of QA-BWNAS")
+    if _AUDIT.value and _UNTIL.value == "teacher":
+        raise InputError("--audit: not together with --until=teacher")
     with disk.only_one(workdir):
         if _UNTIL.value == "teacher":
             system.begin(given, workdir)
+            return
+        if _AUDIT.value:
+            print(ranking_pipeline.as_text(ranking_pipeline.run(given, workdir)))
+            print(f"report: {workdir / 'audit' / 'index.html'}")
             return
         if _ADAPT.present:
             results = lifelong.run(given, workdir, _ADAPT.value)

@@ -11,6 +11,7 @@ from jaxtyping import Array, Key, PyTree
 
 from qnas_jax.export import fold, tie_free
 from qnas_jax.ptq import norms
+from qnas_jax.run import recipes
 from qnas_jax.stages import evaluation
 from qnas_jax.stages.evaluation import Trained
 from qnas_jax.stages.experiment import Problem
@@ -32,6 +33,20 @@ class Teacher(NamedTuple):
 
     distill: Distillation
     variables: PyTree
+
+
+def taught_by(how: recipes.Retrain, problem: Problem, variables: PyTree) -> Teacher | None:
+    """Returns what retrained networks learn from the teacher; None if the config wants nothing.
+
+    Args:
+      how: What is learned.
+      problem: Has the teacher.
+      variables: The teacher's.
+    """
+    if not how.distill:
+        return None
+    own = {kind: variables[kind] for kind in ("params", "batch_stats")}
+    return Teacher(Distillation(problem.teacher, dict(how.distill)), own)
 
 
 def recipe(steps: int, lr: float) -> dict[str, Any]:

@@ -166,24 +166,24 @@ def subnet_stage(
       subnet: The subnet in its text form.
       how: How it is trained.
     """
-    made_from = {"supernet": distilled.hash, "subnet": subnet, "init": how.init, **_recipe(how)}
-    return Stage(workdir / "retrain" / _folder_name(subnet), made_from, _recipe(recipes.Retrain()))
+    made_from = {"supernet": distilled.hash, "subnet": subnet, "init": how.init, **recipe(how)}
+    return Stage(workdir / "retrain" / folder_name(subnet), made_from, recipe(recipes.Retrain()))
 
 
 def retrained_teacher_stage(workdir: pathlib.Path, teacher: Stage, how: recipes.Retrain) -> Stage:
     """Returns the stage in which the teacher is trained on, as long as a subnet."""
-    made_from = {"teacher": teacher.hash, **_recipe(how)}
-    return Stage(workdir / "retrained_teacher", made_from, _recipe(recipes.Retrain()))
+    made_from = {"teacher": teacher.hash, **recipe(how)}
+    return Stage(workdir / "retrained_teacher", made_from, recipe(recipes.Retrain()))
 
 
-def _recipe(how: recipes.Retrain) -> dict[str, Any]:
-    """What differs from `train`, as a mark names it; older marks have the defaults."""
+def recipe(how: recipes.Retrain) -> dict[str, Any]:
+    """Returns what differs from `train`, as a mark names it; older marks have the defaults."""
     distill = [list(pair) for pair in how.distill]
     return {"retrain.steps": how.steps, "retrain.lr": how.lr, "retrain.distill": distill}
 
 
-def _folder_name(subnet: str) -> str:
-    """The subnet, or its beginning and a hash if file systems would refuse its length."""
+def folder_name(subnet: str) -> str:
+    """Returns the subnet, or its beginning and a hash if file systems would refuse its length."""
     return subnet if len(subnet) <= 200 else f"{subnet[:180]}-{artefacts.digest(subnet)}"
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from qnas_jax.bwnas import config
 from qnas_jax.errors import InputError
+from qnas_jax.oneshot import config as oneshot_config
 from qnas_jax.run import cli, paths
 from qnas_jax.stages import experiment
 
@@ -108,15 +109,17 @@ def test_every_path_of_a_config_gets_its_home(home):
     assert paths.with_homes(config.Config(), experiment.PATHS) == config.Config()
 
 
-def test_every_text_of_a_config_is_a_path_or_a_choice():
+@pytest.mark.parametrize("given", [config.Config, oneshot_config.Config])
+def test_every_text_of_a_config_is_a_path_or_a_choice(given):
     """A new setting that is a path must be in PATHS."""
-    default, texts = config.Config(), set()
+    default, texts = given(), set()
     for field in dataclasses.fields(default):
         section = getattr(default, field.name)
         inner = dataclasses.fields(section) if dataclasses.is_dataclass(section) else ()
         texts |= {f"{field.name}.{f.name}" for f in inner if isinstance(f.default, str)}
     choices = {"source", "sampling", "compute", "compile", "bits_per", "ranges"}
     choices |= {"weight_ranges", "a_ranges_per", "init", "dilate", "name", "optimizer"}
+    choices |= {"cost", "search"}
     rest = {name for name in texts if name.split(".")[1] not in choices | {"target"}}
     assert rest == set(experiment.PATHS)
 

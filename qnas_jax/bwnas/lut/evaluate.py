@@ -14,10 +14,11 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from qnas_jax import metrics
-from qnas_jax.bwnas.lut import mbconv_float, mbconv_int8
-from qnas_jax.bwnas.lut.mbconv_float import LayerSpec, OpWeights, grid_of, on_grid, unpack
+from qnas_jax.bwnas.lut import mbconv_int8
 from qnas_jax.bwnas.lut.mbconv_int8 import QTensor
 from qnas_jax.kernels.int8 import Kernel
+from qnas_jax.nn import mbconv_float
+from qnas_jax.nn.mbconv_float import LayerSpec, OpWeights, grid_of, on_grid, unpack
 
 Values = Array | QTensor  # the outputs of several nodes
 Weights = tuple[OpWeights, ...]  # by op

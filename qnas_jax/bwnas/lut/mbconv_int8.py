@@ -11,7 +11,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from qnas_jax import space
-from qnas_jax.bwnas.lut.mbconv_float import (
+from qnas_jax.kernels import int8
+from qnas_jax.kernels.int8 import Kernel
+from qnas_jax.nn.mbconv_float import (
     LayerSpec,
     OpCalibration,
     OpWeights,
@@ -21,8 +23,6 @@ from qnas_jax.bwnas.lut.mbconv_float import (
     on_grid,
     weight_codes,
 )
-from qnas_jax.kernels import int8
-from qnas_jax.kernels.int8 import Kernel
 
 
 class CodedKernel(NamedTuple):

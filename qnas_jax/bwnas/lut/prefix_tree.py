@@ -26,10 +26,10 @@ from jaxtyping import Array, Float, Int
 
 from qnas_jax import space
 from qnas_jax.bwnas.lut import evaluate
-from qnas_jax.bwnas.lut.mbconv_float import LayerSpec, gather_weights
 from qnas_jax.bwnas.lut.mbconv_int8 import gather_codes
 from qnas_jax.kernels.int8 import Kernel
 from qnas_jax.nn import supernet
+from qnas_jax.nn.mbconv_float import LayerSpec, gather_weights, layer_spec
 from qnas_jax.quant.calibrate import FindRange
 from qnas_jax.run import matrix
 from qnas_jax.run.stage import reading
@@ -121,26 +121,11 @@ def build(
         )
 
     return PrefixTree(
-        tuple(_layer(block, i, ops, find_range, per_channel) for i in range(block.depth)),
+        tuple(layer_spec(block, i, ops, find_range, per_channel) for i in range(block.depth)),
         gathered(_gather_weights),
         gathered(_gather_codes, kernel) if kernel else None,
         kernel,
         tuple(tuple(jnp.int32(a_bits) for _, a_bits in choices) for choices in bits),
-    )
-
-
-def _layer(block, number, ops, find_range, per_channel):
-    in_channels, stride = block.layer_shape(number)
-    residual = stride == 1 and in_channels == block.channels
-    return LayerSpec(
-        ops,
-        in_channels,
-        block.channels,
-        stride,
-        block.layer_dilation(number),
-        residual,
-        find_range,
-        per_channel,
     )
 
 

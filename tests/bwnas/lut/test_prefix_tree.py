@@ -8,9 +8,9 @@ import pytest
 import cpu
 import reference
 from qnas_jax import metrics, space
-from qnas_jax.bwnas.lut import evaluate, layer_scales, mbconv_float, mbconv_int8, prefix_tree
+from qnas_jax.bwnas.lut import evaluate, layer_scales, mbconv_int8, prefix_tree
 from qnas_jax.kernels import int8
-from qnas_jax.nn import init, supernet
+from qnas_jax.nn import init, mbconv_float, supernet
 from qnas_jax.nn.mbconv import BlockPath
 from qnas_jax.quant import calibrate
 

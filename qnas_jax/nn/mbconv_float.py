@@ -46,6 +46,22 @@ class LayerSpec(NamedTuple):
     per_channel: bool
 
 
+def layer_spec(
+    block: space.Block,
+    number: int,
+    ops: tuple[space.Op, ...],
+    find_range: FindRange,
+    per_channel: bool = False,
+) -> LayerSpec:
+    """Returns a layer of a block, see `LayerSpec`."""
+    in_channels, stride = block.layer_shape(number)
+    residual = stride == 1 and in_channels == block.channels
+    dilation = block.layer_dilation(number)
+    return LayerSpec(
+        ops, in_channels, block.channels, stride, dilation, residual, find_range, per_channel
+    )
+
+
 class Kernel(NamedTuple):
     """A convolution's quantized weights as real values, and the batch norm that follows."""
 
@@ -233,9 +249,22 @@ def grid_of(range_: Float[Array, "2 c"], a_bits: Int[Array, ""]) -> QParams:
     return QParams(1 / scale, scale, scale * low, scale * high)
 
 
+def pack(found: OpCalibration) -> Float[Array, "size"]:
+    """What calibration found for an op, as one vector."""
+    return jax.flatten_util.ravel_pytree((found,))[0]
+
+
+def packed_size(layer: LayerSpec) -> int:
+    """How many numbers calibration finds for all ops of a layer on a node's output."""
+    return len(jax.flatten_util.ravel_pytree(_like(layer))[0])
+
+
 def unpack(layer: LayerSpec, packed: Float[Array, "size"]) -> Node:
     """A node's calibration from one vector; passing a hundred small arrays would take 1 ms."""
+    return jax.flatten_util.ravel_pytree(_like(layer))[1](packed)
 
+
+def _like(layer: LayerSpec) -> Node:
     def step(width):
         return Step(jnp.zeros(width), jnp.zeros(width), grid(width))
 
@@ -247,4 +276,4 @@ def unpack(layer: LayerSpec, packed: Float[Array, "size"]) -> Node:
         hidden = layer.in_channels * op.expansion
         add = grid(layer.channels) if layer.residual else None
         like.append(OpCalibration(step(hidden), step(hidden), step(layer.channels), add))
-    return jax.flatten_util.ravel_pytree(tuple(like))[1](packed)
+    return tuple(like)

@@ -1,0 +1,1 @@
+"""What ranks what: every score of a subnet against its accuracy after training."""
