@@ -144,10 +144,11 @@ def paragraph(found: Mapping[str, Any]) -> str:
         return "All networks or all scores are tied: nothing can be ranked."
     name = max(known, key=lambda n: known[n]["tau"])
     best, plain, size = scores[name], scores["nsr"], scores["size"]
+    sums = "" if best is plain else f"The plain NSR sum of the table has {interval(plain)}. "
     text = [
         f"Of all scores, {best['title']} ranks these {len(found['subnets'])} networks best: "
         f"tau {interval(best)} (the best of {len(known)}, so its interval is too narrow).",
-        f"The plain NSR sum of the table has {interval(plain)}, the size alone {interval(size)}.",
+        f"{sums}The size alone has {interval(size)}.",
     ]
     if ceiling:
         text.append(_against(best, ceiling))
