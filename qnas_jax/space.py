@@ -51,6 +51,11 @@ class Op(NamedTuple):
         return f"k{self.kernel}e{self.expansion}"
 
 
+def largest_op(ops: tuple[Op, ...]) -> Op:
+    """The op that holds all others: the largest kernel and the largest expansion."""
+    return Op(max(op.kernel for op in ops), max(op.expansion for op in ops))
+
+
 Bits = tuple[int, int]  # of weights, of activations
 LEAST_BITS, MOST_BITS = 2, 8  # of weights and of activations
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from qnas_jax.benchmark import networks, training
 from qnas_jax.nn.units import pixels
-from qnas_jax.space import Block, Op, Space
+from qnas_jax.space import Block, Op, Space, largest_op
 
 BLOCKS = (
     Block(4, 4, stride=1, dilation=1, depth=1),
@@ -57,7 +57,7 @@ def trained(ops=(0, 1)):
 def own(variables, ops=MIXED):
     """Variables of the widest network as the network with these ops takes them."""
     found = jax.tree.map(lambda leaf: leaf, variables)
-    most = networks.largest(PLAN.space)
+    most = largest_op(PLAN.space.ops)
     for block, place in enumerate(ops):
         op = PLAN.space.ops[place]
         hidden = PLAN.space.blocks[block].in_channels * op.expansion

@@ -20,10 +20,11 @@ from qnas_jax.benchmark.training import Images
 from qnas_jax.nn import init, policy
 from qnas_jax.nn.mbconv import MBConv, layer_module
 from qnas_jax.nn.units import pixels
+from qnas_jax.space import largest_op
 
 
 def _module(plan: Plan, block: int) -> MBConv:
-    return layer_module(plan.space.blocks[block], 0, networks.largest(plan.space))
+    return layer_module(plan.space.blocks[block], 0, largest_op(plan.space.ops))
 
 
 def _features(plan: Plan, teacher: PyTree, block: int, images: Array) -> tuple[Array, Array]:

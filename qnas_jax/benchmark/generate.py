@@ -20,6 +20,7 @@ from qnas_jax.benchmark.training import Images
 from qnas_jax.run import artefacts
 from qnas_jax.run.log import Progress
 from qnas_jax.run.stage import Stage, reading
+from qnas_jax.space import largest_op
 
 TEACHER = "teacher.npz"
 
@@ -107,7 +108,7 @@ def _network(plan: Plan, network: int, train: Images, val: Images) -> dict[str, 
 
 def _teacher(plan: Plan, train: Images, val: Images) -> dict[str, np.ndarray]:
     """Right answers of the teacher, `teacher_right`, and the `nsr` of its blocks' ops."""
-    ops = plan.space.ops.index(networks.largest(plan.space))
+    ops = plan.space.ops.index(largest_op(plan.space.ops))
     everywhere = jnp.full(len(plan.space.blocks), ops, jnp.int32)
     progress = Progress("teacher and NSR, blocks", len(plan.space.blocks) + 1)
     teacher = training.train(plan, train, everywhere, jax.random.key(2), plan.teacher_steps)

@@ -22,7 +22,7 @@ from qnas_jax.nn.mobilenet import MobileNetV2
 from qnas_jax.nn.units import Mean, pixels
 from qnas_jax.ptq import observe, ranges
 from qnas_jax.quant import calibrate
-from qnas_jax.space import MOST_BITS
+from qnas_jax.space import MOST_BITS, largest_op
 
 Ranges = dict[str, Float[Array, "9 2"]]
 
@@ -96,7 +96,7 @@ def right(
 
 def of_block(plan: Plan, variables: PyTree, quant: PyTree, block: int, x: Array) -> Array:
     """The output of a block; in float where its `quant` collection is empty."""
-    module = layer_module(plan.space.blocks[block], 0, networks.largest(plan.space))
+    module = layer_module(plan.space.blocks[block], 0, largest_op(plan.space.ops))
     given = {name: policy.at(held, networks.at_block(block)) for name, held in variables.items()}
     out: Any = module.apply({**given, **({"quant": quant} if quant else {})}, x)
     return out

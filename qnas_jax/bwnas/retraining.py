@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 from jaxtyping import PyTree
 
-from qnas_jax import space
 from qnas_jax.bwnas import adapters
 from qnas_jax.bwnas.config import Config
 from qnas_jax.nn import supernet
@@ -68,24 +67,6 @@ def retrain(
     def start(fresh: PyTree) -> PyTree:
         if begins.config.retrain.init == "scratch":
             return fresh
-        return inherited(fresh, begins.teacher, begins.params, trained.subnet)
+        return supernet.inherited(fresh, begins.teacher, begins.params, trained.subnet)
 
     train_stage.retrain(workdir, begins.problem, how, trained, start, title, begins.taught_by)
-
-
-def inherited(
-    fresh: PyTree, teacher: PyTree, params: Sequence[supernet.Params], subnet: space.Subnet
-) -> PyTree:
-    """Returns the variables of a subnet: its blocks from the supernet, all else from the teacher.
-
-    Args:
-      fresh: The subnet's variables as `init` made them.
-      teacher: The teacher's variables, see `adapters.folded`.
-      params: The supernet's, by block.
-      subnet: The subnet.
-    """
-    blocks = {
-        f"block{i + 1}": supernet.path_params(params[i], tuple(choice.op for choice in block))
-        for i, block in enumerate(subnet)
-    }
-    return supernet.with_blocks(fresh, teacher, blocks)

@@ -59,14 +59,9 @@ class Shared(NamedTuple):
     units: dict[str, int]
 
 
-def largest(ops: tuple[space.Op, ...]) -> space.Op:
-    """Returns the op that holds all others."""
-    return space.Op(max(op.kernel for op in ops), max(op.expansion for op in ops))
-
-
 def widest(found: space.Space, bits: int = 8) -> space.Subnet:
     """Returns the subnet that holds all others."""
-    choice = space.Choice(largest(found.ops), bits, bits)
+    choice = space.Choice(space.largest_op(found.ops), bits, bits)
     return tuple((choice,) * block.depth for block in found.blocks)
 
 
@@ -192,7 +187,7 @@ def _kernel(layer: PyTree, side: int) -> Float[Array, "side side 1 hidden"]:
 def _mean_op(ops, layer, shares) -> tuple[Array, Float[Array, "hidden"]]:
     """The mean of the ops' kernels, and how much of each hidden channel the ops have."""
     side, _, _, hidden = layer["depthwise"]["kernel"].shape
-    most = largest(ops).expansion
+    most = space.largest_op(ops).expansion
     kernel: Any = 0.0
     for k in sorted({op.kernel for op in ops}):
         share = sum(shares[place] for place, op in enumerate(ops) if op.kernel == k)
@@ -237,7 +232,7 @@ def cut(shared: Shared, collection: PyTree, subnet: space.Subnet) -> PyTree:
     """Returns the parameters, or the statistics, of a subnet as its own network takes them."""
     found = jax.tree.map(lambda leaf: leaf, collection)
     choices = [choice for block in subnet for choice in block]
-    most = largest(shared.ops)
+    most = space.largest_op(shared.ops)
     for path, choice in zip(shared.layers, choices, strict=True):
         layer = policy.at(found, path)
 
@@ -264,7 +259,7 @@ def from_teacher(shared: Shared, drawn: PyTree, teacher: PyTree) -> PyTree:
       drawn: Fresh parameters of the widest subnet.
       teacher: The teacher's parameters.
     """
-    op = str(largest(shared.ops))
+    op = str(space.largest_op(shared.ops))
     found = {**teacher, "encoder": dict(teacher["encoder"])}
     for name in dict.fromkeys(path.rpartition("/")[0] for path in shared.layers):
         layers = {key: {op: value} for key, value in policy.at(drawn, name).items()}

@@ -5,6 +5,7 @@ of them, in the form that `BlockPath` takes. Norms use the batch's own statistic
 training, so the supernet keeps none.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -116,3 +117,21 @@ def with_blocks(fresh: PyTree, teacher: PyTree, blocks: dict[str, PyTree]) -> Py
         "params": encoder("params", blocks),
         "batch_stats": encoder("batch_stats", fresh_stats),
     }
+
+
+def inherited(
+    fresh: PyTree, rest: PyTree, params: Sequence[Params], subnet: space.Subnet
+) -> PyTree:
+    """The variables of a subnet's network: its blocks from the supernet, all else given.
+
+    Args:
+      fresh: The network's variables as `init` made them.
+      rest: `params` and `batch_stats` of the stem and the head, see `with_blocks`.
+      params: The supernet's, by block.
+      subnet: The subnet.
+    """
+    blocks = {
+        f"block{i + 1}": path_params(params[i], tuple(choice.op for choice in block))
+        for i, block in enumerate(subnet)
+    }
+    return with_blocks(fresh, rest, blocks)

@@ -41,7 +41,7 @@ class Searched(NamedTuple):
     cheapest: np.ndarray
 
 
-class Told(NamedTuple):
+class Tried(NamedTuple):
     """All candidates that were scored, in this order.
 
     Attributes:
@@ -67,7 +67,7 @@ class Scored(NamedTuple):
     accuracy: float
 
 
-def evolved(drawn: Key[Array, ""], accuracies: Accuracies, given: Searched, count: int) -> Told:
+def evolved(drawn: Key[Array, ""], accuracies: Accuracies, given: Searched, count: int) -> Tried:
     """Scores random subnets within a budget, then children of the best.
 
     Args:
@@ -79,13 +79,13 @@ def evolved(drawn: Key[Array, ""], accuracies: Accuracies, given: Searched, coun
     how, (first, later) = Evolution(), jax.random.split(drawn)
     allowed, bounds = functools.partial(_allowed, given), _bounds(given)
 
-    def tell(state: evolution.State | None, told: Told) -> evolution.State:
+    def tell(state: evolution.State | None, tried: Tried) -> evolution.State:
         if state is None:
-            return evolution.init(told.genes, -told.accuracy)
-        return evolution.tell(state, told.genes, -told.accuracy)
+            return evolution.init(tried.genes, -tried.accuracy)
+        return evolution.tell(state, tried.genes, -tried.accuracy)
 
     genes = _first(first, given, min(how.mutants + how.crossed, count))
-    return _told(
+    return _generations(
         accuracies,
         genes,
         count,
@@ -94,7 +94,7 @@ def evolved(drawn: Key[Array, ""], accuracies: Accuracies, given: Searched, coun
     )
 
 
-def spread_out(drawn: Key[Array, ""], accuracies: Accuracies, given: Searched, count: int) -> Told:
+def spread_out(drawn: Key[Array, ""], accuracies: Accuracies, given: Searched, count: int) -> Tried:
     """Scores random subnets, then children of those nearest to the front of accuracy and cost.
 
     Args:
@@ -106,33 +106,33 @@ def spread_out(drawn: Key[Array, ""], accuracies: Accuracies, given: Searched, c
     how, (first, later) = NSGA2(), jax.random.split(drawn)
     allowed, bounds = functools.partial(_allowed, given), _bounds(given)
 
-    def tell(state: nsga2.State | None, told: Told) -> nsga2.State:
-        costs = coding.costs_of(given.coded, given.costs, told.genes)
-        objectives = np.stack([-told.accuracy, costs], 1)
+    def tell(state: nsga2.State | None, tried: Tried) -> nsga2.State:
+        costs = coding.costs_of(given.coded, given.costs, tried.genes)
+        objectives = np.stack([-tried.accuracy, costs], 1)
         if state is None:
-            return nsga2.init(told.genes, objectives, how)
-        return nsga2.tell(state, told.genes, objectives, how)
+            return nsga2.init(tried.genes, objectives, how)
+        return nsga2.tell(state, tried.genes, objectives, how)
 
     genes = _first(first, given, min(how.population, count))
-    return _told(
+    return _generations(
         accuracies, genes, count, tell, lambda state: nsga2.ask(later, state, how, *bounds, allowed)
     )
 
 
-def _told(
+def _generations(
     accuracies: Accuracies,
     genes: np.ndarray,
     count: int,
-    tell: Callable[[Any, Told], Any],
+    tell: Callable[[Any, Tried], Any],
     ask: Callable[[Any], np.ndarray],
-) -> Told:
+) -> Tried:
     """Scores generation by generation, from the first one on, until `count` are scored."""
     parts, state, left = [], None, count
     while len(genes):
-        parts.append(Told(genes, accuracies(genes)))
+        parts.append(Tried(genes, accuracies(genes)))
         state, left = tell(state, parts[-1]), left - len(genes)
         genes = ask(state)[:left]
-    return Told(*(np.concatenate(own) for own in zip(*parts, strict=True)))
+    return Tried(*(np.concatenate(own) for own in zip(*parts, strict=True)))
 
 
 def _allowed(given: Searched, genes: np.ndarray) -> np.ndarray:

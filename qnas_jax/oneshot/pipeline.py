@@ -14,7 +14,6 @@ from jaxtyping import PyTree
 
 from qnas_jax import space
 from qnas_jax.nn import supernet
-from qnas_jax.nn.composed import Weights
 from qnas_jax.oneshot import searching, training
 from qnas_jax.oneshot.config import Config
 from qnas_jax.oneshot.experiment import Begun, begin
@@ -77,26 +76,11 @@ def retrain(
     how = fit.retraining(fit.training(config), config.retrain)
 
     def start(fresh: PyTree) -> PyTree:
-        scratch = config.retrain.init == "scratch"
-        return fresh if scratch else inherited(fresh, shared.weights, subnet)
+        if config.retrain.init == "scratch":
+            return fresh
+        rest, blocks = shared.weights
+        return supernet.inherited(fresh, rest, blocks, subnet)
 
     taught_by = policies.taught_by(config.retrain, problem, begun.variables)
     train_stage.retrain(workdir, problem, how, trained, start, f"retrain {text}", taught_by)
     return trained
-
-
-def inherited(fresh: PyTree, weights: Weights, subnet: space.Subnet) -> PyTree:
-    """Returns the variables of a subnet's own network, all with the supernet's parameters.
-
-    Args:
-      fresh: The network's variables as `init` made them.
-      weights: The supernet's numbers.
-      subnet: The subnet.
-    """
-    blocks = {
-        f"block{number + 1}": supernet.path_params(
-            weights.blocks[number], tuple(choice.op for choice in block)
-        )
-        for number, block in enumerate(subnet)
-    }
-    return supernet.with_blocks(fresh, weights.rest, blocks)

@@ -114,10 +114,10 @@ def _search(begun: Begun, score: Score, share: float, stage: Stage) -> None:
     # By the budget itself, so that a further one changes no other search.
     number = int(artefacts.digest(float(share))[:7], 16)
     drawn = jax.random.fold_in(key(begun.config.seed, Purpose.SUPERNET_PATHS), number)
-    told = ALGORITHMS[own.search](drawn, accuracies, given, own.candidates)
-    subnets = map(space.format_subnet, coding.subnets_at(coded, told.genes))
-    values = coding.costs_of(coded, costs, told.genes).tolist()
-    rows = [list(row) for row in zip(subnets, values, told.accuracy.tolist(), strict=True)]
+    tried = ALGORITHMS[own.search](drawn, accuracies, given, own.candidates)
+    subnets = map(space.format_subnet, coding.subnets_at(coded, tried.genes))
+    values = coding.costs_of(coded, costs, tried.genes).tolist()
+    rows = [list(row) for row in zip(subnets, values, tried.accuracy.tolist(), strict=True)]
     artefacts.write_json(stage.folder / "subnets.json", {"subnets": rows})
 
 

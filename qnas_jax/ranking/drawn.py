@@ -80,19 +80,19 @@ def subnet_at(rows: Table, places: np.ndarray) -> space.Subnet:
 def _extreme(rows: Table, pick) -> Iterator[space.Subnet]:
     """The subnet of the most or fewest bytes."""
     sizes = rows.costs["size_bytes"]
-    own = [_usable(rows, block) for block in range(rows.blocks)]
+    own = [usable(rows, block) for block in range(rows.blocks)]
     yield subnet_at(rows, np.array([o[pick(sizes[o])] for o in own]))
 
 
-def _usable(rows: Table, block: int) -> np.ndarray:
-    """The rows of a block that have a score."""
+def usable(rows: Table, block: int) -> np.ndarray:
+    """Returns the rows of a block that have a finite NSR."""
     own = rows.rows_of(block)
     return own[np.isfinite(rows.nsr[own])]
 
 
 def _drawn_rows(rng: np.random.Generator, rows: Table, count: int) -> np.ndarray:
     """Random rows of each block, int[count, blocks]."""
-    own = [rng.choice(_usable(rows, block), count) for block in range(rows.blocks)]
+    own = [rng.choice(usable(rows, block), count) for block in range(rows.blocks)]
     return np.stack(own, axis=1)
 
 
@@ -114,7 +114,7 @@ def _random(rng: np.random.Generator, rows: Table) -> Iterator[space.Subnet]:
     kinds = [*(of & whole for of in bits), np.ones(len(rows.path), bool)]
     for turn in range(DRAWS):
         allowed = kinds[turn % len(kinds)]
-        own = [_usable(rows, block) for block in range(rows.blocks)]
+        own = [usable(rows, block) for block in range(rows.blocks)]
         own = [places[allowed[places]] for places in own]
         if all(map(len, own)):
             yield subnet_at(rows, np.array([rng.choice(places) for places in own]))

@@ -19,6 +19,7 @@ from qnas_jax.hardware import target
 from qnas_jax.nn.composed import Weights
 from qnas_jax.oneshot import training
 from qnas_jax.oneshot.config import Oneshot
+from qnas_jax.ranking.drawn import usable
 from qnas_jax.run.config import check_images
 from qnas_jax.run.stage import Stage
 from qnas_jax.search import predictor
@@ -200,7 +201,7 @@ def network_predictions(
     """
     ops, bits = rows.ops, sorted({b for pair in rows.bits for b in pair})
     rng, key = np.random.default_rng(seed), jax.random.key(seed)
-    places = [rng.choice(in_float.rows_of(b), PRETRAINED_ON) for b in range(in_float.blocks)]
+    places = [rng.choice(usable(in_float, b), PRETRAINED_ON) for b in range(in_float.blocks)]
     free = [tuple(in_float.choices(row) for row in own) for own in zip(*places, strict=True)]
     of_ops = predictor.encode(free, ops, (FLOAT_BITS,))._replace(bits=None)
     sums = in_float.nsr[np.stack(places)].sum(0)

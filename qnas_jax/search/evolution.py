@@ -58,7 +58,7 @@ class State(NamedTuple):
       genes: int64[kept, ...].
       scores: float64[kept], lower is better.
       generation: Number of `tell`s so far.
-      seen: int64[told, ...], all candidates that ever had a score, finite or not.
+      seen: int64[seen, ...], all candidates that ever had a score, finite or not.
     """
 
     genes: np.ndarray
@@ -252,7 +252,7 @@ def filled(
     Args:
       rng: Random numbers.
       parts: What makes candidates, and how many are wanted of it.
-      seen: int64[told, ...], the candidates that are not new.
+      seen: int64[seen, ...], the candidates that are not new.
       rules: What a candidate must be.
 
     Returns:

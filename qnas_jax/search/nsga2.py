@@ -43,7 +43,7 @@ class State(NamedTuple):
       ranks: int64[kept], see `ranks_of`.
       crowding: float64[kept], see `crowding_of`.
       generation: Number of `tell`s so far.
-      seen: int64[told, ...], all candidates that ever had objectives, finite or not.
+      seen: int64[seen, ...], all candidates that ever had objectives, finite or not.
     """
 
     genes: np.ndarray

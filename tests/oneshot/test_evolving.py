@@ -32,18 +32,18 @@ EVERY = np.array(list(itertools.product(range(3), repeat=6)))
 
 
 def test_evolution_finds_the_best_within_its_budget():
-    told = evolving.evolved(jax.random.key(0), accuracies, given(14.0), 150)
-    costs = 10 + told.genes.sum(1)
-    assert len(told.genes) == len(np.unique(told.genes, axis=0)) == 150
+    tried = evolving.evolved(jax.random.key(0), accuracies, given(14.0), 150)
+    costs = 10 + tried.genes.sum(1)
+    assert len(tried.genes) == len(np.unique(tried.genes, axis=0)) == 150
     assert (costs <= 14).all()
-    np.testing.assert_array_equal(told.accuracy, accuracies(told.genes))
-    assert told.accuracy.max() == accuracies(EVERY[EVERY.sum(1) <= 4]).max()
+    np.testing.assert_array_equal(tried.accuracy, accuracies(tried.genes))
+    assert tried.accuracy.max() == accuracies(EVERY[EVERY.sum(1) <= 4]).max()
 
 
 @pytest.mark.parametrize("budget", [10.0, 11.0])
 def test_a_budget_that_few_meet_is_searched_to_the_end(budget):
-    told = evolving.evolved(jax.random.key(0), accuracies, given(budget), 200)
-    assert len(told.genes) == (EVERY.sum(1) <= budget - 10).sum()
+    tried = evolving.evolved(jax.random.key(0), accuracies, given(budget), 200)
+    assert len(tried.genes) == (EVERY.sum(1) <= budget - 10).sum()
 
 
 @pytest.mark.parametrize("search", [evolving.evolved, evolving.spread_out])
@@ -57,10 +57,10 @@ def test_a_search_scores_as_many_as_it_may_and_the_same_again(search):
 
 
 def test_nsga2_finds_the_front():
-    told = evolving.spread_out(jax.random.key(0), accuracies, given(), 400)
+    tried = evolving.spread_out(jax.random.key(0), accuracies, given(), 400)
     sums, values = EVERY.sum(1), accuracies(EVERY)
     best = [values[sums == total].max() for total in range(13)]
-    found = [told.accuracy[told.genes.sum(1) == total].max(initial=0) for total in range(13)]
+    found = [tried.accuracy[tried.genes.sum(1) == total].max(initial=0) for total in range(13)]
     assert np.mean(np.array(found) == best) > 0.8
 
 
