@@ -4,6 +4,7 @@
     python launch/bench/main.py distill --json distill.json
     python launch/bench/main.py front --json front.json
     python launch/bench/main.py search --json search.json
+    python launch/bench/main.py regret --json regret.json
     python launch/bench/main.py haq --json haq.json
     python launch/bench/main.py hqnas --json hqnas.json
 
@@ -18,6 +19,7 @@ import front
 import haq
 import hqnas
 import lut
+import regret
 import search
 from qnas_jax.run import parallel, paths
 
@@ -27,6 +29,7 @@ SUBJECTS = {
     "distill": distill,
     "front": front,
     "search": search,
+    "regret": regret,
     "haq": haq,
     "hqnas": hqnas,
 }

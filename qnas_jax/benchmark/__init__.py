@@ -8,9 +8,11 @@
 `objects.md` says what was trained and how; `qnas benchmark` makes it anew.
 """
 
+from qnas_jax.benchmark.agent import agent_search
 from qnas_jax.benchmark.learners import (
     LEARNERS,
     evolution_search,
+    gradient_search,
     predictor_search,
 )
 from qnas_jax.benchmark.searchers import (
@@ -30,8 +32,10 @@ __all__ = [
     "Benchmark",
     "Question",
     "Search",
+    "agent_search",
     "every",
     "evolution_search",
+    "gradient_search",
     "load",
     "nsr_search",
     "predictor_search",

@@ -1,18 +1,25 @@
-"""Searches on the benchmark that learn from what they have seen: evolution, predictor.
+"""Searches on the benchmark that learn: evolution, a predictor, logits by gradient, HAQ's agent.
 
 Each is a `Search`, see `searchers.py`, where random draws and the exact search of the noise stand.
 """
 
-import jax
-import numpy as np
-from jaxtyping import Int
+from typing import NamedTuple
 
-from qnas_jax.benchmark.searchers import Question, every, random_search
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int
+
+from qnas_jax.benchmark.agent import agent_search
+from qnas_jax.benchmark.searchers import Question, Search, every, random_search
 from qnas_jax.search import evolution, predictor
 from qnas_jax.search.evolution import Evolution
 
 POPULATION = 50
 ROUNDS = 4  # of the predictor, each fitted on all candidates so far
+LOGIT_STEPS, LOGIT_RATE = 500, 0.1  # of Adam
+PRICE_RATE = 0.05  # of the relative excess over the budget, that a step adds to its price
 
 Genes = Int[np.ndarray, "evaluations genes"]
 
@@ -75,7 +82,76 @@ def _noise(question: Question, genes: np.ndarray) -> np.ndarray:
     return question.benchmark.nsr[blocks, ops, 1 + bits].astype(np.float64)
 
 
-LEARNERS = {
+def gradient_search(seed: int, question: Question, evaluations: int) -> Genes:
+    """Looks at what logits have drawn that learn by gradient, the last draws first.
+
+    Each block has a logit for each op at each bitwidth. A step draws one of them (Gumbel softmax,
+    straight through), descends on the noise and on the price of the excess over the budget, and
+    the price follows the excess. The noise stands for the accuracy, which has no gradient here.
+
+    Args:
+      seed: Of all draws.
+      question: The budget.
+      evaluations: How many candidates, at most.
+
+    References:
+      Wu et al., 2019, https://arxiv.org/abs/1812.03443 (logits for each layer, expected cost);
+      Chen et al., 2022, https://arxiv.org/abs/2210.08485 (ops and bitwidths together).
+    """
+    question.check()
+    found = question.benchmark
+    noise, cost = found.nsr[:, :, 1:], found.cost_tables[question.cost]
+    fixed = found.fixed_costs[question.cost]
+    given = _Relaxed(
+        jnp.asarray(noise.reshape(len(noise), -1), jnp.float32),
+        jnp.asarray(cost.reshape(len(cost), -1), jnp.float32),
+        jnp.float32(fixed / question.budget),
+        jnp.float32(question.budget),
+    )
+    drawn = np.asarray(_drawn_by_gradient(jax.random.key(seed), given))[::-1]
+    genes = np.concatenate(np.divmod(drawn, len(found.bits)), axis=1).astype(np.int64)
+    genes = genes[question.allowed(genes)]
+    first = np.sort(np.unique(genes, axis=0, return_index=True)[1])
+    return genes[first][:evaluations]
+
+
+class _Relaxed(NamedTuple):
+    """Noise and cost of each op at each bitwidth, [blocks, choices]; what else costs, relative."""
+
+    noise: Array
+    cost: Array
+    fixed: Array
+    budget: Array
+
+
+@jax.jit
+def _drawn_by_gradient(key: Array, given: _Relaxed) -> Int[Array, "steps blocks"]:
+    """The choice of each block that each step draws."""
+    adam = optax.adam(LOGIT_RATE)
+
+    def loss(logits, price, key) -> tuple[Float[Array, ""], tuple[Array, Array]]:
+        soft = jax.nn.softmax(logits + jax.random.gumbel(key, logits.shape))
+        place = jnp.argmax(soft, axis=1)
+        share = jax.nn.one_hot(place, soft.shape[1]) + soft - jax.lax.stop_gradient(soft)
+        over = jnp.sum(share * given.cost) / given.budget + given.fixed - 1
+        return jnp.sum(share * given.noise) + price * over, (place, over)
+
+    def step(state, number):
+        logits, moments, price = state
+        own = jax.random.fold_in(key, number)
+        gradient, (place, over) = jax.grad(loss, has_aux=True)(logits, price, own)
+        updates, moments = adam.update(gradient, moments)
+        price = jnp.maximum(price + PRICE_RATE * over, 0.0)
+        return (optax.apply_updates(logits, updates), moments, price), place
+
+    logits = jnp.zeros_like(given.noise)
+    first = logits, adam.init(logits), jnp.float32(0)
+    return jax.lax.scan(step, first, jnp.arange(LOGIT_STEPS))[1]
+
+
+LEARNERS: dict[str, Search] = {
     "evolution": evolution_search,
     "predictor": predictor_search,
+    "gradient": gradient_search,
+    "agent": agent_search,
 }

@@ -85,8 +85,8 @@ class Plan:
         return len(self.bits) ** len(self.space.blocks)
 
 
-# 4**4 networks with 5**4 policies each; sized so that, by extrapolation from a pilot, all is
-# made in less than 45 minutes on two cores; networks differ by more than seeds do.
+# 4**4 networks with 5**4 policies each; sized so that all is made within an hour on two cores.
+# So short a training has its price: trainings differ by more than networks do, see `objects.md`.
 PLAN = Plan(
     space=Space(
         (

@@ -131,12 +131,16 @@ class Audit:
     lr: float = 5e-4
     images: int = 200  # the last ones of the training split; the one-shot supernets do not see them
     norm_images: int = 32  # of which batch norms and ranges are taken for each subnet
+    # `qnas fronts`: networks of the front of each search that are trained, and candidates that
+    # each one-shot search scores.
+    front: int = 4
+    candidates: int = 300
 
     def check(self) -> None:
         """Raises InputError for the first value that cannot be used."""
         checks.at_least("audit.subnets", self.subnets, 8)
         checks.within("audit.band", self.band, 0.0, 1.0)
-        for name in ("seeds", "steps", "batch", "images", "norm_images"):
+        for name in ("seeds", "steps", "batch", "images", "norm_images", "front", "candidates"):
             checks.at_least(f"audit.{name}", getattr(self, name), 1)
         checks.above_zero("audit.lr", self.lr)
 

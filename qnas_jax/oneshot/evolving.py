@@ -16,7 +16,7 @@ from jaxtyping import Array, Key
 from qnas_jax import space
 from qnas_jax.oneshot import coding
 from qnas_jax.oneshot.coding import Coding, Costs
-from qnas_jax.search import evolution, nsga2, pareto
+from qnas_jax.search import evolution, front, nsga2, pareto
 from qnas_jax.search.evolution import Evolution
 from qnas_jax.search.nsga2 import NSGA2
 
@@ -175,10 +175,6 @@ def spread(scored: Sequence[Scored], count: int) -> list[Scored]:
       count: How many are wanted; the front may have fewer.
     """
     values = np.array([(one.cost, -one.accuracy) for one in scored], np.float64)
-    left = [scored[place] for place in pareto.non_dominated(values)]
-    picked = []
-    for goal in np.linspace(left[0].cost, left[-1].cost, min(count, len(left))):
-        near = min(left, key=lambda one: abs(one.cost - goal))
-        left.remove(near)
-        picked.append(near)
+    best_ones = [scored[place] for place in pareto.non_dominated(values)]
+    picked = [best_ones[place] for place in front.evenly([one.cost for one in best_ones], count)]
     return sorted(picked, key=lambda one: one.cost)

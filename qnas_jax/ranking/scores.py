@@ -25,7 +25,7 @@ from qnas_jax.run.stage import Stage
 from qnas_jax.search import predictor
 from qnas_jax.stages import beginning, candidates, fit
 from qnas_jax.stages.candidates import Score
-from qnas_jax.stages.experiment import prepare
+from qnas_jax.stages.experiment import Problem, prepare
 from qnas_jax.train import supervised
 
 FLOAT_BITS = 16  # so many change nothing that can be seen: a table at them is one in float
@@ -53,9 +53,9 @@ def check(given: Config) -> None:
     Raises:
       InputError: A setting cannot be used.
     """
-    given.check()
+    problem = check_tables(given)
     target.check_per_channel(target.named(given.hardware.target), "an audit")
-    own, (config, problem, _) = given.audit, prepare(given)
+    own = given.audit
     kept = {"norm_images": own.norm_images, "batch": own.batch}
     wanted = {f"audit.images + audit.{name}": own.images + count for name, count in kept.items()}
     check_images(len(problem.train), wanted)
@@ -63,9 +63,19 @@ def check(given: Config) -> None:
     if own.steps % ops:
         rule = f"must be a multiple of {ops}: a fair supernet changes once for a path of each op"
         raise InputError(f"audit.steps={own.steps}: {rule}")
-    if config.lut.time_budget_s:
+
+
+def check_tables(given: Config) -> Problem:
+    """Refuses what makes tables that cannot be compared; opens the images and returns the problem.
+
+    Raises:
+      InputError: A setting cannot be used.
+    """
+    given.check()
+    if given.lut.time_budget_s:
         rule = "must be 0 for an audit: its tables are compared"
-        raise InputError(f"lut.time_budget_s={config.lut.time_budget_s:g}: {rule}")
+        raise InputError(f"lut.time_budget_s={given.lut.time_budget_s:g}: {rule}")
+    return prepare(given)[1]
 
 
 def of_rows(rows: Table, subnets: Sequence[space.Subnet]) -> np.ndarray:
@@ -111,7 +121,7 @@ def composed(
     setting = training.setting(problem, train, how, held_out)._replace(
         features=functools.partial(features, variables)
     )
-    mark = {"supernet": found.distilled.hash, **_mark(found)}
+    mark = {"supernet": found.distilled.hash, **measured_on(found)}
     stage = Stage(workdir / "audit" / "composed", mark)
     return _scored(stage, candidates.scorer(network, weights, setting), subnets, "composed")
 
@@ -127,14 +137,26 @@ def one_shot(
       subnets: The subnets.
       name: One of `SAMPLINGS`.
     """
+    supernet, score = one_shot_supernet(workdir, found, name)
+    stage = Stage(workdir / "audit" / name, {"supernet": supernet.hash, **measured_on(found)})
+    return _scored(stage, score, subnets, name)
+
+
+def one_shot_supernet(workdir: pathlib.Path, found: Searched, name: str) -> tuple[Stage, Score]:
+    """Trains a one-shot supernet; returns its stage and what scores subnets with its weights.
+
+    Args:
+      workdir: The folder of the run.
+      found: The run.
+      name: One of `SAMPLINGS`.
+    """
     config, problem, _, teacher, variables = found.begun
     how, train = _oneshot(config, SAMPLINGS[name]), fit.training(config)
     problem, held_out = beginning.held_out(problem, config.audit.images)
     begins = retraining.beginning(config, problem, variables, found.params)
     trained = training.train(workdir, problem, train, how, teacher.stage, begins.teacher, name)
     setting = training.setting(problem, train, how, held_out)
-    stage = Stage(workdir / "audit" / name, {"supernet": trained.stage.hash, **_mark(found)})
-    return _scored(stage, training.scorer(trained, setting), subnets, name)
+    return trained.stage, training.scorer(trained, setting)
 
 
 def _oneshot(config, sampling: str = "uniform") -> Oneshot:
@@ -146,7 +168,8 @@ def _oneshot(config, sampling: str = "uniform") -> Oneshot:
     )  # fmt: skip
 
 
-def _mark(found: Searched) -> dict:
+def measured_on(found: Searched) -> dict:
+    """Returns the settings that scores of whole networks depend on, for the mark of a stage."""
     config = found.begun.config
     return {
         "images": config.audit.images,

@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 def train(
-    workdir: pathlib.Path, found: Searched, drawn: Sequence[Drawn]
+    workdir: pathlib.Path, found: Searched, drawn: Sequence[Drawn], seeds: Sequence[int]
 ) -> tuple[dict[str, np.ndarray], list[dict[str, Any]]]:
     """Trains the subnets; returns what they reach, and `metrics.json` of each.
 
@@ -31,13 +31,13 @@ def train(
       workdir: The folder of the run.
       found: The run.
       drawn: The subnets.
+      seeds: Of the trainings of each.
     """
     config, problem, _, _, variables = found.begun
     begins = retraining.beginning(config, problem, variables, found.params)
     how = fit.retraining(fit.training(config), config.retrain)
     metric = problem.task.metric.name
     by_seed = []
-    seeds = range(config.seed, config.seed + config.audit.seeds)
     for seed in seeds:  # other settings are refused before anything takes long
         for one in drawn:
             _stage(workdir, found, one.subnet, seed)

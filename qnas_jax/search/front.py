@@ -96,14 +96,19 @@ def spread(points: Sequence[Point], count: int, cost: str = "size_bytes") -> lis
 
     They are taken from the front of the NSR and that cost alone.
     """
-    left = pair(points, cost)
-    values = [point.costs[cost] for point in left]
-    picked = []
+    held = pair(points, cost)
+    picked = [held[place] for place in evenly([point.costs[cost] for point in held], count)]
+    return sorted(picked, key=lambda point: point.rank)
+
+
+def evenly(values: Sequence[int | float], count: int) -> list[int]:
+    """Returns the places of `count` values (or all), evenly spread between both ends."""
+    left, picked = list(range(len(values))), []
     for goal in np.linspace(min(values), max(values), min(count, len(left))):
-        near = min(left, key=lambda point: abs(point.costs[cost] - goal))
+        near = min(left, key=lambda place: abs(values[place] - goal))
         left.remove(near)
         picked.append(near)
-    return sorted(picked, key=lambda point: point.rank)
+    return picked
 
 
 def write(path: pathlib.Path, points: Sequence[Point]) -> None:

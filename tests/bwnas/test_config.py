@@ -159,6 +159,8 @@ BAD = [
     ("audit.lr", 0.0, "must be above 0"),
     ("audit.images", 0, "must be at least 1"),
     ("audit.norm_images", 0, "must be at least 1"),
+    ("audit.front", 0, "must be at least 1"),
+    ("audit.candidates", 0, "must be at least 1"),
     ("export.max_drop", -0.1, "must be at least 0.0"),
     ("run.save_every", 0, "must be at least 1"),
     ("run.log_every", 0, "must be at least 1"),
