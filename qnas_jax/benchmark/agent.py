@@ -1,7 +1,7 @@
 """HAQ's agent on the benchmark: it chooses each block's op, then its bitwidth, as one action each.
 
 The agent and its constants are those of `haq.ddpg`. What a network's layers are there, the blocks
-are here; ops are ordered by what they cost, so that a larger action is always a larger network.
+are here. A larger action is an op of a higher mean cost, or more bits.
 """
 
 import functools
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from qnas_jax.benchmark.searchers import Question
+from qnas_jax.benchmark.searchers import Question, cheapest
 from qnas_jax.haq import ddpg, env
 
 HOW = ddpg.DDPG()
@@ -24,7 +24,7 @@ class Steps(NamedTuple):
     Attributes:
       features: float32[genes, features] of a decision, each in [0, 1].
       genes: int64[genes], the gene that a decision sets.
-      ranked: For each decision, the values of its gene, from the cheapest to the dearest.
+      ranked: For each decision, the values of its gene, in the order of its actions.
     """
 
     features: Array
@@ -56,7 +56,7 @@ def agent_search(
     for episode in range(evaluations):
         # As in `haq.env`: the first proposal is the largest of all.
         proposed = np.asarray(_propose(agent, steps.features, jnp.asarray(counts)))
-        places = np.minimum(proposed, counts - 1) if episode else counts - 1
+        places = proposed if episode else counts - 1
         left = _within_budget(question, steps, places)
         genes = _genes(steps, left)
         found.append(genes)
@@ -80,7 +80,9 @@ def _steps(question: Question) -> Steps:
     features = np.repeat(scaled, 2, axis=0)
     kinds = np.tile([0.0, 1.0], len(blocks))[:, None]
     genes = np.arange(len(counts)).reshape(2, -1).T.ravel()
-    ranked = [np.argsort(cost[block].mean(axis)) for block in range(len(blocks)) for axis in (1, 0)]
+    by_bits, ranked = np.argsort(found.bits), []
+    for block in range(len(blocks)):
+        ranked += [np.argsort(cost[block].mean(1), kind="stable"), by_bits]
     return Steps(jnp.asarray(np.concatenate([features, kinds], 1), jnp.float32), genes, ranked)
 
 
@@ -92,9 +94,17 @@ def _genes(steps: Steps, places: np.ndarray) -> np.ndarray:
 
 
 def _within_budget(question: Question, steps: Steps, places: np.ndarray) -> np.ndarray:
-    """Takes one from the place that is highest for its gene until the cost meets the budget."""
+    """Takes one from the place that is highest for its gene until the cost meets the budget.
+
+    Where costs do not rise with the places, all may be at the first one and still cost too much:
+    then it is the cheapest candidate.
+    """
     places, counts = places.copy(), np.array([len(own) for own in steps.ranked])
-    while not question.allowed(_genes(steps, places)) and places.any():
+    while not question.allowed(_genes(steps, places)):
+        if not places.any():
+            genes = cheapest(question)[steps.genes]
+            pairs = zip(steps.ranked, genes, strict=True)
+            return np.array([int(np.flatnonzero(own == gene)[0]) for own, gene in pairs])
         places[np.argmax(places / counts)] -= 1
     return places
 
@@ -103,12 +113,12 @@ def _within_budget(question: Question, steps: Steps, places: np.ndarray) -> np.n
 def _propose(
     agent: ddpg.Agent, features: Float[Array, "steps f"], counts: Int[Array, "steps"]
 ) -> Int[Array, "steps"]:
-    """The place of each decision, eq. 3; a count of them is that of the action 1."""
+    """The place of each decision, eq. 3."""
 
     def step(last, given):
         number, own, count = given
         action = ddpg.act(HOW, agent, jnp.append(own, last), number)
-        place = jnp.floor(action * count)
+        place = jnp.minimum(jnp.floor(action * count), count - 1)
         return (place + 0.5) / count, place.astype(jnp.int32)
 
     numbers = jnp.arange(len(counts))

@@ -12,7 +12,13 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from qnas_jax.benchmark.agent import agent_search
-from qnas_jax.benchmark.searchers import Question, Search, every, random_search
+from qnas_jax.benchmark.searchers import (
+    Question,
+    Search,
+    cheapest,
+    every,
+    random_search,
+)
 from qnas_jax.search import evolution, predictor
 from qnas_jax.search.evolution import Evolution
 
@@ -20,6 +26,7 @@ POPULATION = 50
 ROUNDS = 4  # of the predictor, each fitted on all candidates so far
 LOGIT_STEPS, LOGIT_RATE = 500, 0.1  # of Adam
 PRICE_RATE = 0.05  # of the relative excess over the budget, that a step adds to its price
+PRICE_NOW = 5.0  # price of the present excess, without which logits settle before the price rises
 
 Genes = Int[np.ndarray, "evaluations genes"]
 
@@ -63,7 +70,7 @@ def predictor_search(seed: int, question: Question, evaluations: int) -> Genes:
       Moons et al., 2021, https://arxiv.org/abs/2012.08859, section 3.3.
     """
     candidates = every(question)
-    noise = _noise(question, candidates)
+    noise = question.benchmark.noise(*np.split(candidates, 2, axis=1))
     per_round = -(-evaluations // ROUNDS)
     seen = np.random.default_rng(seed).permutation(len(candidates))[:per_round]
     while len(seen) < min(evaluations, len(candidates)):
@@ -75,15 +82,11 @@ def predictor_search(seed: int, question: Question, evaluations: int) -> Genes:
     return candidates[seen]
 
 
-def _noise(question: Question, genes: np.ndarray) -> np.ndarray:
-    """The NSR of each block, float64[n, blocks]."""
-    ops, bits = np.split(genes, 2, axis=1)
-    blocks = np.arange(ops.shape[1])
-    return question.benchmark.nsr[blocks, ops, 1 + bits].astype(np.float64)
-
-
 def gradient_search(seed: int, question: Question, evaluations: int) -> Genes:
     """Looks at what logits have drawn that learn by gradient, the last draws first.
+
+    When they have learned they draw few different candidates, so it often looks at fewer than it
+    may. The cheapest candidate is the last.
 
     Each block has a logit for each op at each bitwidth. A step draws one of them (Gumbel softmax,
     straight through), descends on the noise and on the price of the excess over the budget, and
@@ -110,7 +113,7 @@ def gradient_search(seed: int, question: Question, evaluations: int) -> Genes:
     )
     drawn = np.asarray(_drawn_by_gradient(jax.random.key(seed), given))[::-1]
     genes = np.concatenate(np.divmod(drawn, len(found.bits)), axis=1).astype(np.int64)
-    genes = genes[question.allowed(genes)]
+    genes = np.concatenate([genes[question.allowed(genes)], cheapest(question)[None]])
     first = np.sort(np.unique(genes, axis=0, return_index=True)[1])
     return genes[first][:evaluations]
 
@@ -134,7 +137,8 @@ def _drawn_by_gradient(key: Array, given: _Relaxed) -> Int[Array, "steps blocks"
         place = jnp.argmax(soft, axis=1)
         share = jax.nn.one_hot(place, soft.shape[1]) + soft - jax.lax.stop_gradient(soft)
         over = jnp.sum(share * given.cost) / given.budget + given.fixed - 1
-        return jnp.sum(share * given.noise) + price * over, (place, over)
+        now = jnp.maximum(price + PRICE_NOW * jax.lax.stop_gradient(over), 0.0)
+        return jnp.sum(share * given.noise) + now * over, (place, over)
 
     def step(state, number):
         logits, moments, price = state

@@ -40,6 +40,12 @@ class Question(NamedTuple):
     seed: int | None = None
 
     @property
+    def judges(self) -> list[int]:
+        """The trainings that a choice is judged by: those that the search did not see."""
+        every_one = range(self.benchmark.seeds)
+        return [seed for seed in every_one if seed != self.seed] or [*every_one]
+
+    @property
     def counts(self) -> Int[np.ndarray, "genes"]:
         """How many values each gene has."""
         found = self.benchmark
@@ -100,6 +106,13 @@ def every(question: Question) -> Int[np.ndarray, "candidates genes"]:
     return genes[question.allowed(genes)]
 
 
+def cheapest(question: Question) -> Int[np.ndarray, "genes"]:
+    """Returns the genes of the candidate of the lowest cost."""
+    table = question.benchmark.cost_tables[question.cost]
+    flat = table.reshape(len(table), -1).argmin(1)
+    return np.concatenate(np.divmod(flat, table.shape[2]))
+
+
 def random_search(
     seed: int, question: Question, evaluations: int
 ) -> Int[np.ndarray, "evaluations genes"]:
@@ -149,7 +162,9 @@ def regret(
     """Returns how much less accurate a search's choice is than the best candidate.
 
     After each evaluation the choice is the candidate within the budget that looked best to the
-    search. It is judged by the mean accuracy of all trainings, as is the best candidate.
+    search. It is judged by the mean accuracy of the trainings that the search did not see, as is
+    the best candidate: what a search gains from the noise of the training it saw does not count.
+    Noise is in the judgement, too, so not even the best network of all would have no regret.
 
     Args:
       question: What was searched for.
@@ -158,11 +173,16 @@ def regret(
     Returns:
       Percentage points, 0 or more; infinite as long as no candidate was within the budget.
     """
-    judge = question._replace(seed=None)
-    best = judge.accuracy(every(question)).max()
+    best = _judged(question, every(question)).max()
     seen = np.where(question.allowed(genes), question.accuracy(genes), -np.inf)
     highest = np.maximum.accumulate(seen)
     new = np.concatenate([[True], highest[1:] > highest[:-1]])  # the first of equal ones stays
     choice = np.maximum.accumulate(np.where(new, np.arange(len(genes)), 0))
-    lost = best - judge.accuracy(genes[choice])
+    lost = best - _judged(question, genes[choice])
     return np.where(np.isfinite(highest), lost, np.inf)
+
+
+def _judged(question: Question, genes: np.ndarray) -> np.ndarray:
+    """The mean accuracy of the trainings that judge."""
+    each = [question._replace(seed=seed).accuracy(genes) for seed in question.judges]
+    return np.mean(each, axis=0)

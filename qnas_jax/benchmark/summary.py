@@ -40,7 +40,9 @@ def as_text(found: Benchmark) -> str:
     for place, each in enumerate(found.bits):
         policy = np.ravel_multi_index((place,) * blocks, (bits,) * blocks)
         lines.append(_line(f"{each} bits", found, found.right[:, :, policy]))
-    return "\n".join([*lines, "spread: between networks; noise: between trainings; both s.d."])
+    return "\n".join(
+        [*lines, "spread: between networks, without noise; noise: between trainings; both s.d."]
+    )
 
 
 def _line(name: str, found: Benchmark, right: np.ndarray) -> str:
@@ -49,5 +51,7 @@ def _line(name: str, found: Benchmark, right: np.ndarray) -> str:
     text = f"{name:8}{low:7.1f}{middle:8.1f}{high:7.1f}"
     if min(right.shape) < 2:
         return text
-    spread, noise = np.std(mean, ddof=1), seed_noise(right, found.images)
+    noise = seed_noise(right, found.images)
+    # The mean of the trainings has its share of their noise.
+    spread = np.sqrt(max(float(np.var(mean, ddof=1)) - noise**2 / right.shape[-1], 0.0))
     return f"{text}{spread:8.2f}{noise:7.2f}{seed_tau(right):7.2f}"

@@ -80,10 +80,19 @@ class Benchmark:
           bits: Of each block, the place of its bitwidth in `bits`.
           seed: Which training; None: the mean of all.
         """
-        right = self.right[self._number(ops, len(self.space.ops))]  # [*n, seeds, policies]
-        policy = self._number(bits, len(self.bits))[..., None, None]
-        found = np.take_along_axis(right, policy, axis=-1)[..., 0]
-        return self._percent(found, seed)
+        network, policy = self._number(ops, len(self.space.ops)), self._number(bits, len(self.bits))
+        return self._percent(self.right[network, :, policy], seed)
+
+    def noise(
+        self, ops: Int[np.ndarray, "*n blocks"], bits: Int[np.ndarray, "*n blocks"]
+    ) -> Float[np.ndarray, "*n blocks"]:
+        """Returns the NSR of each block of quantized networks; see `accuracy`."""
+        blocks = np.arange(len(self.space.blocks))
+        return self.nsr[blocks, ops, 1 + np.asarray(bits)].astype(np.float64)
+
+    def float_noise(self, ops: Int[np.ndarray, "*n blocks"]) -> Float[np.ndarray, "*n blocks"]:
+        """Returns the NSR of each block of networks in float; see `accuracy`."""
+        return self.nsr[np.arange(len(self.space.blocks)), ops, 0].astype(np.float64)
 
     def float_accuracy(
         self, ops: Int[np.ndarray, "*n blocks"], seed: int | None = None
@@ -111,7 +120,7 @@ class Benchmark:
         return np.asarray(np.ravel_multi_index(tuple(axes), (count,) * len(axes)))
 
     def _percent(self, right: np.ndarray, seed: int | None) -> np.ndarray:
-        found = right.mean(-1) if seed is None else right[..., seed]
+        found = right.mean(-1) if seed is None else right[..., seed].astype(np.float64)
         return np.asarray(100 * found / self.images)
 
 

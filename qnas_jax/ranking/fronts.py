@@ -20,11 +20,13 @@ from qnas_jax.run import artefacts
 from qnas_jax.run.stage import Stage
 from qnas_jax.search import front
 from qnas_jax.search.ranking import hypervolume
-from qnas_jax.stages import budgets, candidates
+from qnas_jax.stages import candidates
 from qnas_jax.stages.experiment import Purpose, key
 
 SIZE = "size_bytes"
-LEAST_ACCURACY = 0.5  # of the teacher's: where the area of a front begins
+# The box of an area: to what lies a little beyond the largest subnet, so that this one counts, and
+# from half of the teacher's accuracy.
+BEYOND, LEAST_ACCURACY = 1.1, 0.5
 TITLES = {"bwnas": "QA-BWNAS", "spos": "SPOS", "fairnas": "FairNAS"}
 
 
@@ -54,10 +56,10 @@ def compare(workdir: pathlib.Path, found: Searched) -> dict[str, Any]:
       found: The search of QA-BWNAS.
 
     Returns:
-      The content of `audit/fronts.json`: "teacher", its size at 8 bits and its accuracy there;
+      The content of `audit/fronts.json`: "box", the size and the accuracy where areas end;
       "fronts" by the name of the search, with "networks" and the "area" that they dominate.
     """
-    config, problem, deployed, teacher, _ = found.begun
+    config, problem, _, teacher, _ = found.begun
     fronts = {"bwnas": _blockwise(found)}
     fronts |= {name: _one_shot(workdir, found, name) for name in scores.SAMPLINGS}
     subnets = dict.fromkeys(subnet for one in fronts.values() for subnet in one.subnets)
@@ -68,13 +70,14 @@ def compare(workdir: pathlib.Path, found: Searched) -> dict[str, Any]:
         for subnet, row, value in zip(subnets, rows, reached["quantized"][:, 0], strict=True)
     }
     metric = problem.task.metric
-    largest = budgets.teacher_cost(deployed, problem, SIZE)
+    _, costs = _coded(found)
+    size = BEYOND * float(costs.layers.max((1, 2)).sum() + costs.fixed)
     at_best = metrics_of(teacher.stage.folder, metric)["quantized"]
     content = {
         name: {
             **artefacts.plain(one._asdict() | {"subnets": len(one.subnets)}),
             "networks": (own := [networks[subnet] for subnet in one.subnets]),
-            "area": area(own, largest, at_best),
+            "area": area(own, size, at_best),
         }
         for name, one in fronts.items()
     }
@@ -82,7 +85,7 @@ def compare(workdir: pathlib.Path, found: Searched) -> dict[str, Any]:
         "metric": metric.name,
         "title": metric.title,
         "seed": config.seed,
-        "teacher": {SIZE: largest, "accuracy": at_best},
+        "box": {SIZE: size, "accuracy": at_best},
         "fronts": content,
     }
 
@@ -114,11 +117,9 @@ def _blockwise(found: Searched) -> Front:
 
 def _one_shot(workdir: pathlib.Path, found: Searched, name: str) -> Front:
     """NSGA-II over the accuracy with shared weights and the size, as FairNAS."""
-    config, problem, deployed, _, _ = found.begun
-    own = config.audit
+    config, own = found.begun.config, found.begun.config.audit
     supernet, score = scores.one_shot_supernet(workdir, found, name)
-    coded = coding.Coding(problem.space, config.space.bits, config.space.bits_per == "layer")
-    costs = coding.known_costs(deployed, coded)[SIZE]
+    coded, costs = _coded(found)
     made_from = {
         "supernet": supernet.hash,
         "bits": [list(pair) for pair in coded.bits],
@@ -148,6 +149,13 @@ def _one_shot(workdir: pathlib.Path, found: Searched, name: str) -> Front:
     scored = [evolving.Scored(*row) for row in zip(*columns, strict=True)]
     chosen = [one.subnet for one in evolving.spread(scored, own.front)]
     return Front(supernet.seconds, stage.seconds, 0.0, len(scored), chosen)
+
+
+def _coded(found: Searched) -> tuple[coding.Coding, coding.Costs]:
+    """What genes number in the space of a run, and its sizes."""
+    config, problem, deployed, _, _ = found.begun
+    coded = coding.Coding(problem.space, config.space.bits, config.space.bits_per == "layer")
+    return coded, coding.known_costs(deployed, coded)[SIZE]
 
 
 def as_text(results: Mapping[str, Any]) -> str:

@@ -228,24 +228,16 @@ def network_predictions(
     free = [tuple(in_float.choices(row) for row in own) for own in zip(*places, strict=True)]
     of_ops = predictor.encode(free, ops, (FLOAT_BITS,))._replace(bits=None)
     sums = in_float.nsr[np.stack(places)].sum(0)
-    start = predictor.train(key, of_ops, -_standard(sums, sums))
+    start = predictor.train(key, of_ops, -predictor.standard(sums, sums))
     features, found = predictor.encode(subnets, ops, bits), []
     for left_out in range(len(subnets)):
         kept = np.arange(len(subnets)) != left_out
-        aims = _standard(truth[kept], truth[kept])
-        own = _rows_of(features, kept)
+        aims = predictor.standard(truth[kept], truth[kept])
+        own = predictor.rows_of(features, kept)
         trained = predictor.train(key, own, aims, predictor.Training(steps=100), start)
-        alone = _rows_of(features, ~kept)
+        alone = predictor.rows_of(features, ~kept)
         found.append(float(predictor.forward(trained, alone)[0]))  # of the others' deviation
     return Scored("network, transferred from float", np.array(found), False)
-
-
-def _rows_of(features: predictor.Features, kept: np.ndarray) -> predictor.Features:
-    return jax.tree.map(lambda part: part[kept], features)
-
-
-def _standard(values: np.ndarray, of: np.ndarray) -> np.ndarray:
-    return (values - of.mean()) / max(float(of.std()), 1e-12)
 
 
 def predicted(title: str, noise: np.ndarray, truth: np.ndarray) -> Scored:

@@ -147,6 +147,16 @@ def _one_hot(name: str, rows: Sequence[Sequence], known: Sequence) -> np.ndarray
     return np.eye(len(known), dtype=np.float32)[places].reshape(len(rows), -1)
 
 
+def rows_of(features: Features, kept: np.ndarray) -> Features:
+    """Returns the features of some subnets, given by a mask or their places."""
+    return jax.tree.map(lambda part: part[kept], features)
+
+
+def standard(values: np.ndarray, of: np.ndarray) -> np.ndarray:
+    """Returns values relative to the mean of others, in units of their standard deviation."""
+    return (values - of.mean()) / max(float(of.std()), 1e-12)
+
+
 class Dense(NamedTuple):
     """A fully connected layer: weights float32[inputs, outputs], bias float32[outputs]."""
 

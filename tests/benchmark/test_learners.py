@@ -36,8 +36,8 @@ def question(found):
 @pytest.mark.parametrize("name", LEARNERS)
 def test_what_is_looked_at_is_within_the_budget_and_that_of_the_seed(question, name):
     genes = LEARNERS[name](1, question, 60)
-    assert 0 < len(genes) <= 60  # logits that have learned draw few different ones
     assert genes.shape[1] == 6
+    assert len(genes) == 60 or (name == "gradient" and 3 < len(genes) < 60)
     assert question.allowed(genes).all()
     np.testing.assert_array_equal(genes, LEARNERS[name](1, question, 60))
     assert not np.array_equal(genes, LEARNERS[name](2, question, 60))
@@ -70,6 +70,13 @@ def test_a_space_that_is_looked_at_whole_ends_every_search(found):
         assert regret(few, genes)[-1] == 0
 
 
+@pytest.mark.parametrize("name", LEARNERS)
+def test_the_lowest_budget_has_an_answer(found, name):
+    least = Question(found, "ms", found.cost_tables["ms"].min((1, 2)).sum() + 0.5 + 1e-9)
+    genes = LEARNERS[name](0, least, 3)
+    np.testing.assert_array_equal(np.unique(genes, axis=0), every(least))
+
+
 def test_logits_find_the_least_noise_within_the_budget(found, question):
     genes = LEARNERS["gradient"](0, question, 10)
     ops, bits = np.split(genes, 2, axis=1)
@@ -81,9 +88,6 @@ def test_logits_find_the_least_noise_within_the_budget(found, question):
 
 
 def test_the_agent_first_proposes_the_largest_that_the_budget_allows(found):
-    most = {name: float(t.max((1, 2)).sum() + 0.5) for name, t in found.cost_tables.items()}
-    loose = Question(found, "ms", most["ms"])
-    ops, bits = np.split(LEARNERS["agent"](0, loose, 1)[0], 2)
-    mean = found.cost_tables["ms"]
-    np.testing.assert_array_equal(ops, mean.mean(2).argmax(1))
-    np.testing.assert_array_equal(bits, mean.mean(1).argmax(1))
+    ops, bits = np.split(LEARNERS["agent"](0, Question(found, "ms", 1e9), 1)[0], 2)
+    np.testing.assert_array_equal(ops, found.cost_tables["ms"].mean(2).argmax(1))
+    np.testing.assert_array_equal(bits, [0, 0, 0])  # 8 bits
