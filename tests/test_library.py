@@ -77,9 +77,21 @@ def test_importing_takes_no_array_library_until_it_is_used():
     assert not {"jax", "flax"} & set(then.split())
 
 
+def in_the_readme(word):
+    """The only example that has a word."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (code,) = (block for block in blocks if word in block)
+    return code
+
+
+def test_the_readme_searches_the_benchmark_with_every_search():
+    lines = [line.split() for line in run(in_the_readme("benchmark.load")).splitlines()]
+    assert [line[0] for line in lines] == [*qn.benchmark.SEARCHES, *qn.benchmark.LEARNERS]
+    assert all(0 <= float(line[1]) < 30 for line in lines), "two bits are 40 points worse"
+
+
 def test_the_readme_scores_a_block_and_prints_its_front():
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    lines = [line.split() for line in run(code).splitlines()]
+    lines = [line.split() for line in run(in_the_readme("init_supernet")).splitlines()]
     assert len(lines) > 1
     nsr, sizes = ([float(line[column]) for line in lines] for column in (0, 1))
     assert nsr == sorted(nsr)
