@@ -32,7 +32,7 @@ from qnas_jax.report.outcome import as_text
 from qnas_jax.run import artefacts
 from qnas_jax.run.stage import Stage, is_finished
 from qnas_jax.search.front import Point
-from qnas_jax.stages import dry_run, fit, policies, qat
+from qnas_jax.stages import dry_run, fit, qat
 from qnas_jax.stages import export as export_stage
 from qnas_jax.stages import latency as latency_stage
 from qnas_jax.stages import train as train_stage
@@ -65,7 +65,11 @@ def run(given: Config, workdir: pathlib.Path) -> dict[str, Any]:
     how, distilled, points = fit.training(config), found.distilled, found.points
     picked = search_front.chosen(points, config.search, config.retrain.subnets)
     retrained = _retrain(workdir, config, problem, distilled, variables, found.params, picked)
-    again = _retrain_teacher(workdir, config, problem, teacher, variables)
+    again = (
+        retraining.retrain_teacher(workdir, config, problem, teacher, variables)
+        if config.retrain.teacher
+        else None
+    )
     aware = _train_aware(
         workdir, config, problem, [teacher, *([again] if again else []), *retrained]
     )
@@ -174,21 +178,6 @@ def _retrain(
         retraining.retrain(workdir, begins, how, trained, f"retrain {i}/{len(picked)}")
         found.append(trained)
     return found
-
-
-def _retrain_teacher(
-    workdir: pathlib.Path, config: Config, problem: Problem, teacher: Trained, variables: PyTree
-) -> Trained | None:
-    """Trains the teacher on for as many steps as a subnet, if the config wants that."""
-    if not config.retrain.teacher:
-        return None
-    stage = train_stage.retrained_teacher_stage(workdir, teacher.stage, config.retrain)
-    again, how = teacher._replace(stage=stage), fit.retraining(fit.training(config), config.retrain)
-    taught_by = policies.taught_by(config.retrain, problem, variables)
-    train_stage.retrain(
-        workdir, problem, how, again, lambda _: variables, "retrain teacher", taught_by
-    )
-    return again
 
 
 def _train_aware(

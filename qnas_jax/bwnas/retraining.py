@@ -9,7 +9,7 @@ from jaxtyping import PyTree
 from qnas_jax.bwnas import adapters
 from qnas_jax.bwnas.config import Config
 from qnas_jax.nn import supernet
-from qnas_jax.stages import policies
+from qnas_jax.stages import fit, policies
 from qnas_jax.stages import train as train_stage
 from qnas_jax.stages.evaluation import Trained
 from qnas_jax.stages.experiment import Problem
@@ -70,3 +70,24 @@ def retrain(
         return supernet.inherited(fresh, begins.teacher, begins.params, trained.subnet)
 
     train_stage.retrain(workdir, begins.problem, how, trained, start, title, begins.taught_by)
+
+
+def retrain_teacher(
+    workdir: pathlib.Path, config: Config, problem: Problem, teacher: Trained, variables: PyTree
+) -> Trained:
+    """Trains the teacher on for as many steps as a subnet, and evaluates it; nothing if done.
+
+    Args:
+      workdir: The folder of the run.
+      config: Its config.
+      problem: Images, task and networks.
+      teacher: The teacher.
+      variables: Its variables.
+    """
+    stage = train_stage.retrained_teacher_stage(workdir, teacher.stage, config.retrain)
+    again, how = teacher._replace(stage=stage), fit.retraining(fit.training(config), config.retrain)
+    taught_by = policies.taught_by(config.retrain, problem, variables)
+    train_stage.retrain(
+        workdir, problem, how, again, lambda _: variables, "retrain teacher", taught_by
+    )
+    return again

@@ -47,6 +47,7 @@ def run(given: Config, workdir: pathlib.Path) -> dict[str, Any]:
         "made_from": {"supernet": found.distilled.hash, "lut": found.populated.hash},
         "audit": artefacts.plain(own),
         "retrain": artefacts.plain(given.retrain),
+        "teachers": trained.teachers(workdir, found),
         **content,
     }
     artefacts.write_json(workdir / "config.json", found.begun.config)

@@ -11,6 +11,7 @@ from qnas_jax import space
 from qnas_jax.bwnas import retraining
 from qnas_jax.bwnas.pipeline import Searched
 from qnas_jax.ranking.drawn import Drawn
+from qnas_jax.report.policies import metrics_of
 from qnas_jax.run.stage import Stage, read_json
 from qnas_jax.stages import fit
 from qnas_jax.stages import train as train_stage
@@ -55,6 +56,18 @@ def train(
         for name in ("fp32", "quantized")
     }
     return reached, by_seed[0]
+
+
+def teachers(workdir: pathlib.Path, found: Searched) -> list[dict[str, Any]]:
+    """Returns the teacher as it is, and trained on for as long as a subnet, as rows of a table."""
+    config, problem, _, teacher, variables = found.begun
+    again = retraining.retrain_teacher(workdir, config, problem, teacher, variables)
+    rows = []
+    for kind, one in (("teacher", teacher), ("teacher, trained on", again)):
+        held = metrics_of(one.stage.folder, problem.task.metric)
+        scores = {name: [held[name]] for name in ("fp32", "quantized")}
+        rows.append({"kind": kind, "size_bytes": held["size_bytes"], **scores, "subnet": ""})
+    return rows
 
 
 def _stage(workdir: pathlib.Path, found: Searched, subnet: space.Subnet, seed: int) -> Stage:

@@ -75,7 +75,7 @@ def write(workdir: pathlib.Path, results: Mapping[str, Any]) -> None:
         ceiling=ceiling,
         scatter=figure,
         rows="\n".join(map(_score, sorted(ranked, key=ranking_place))),
-        networks="\n".join(map(_network, results["subnets"])),
+        networks="\n".join(map(_network, [*results["teachers"], *results["subnets"]])),
     )
     artefacts.write(workdir / "audit" / "ranking.svg", figure)
     artefacts.write(workdir / "audit" / "index.html", page)

@@ -39,6 +39,7 @@ def test_fronts_and_an_audit_share_a_folder_and_are_made_once(tmp_path):
     assert [first["fronts"][name]["scored"] for name in ("spos", "fairnas")] == [6, 6]
     audited = pipeline.run(given, tmp_path)
     assert len(audited["subnets"]) == 8
+    assert [row["kind"] for row in audited["teachers"]] == ["teacher", "teacher, trained on"]
     assert {"nsr", "spos", "fairnas", "size"} <= audited["scores"].keys()
     assert json.loads((tmp_path / "audit" / "results.json").read_text()) == audited
     made = written(tmp_path)

@@ -79,12 +79,15 @@ def test_the_paragraph_and_the_page_name_the_best_score(found, tmp_path):
     content, *_ = found
     assert "NSR sum" in content["paragraph"] or "size" in content["paragraph"]
     assert "Two trainings" in content["paragraph"]
-    whole = {"metric": "top1", "title": "top-1 accuracy", **content}
+    teacher = {"kind": "teacher", "size_bytes": 1e3, "fp32": [88.5], "quantized": [87.25]}
+    teachers = [{**teacher, "subnet": ""}]
+    whole = {"metric": "top1", "title": "top-1 accuracy", "teachers": teachers, **content}
     json.dumps(whole, allow_nan=False)
     page.write(tmp_path, whole)
     text = (tmp_path / "audit" / "index.html").read_text()
+    assert "<td>teacher</td><td>1.0</td><td>88.50</td><td>87.25</td>" in text
     assert content["paragraph"] in text
-    assert text.count("<tr>") == 2 + len(content["scores"]) + 1 + COUNT
+    assert text.count("<tr>") == 2 + len(content["scores"]) + 1 + COUNT + len(teachers)
     assert "best" in results.as_text(whole)
 
 
