@@ -150,9 +150,9 @@ def everything(found: Benchmark) -> dict[str, Any]:
 def as_text(figures: Mapping[str, Any]) -> str:
     """Returns the tables of `everything`, for a terminal."""
     rows = figures["ranked"]
-    lines = [f"{'tau':22}" + "".join(f"{name:>25}" for name in rows)]
+    lines = [f"{'tau':22}" + "".join(f"{name:>29}" for name in rows)]
     for score in rows[ANY]:
-        cells = "".join(f"{_cell(row[score]):>25}" for row in rows.values())
+        cells = "".join(f"{_cell(row[score]):>29}" for row in rows.values())
         lines.append(f"{score:22}{cells}")
     lines.append("with the mean of all trainings [95 %] | with a single one")
     lines.append(f"{'fitted on':22}" + "".join(f"{count:>7}" for count in figures["fitted_on"]))
