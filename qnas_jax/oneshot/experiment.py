@@ -9,7 +9,7 @@ from qnas_jax.data.batching import Dataset
 from qnas_jax.errors import InputError
 from qnas_jax.hardware import target
 from qnas_jax.hardware.deployment import Deployment
-from qnas_jax.oneshot import coding
+from qnas_jax.oneshot import coding, supernet
 from qnas_jax.oneshot.coding import Coding, Costs
 from qnas_jax.oneshot.config import Config
 from qnas_jax.run import artefacts
@@ -56,7 +56,8 @@ def begin(given: Config, workdir: pathlib.Path) -> Begun:
     config, problem, deployed = prepare(given)
     own = config.oneshot
     target.check_per_channel(deployed.target, "a network of a one-shot search")
-    check_steps(config, len(problem.space.ops))
+    if own.sampling == "fair":
+        supernet.check_fair_steps("oneshot.steps", own.steps, len(problem.space.ops))
     coded = Coding(problem.space, config.space.bits, config.space.bits_per == "layer")
     costs = coding.known_costs(deployed, coded)
     if own.cost not in costs:
@@ -74,15 +75,3 @@ def begin(given: Config, workdir: pathlib.Path) -> Begun:
     return Begun(
         config, problem, held_out, deployed, teacher, variables, coded, costs, teacher_cost, bounds
     )
-
-
-def check_steps(config: Config, ops: int) -> None:
-    """Refuses steps of a fair supernet that would change no weight.
-
-    Raises:
-      InputError: Their number is no multiple of the number of ops.
-    """
-    own = config.oneshot
-    if own.sampling == "fair" and own.steps % ops:
-        rule = f"must be a multiple of the {ops} ops: weights change once each was trained"
-        raise InputError(f"oneshot.steps={own.steps}: {rule} (oneshot.sampling='fair')")

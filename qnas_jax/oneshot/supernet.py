@@ -18,6 +18,7 @@ import optax
 from jaxtyping import Array, Int, Key, PyTree
 
 from qnas_jax import space
+from qnas_jax.errors import InputError
 from qnas_jax.nn import composed, inherit, supernet
 from qnas_jax.nn.composed import Composed
 from qnas_jax.nn.mbconv import layer_name
@@ -68,6 +69,22 @@ class Sampling(NamedTuple):
 
 
 SAMPLING = {"uniform": Sampling(uniform_path, False), "fair": Sampling(fair_path, True)}
+
+
+def check_fair_steps(setting: str, steps: int, ops: int) -> None:
+    """Refuses steps of a fair supernet of which the last ones would change no weight.
+
+    Args:
+      setting: The name of the steps' setting.
+      steps: Paths in all.
+      ops: Number of ops.
+
+    Raises:
+      InputError: The steps are no multiple of the ops.
+    """
+    if steps % ops:
+        rule = f"must be a multiple of the {ops} ops: weights change once each was trained"
+        raise InputError(f"{setting}={steps}: {rule} (a fair supernet)")
 
 
 def first_params(

@@ -17,7 +17,7 @@ from qnas_jax.bwnas.pipeline import Searched
 from qnas_jax.errors import InputError
 from qnas_jax.hardware import target
 from qnas_jax.nn.composed import Weights
-from qnas_jax.oneshot import training
+from qnas_jax.oneshot import supernet, training
 from qnas_jax.oneshot.config import Oneshot
 from qnas_jax.ranking.drawn import usable
 from qnas_jax.run.config import check_images
@@ -59,10 +59,7 @@ def check(given: Config) -> None:
     kept = {"norm_images": own.norm_images, "batch": own.batch}
     wanted = {f"audit.images + audit.{name}": own.images + count for name, count in kept.items()}
     check_images(len(problem.train), wanted)
-    ops = len(problem.space.ops)
-    if own.steps % ops:
-        rule = f"must be a multiple of {ops}: a fair supernet changes once for a path of each op"
-        raise InputError(f"audit.steps={own.steps}: {rule}")
+    supernet.check_fair_steps("audit.steps", own.steps, len(problem.space.ops))
 
 
 def check_tables(given: Config) -> Problem:
@@ -137,8 +134,8 @@ def one_shot(
       subnets: The subnets.
       name: One of `SAMPLINGS`.
     """
-    supernet, score = one_shot_supernet(workdir, found, name)
-    stage = Stage(workdir / "audit" / name, {"supernet": supernet.hash, **measured_on(found)})
+    shared, score = one_shot_supernet(workdir, found, name)
+    stage = Stage(workdir / "audit" / name, {"supernet": shared.hash, **measured_on(found)})
     return _scored(stage, score, subnets, name)
 
 
