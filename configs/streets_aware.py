@@ -2,7 +2,7 @@
 
     qnas aware --config configs/streets_aware.py
 
-Trains no subnet; docs/ranking.md has the figures.
+Trains what a search in float and one at the bitwidths pick; docs/ranking.md has the figures.
 """
 
 from qnas_jax.bwnas import config
@@ -38,6 +38,8 @@ def get_config() -> config.Config:
             steps=80, optimizer="adamw", lr=(1e-3,) * 6, warmup=10, clip=1.0, init="teacher"
         ),
         lut=config.Lut(calibration_images=16, images=32, images_per_pass=32, ranges="mse"),
+        quantize=config.Quantize(images=32, ranges="mse"),
+        retrain=config.Retrain(steps=60, distill=(("logits", 1.0), ("features", 8.0))),
         audit=config.Audit(steps=240, batch=8, images=200, norm_images=16),
         run=config.Run(save_every=100, log_every=20, eval_batch=20),
     )

@@ -43,6 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """Searches with every searcher; prints a table; returns the figures."""
+    if arguments.seeds < 1:
+        raise InputError(f"--seeds={arguments.seeds}: must be at least 1")
     rows = _rows(arguments)
     tables = [rows.objectives(block, ("size_bytes",)) for block in range(rows.blocks)]
     if arguments.rows is not None:

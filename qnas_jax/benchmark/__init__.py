@@ -2,7 +2,7 @@
 
     found = qn.benchmark.load()
     found.accuracy(ops=np.array([3, 3, 3, 3]), bits=np.array([0, 2, 2, 0]))   # percent
-    question = qn.benchmark.Question(found, "size_bytes", budget=8_000)
+    question = qn.benchmark.Question(found, "size_bytes", budget=20_000)
     qn.benchmark.regret(question, qn.benchmark.random_search(0, question, 100))
 
 `objects.md` says what was trained and how; `qnas benchmark` makes it anew.

@@ -79,8 +79,12 @@ class Benchmark:
           ops: Of each block, the place of its op in `space.ops`.
           bits: Of each block, the place of its bitwidth in `bits`.
           seed: Which training; None: the mean of all.
+
+        Raises:
+          ValueError: A place or the seed does not exist, or there is not one place for each block.
         """
-        network, policy = self._number(ops, len(self.space.ops)), self._number(bits, len(self.bits))
+        network = self._number(self._ops(ops), len(self.space.ops))
+        policy = self._number(self._bits(bits), len(self.bits))
         return self._percent(self.right[network, :, policy], seed)
 
     def noise(
@@ -88,17 +92,19 @@ class Benchmark:
     ) -> Float[np.ndarray, "*n blocks"]:
         """Returns the NSR of each block of quantized networks; see `accuracy`."""
         blocks = np.arange(len(self.space.blocks))
-        return self.nsr[blocks, ops, 1 + np.asarray(bits)].astype(np.float64)
+        return self.nsr[blocks, self._ops(ops), 1 + self._bits(bits)].astype(np.float64)
 
     def float_noise(self, ops: Int[np.ndarray, "*n blocks"]) -> Float[np.ndarray, "*n blocks"]:
         """Returns the NSR of each block of networks in float; see `accuracy`."""
-        return self.nsr[np.arange(len(self.space.blocks)), ops, 0].astype(np.float64)
+        blocks = np.arange(len(self.space.blocks))
+        return self.nsr[blocks, self._ops(ops), 0].astype(np.float64)
 
     def float_accuracy(
         self, ops: Int[np.ndarray, "*n blocks"], seed: int | None = None
     ) -> Float[np.ndarray, "*n"]:
         """Returns the accuracy of networks in float, in percent; see `accuracy`."""
-        return self._percent(self.float_right[self._number(ops, len(self.space.ops))], seed)
+        network = self._number(self._ops(ops), len(self.space.ops))
+        return self._percent(self.float_right[network], seed)
 
     def costs(
         self, ops: Int[np.ndarray, "*n blocks"], bits: Int[np.ndarray, "*n blocks"]
@@ -109,17 +115,37 @@ class Benchmark:
           ops: Of each block, the place of its op in `space.ops`.
           bits: Of each block, the place of its bitwidth in `bits`.
         """
-        block = np.arange(len(self.space.blocks))
-        return {
-            name: np.asarray(table[block, ops, bits].sum(-1) + self.fixed_costs[name])
-            for name, table in self.cost_tables.items()
-        }
+        return {name: self.cost(name, ops, bits) for name in self.cost_tables}
 
-    def _number(self, places: Int[np.ndarray, "*n blocks"], count: int) -> np.ndarray:
+    def cost(
+        self, name: str, ops: Int[np.ndarray, "*n blocks"], bits: Int[np.ndarray, "*n blocks"]
+    ) -> Float[np.ndarray, "*n"]:
+        """Returns one cost of whole networks; see `costs`."""
+        blocks = np.arange(len(self.space.blocks))
+        found = self.cost_tables[name][blocks, self._ops(ops), self._bits(bits)]
+        return np.asarray(found.sum(-1) + self.fixed_costs[name])
+
+    def _ops(self, ops: np.ndarray) -> np.ndarray:
+        return self._places("ops", ops, len(self.space.ops))
+
+    def _bits(self, bits: np.ndarray) -> np.ndarray:
+        return self._places("bits", bits, len(self.bits))
+
+    def _places(self, name: str, places: np.ndarray, count: int) -> np.ndarray:
+        places, blocks = np.asarray(places), len(self.space.blocks)
+        if places.shape[-1:] != (blocks,):
+            raise ValueError(f"{name} of the shape {places.shape}: the last axis must be {blocks}")
+        if places.size and not (places.min() >= 0 and places.max() < count):
+            raise ValueError(f"{name}: places must lie in [0, {count - 1}]")
+        return places
+
+    def _number(self, places: np.ndarray, count: int) -> np.ndarray:
         axes = np.moveaxis(np.asarray(places), -1, 0)
         return np.asarray(np.ravel_multi_index(tuple(axes), (count,) * len(axes)))
 
     def _percent(self, right: np.ndarray, seed: int | None) -> np.ndarray:
+        if seed is not None and not 0 <= seed < self.seeds:
+            raise ValueError(f"seed={seed}: must be None or lie in [0, {self.seeds - 1}]")
         found = right.mean(-1) if seed is None else right[..., seed].astype(np.float64)
         return np.asarray(100 * found / self.images)
 
@@ -177,16 +203,24 @@ def _checked(arrays: dict[str, np.ndarray]) -> Benchmark:
     bits = tuple(map(int, arrays["bits"]))
     blocks, ops, seeds = len(space.blocks), len(space.ops), arrays["float_right"].shape[-1]
     tables = {name[5:]: array for name, array in arrays.items() if name.startswith("cost/")}
+    for name in ("size_bytes", "macs"):
+        if name not in tables:
+            raise ValueError(f"it has no cost/{name}")
     shapes = {
         "right": (ops**blocks, seeds, len(bits) ** blocks),
         "float_right": (ops**blocks, seeds),
         "nsr": (blocks, ops, 1 + len(bits)),
         **{f"cost/{name}": (blocks, ops, len(bits)) for name in tables},
-        **{f"fixed/{name}": () for name in ("size_bytes", *tables)},
+        **{f"fixed/{name}": () for name in tables},
     }
     for name, shape in shapes.items():
         if arrays[name].shape != shape:
             raise ValueError(f"{name} has the shape {arrays[name].shape}, must have {shape}")
+        if not np.isfinite(arrays[name]).all() or (arrays[name] < 0).any():
+            raise ValueError(f"{name} has values that are negative or not finite")
+    most = max(arrays[name].max(initial=0) for name in ("right", "float_right", "teacher_right"))
+    if not 0 < most <= arrays["images"]:
+        raise ValueError(f"{most} right answers of {arrays['images']} images")
     return Benchmark(
         space,
         bits,

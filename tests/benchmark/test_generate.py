@@ -129,8 +129,11 @@ def changed(name, value):
         (changed("format", np.int64(2)), r"format 2, must be 1"),
         (changed("nsr", np.zeros((2, 2, 2))), r"nsr has the shape \(2, 2, 2\), must have"),
         (changed("fixed/macs", None), r"fixed/macs"),
+        (changed("cost/size_bytes", None), r"it has no cost/size_bytes"),
+        (changed("images", np.int64(0)), r"right answers of 0 images"),
+        (changed("nsr", np.full((2, 2, 3), np.nan)), r"nsr has values that are negative or not"),
     ],
-    ids=["missing", "cut", "text", "format", "shape", "lacks"],
+    ids=["missing", "cut", "text", "format", "shape", "lacks", "no cost", "no images", "NaN"],
 )
 def test_a_file_that_is_no_benchmark_is_refused_in_one_line(made, tmp_path, damage, message):
     path = tmp_path / "found.npz"

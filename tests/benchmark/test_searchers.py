@@ -97,3 +97,21 @@ def test_all_candidates_leave_no_regret(found):
 def test_what_cannot_be_asked_is_refused(found, changes, message):
     with pytest.raises(InputError, match=message):
         every(Question(found, "ms", 2.0)._replace(**changes))
+
+
+@pytest.mark.parametrize(
+    ("ops", "bits", "seed", "message"),
+    [
+        ([0, 0], [0, 0], None, r"ops of the shape \(2,\): the last axis must be 3"),
+        ([0, 0, -1], [0, 0, 0], None, r"ops: places must lie in \[0, 1\]"),
+        ([0, 0, 0], [0, 0, 3], None, r"bits: places must lie in \[0, 2\]"),
+        ([0, 0, 0], [0, 0, 0], -1, r"seed=-1: must be None or lie in \[0, 1\]"),
+    ],
+)
+def test_places_that_do_not_exist_are_refused(found, ops, bits, seed, message):
+    with pytest.raises(ValueError, match=message):
+        found.accuracy(np.array(ops), np.array(bits), seed)
+    if seed is None:
+        for method in (found.costs, found.noise):
+            with pytest.raises(ValueError, match=message):
+                method(np.array(ops), np.array(bits))
