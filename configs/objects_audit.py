@@ -3,8 +3,8 @@
     python launch/main.py --config configs/objects_audit.py --audit
     qnas fronts --config configs/objects_audit.py
 
-Trains 24 subnets twice, and the fronts of QA-BWNAS, SPOS and FairNAS; docs/ranking.md has the
-figures.
+The first command trains 24 subnets twice, the second one the fronts of QA-BWNAS, SPOS and FairNAS.
+Each takes the better part of an hour on two cores; docs/ranking.md has the figures.
 """
 
 from qnas_jax.bwnas import config
