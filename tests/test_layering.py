@@ -23,9 +23,8 @@ LAYERS = (
     {"export"},
     {"profiling"},
     {"stages"},
-    {"benchmark"},
     {"bwnas", "haq", "hqnas", "oneshot"},
-    {"ranking"},
+    {"benchmark", "ranking"},
     {"programs"},
     {"__main__"},
 )
