@@ -70,7 +70,7 @@ def predictor_search(seed: int, question: Question, evaluations: int) -> Genes:
       Moons et al., 2021, https://arxiv.org/abs/2012.08859, section 3.3.
     """
     candidates = every(question)
-    noise = question.benchmark.noise(*np.split(candidates, 2, axis=1))
+    noise = question.benchmark.block_nsr(*np.split(candidates, 2, axis=1))
     per_round = -(-evaluations // ROUNDS)
     seen = np.random.default_rng(seed).permutation(len(candidates))[:per_round]
     while len(seen) < min(evaluations, len(candidates)):

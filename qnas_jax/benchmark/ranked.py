@@ -79,8 +79,8 @@ def ranked(found: Benchmark, group: Group) -> dict[str, Ranked]:
         return Ranked(float(np.mean(taus)) if taus else float("nan"))
 
     return {
-        "NSR sum, quantized": of(found.noise(*group).sum(1), True),
-        "NSR sum in float": of(found.float_noise(group.ops).sum(1), True),
+        "NSR sum, quantized": of(found.block_nsr(*group).sum(1), True),
+        "NSR sum in float": of(found.float_block_nsr(group.ops).sum(1), True),
         "size": of(costs["size_bytes"], False),
         "MACs": of(costs["macs"], False),
         "another one in float": of_another(in_float),
@@ -93,7 +93,7 @@ def fitted(found: Benchmark, group: Group, seed: int = 0) -> dict[str, list[floa
 
     Each is fitted on `FITTED_ON` random candidates, as often as `SPLITS`; the mean is returned.
     """
-    rng, truth, own = np.random.default_rng(seed), found.accuracy(*group), found.noise(*group)
+    rng, truth, own = np.random.default_rng(seed), found.accuracy(*group), found.block_nsr(*group)
     start, features = _pretrained(found), _encoded(found, group.ops, group.bits)
     means: dict[str, list[float]] = {"weighted NSR sum": [], "network, from float": []}
     for count in FITTED_ON:
@@ -121,7 +121,7 @@ def _pretrained(found: Benchmark) -> predictor.Network:
     """A network of the ops that knows the NSR sums in float of all networks."""
     blocks = len(found.space.blocks)
     ops = _places(np.arange(len(found.right)), len(found.space.ops), blocks)
-    sums = -found.float_noise(ops).sum(1)
+    sums = -found.float_block_nsr(ops).sum(1)
     features = _encoded(found, ops, None)
     return predictor.train(jax.random.key(0), features, predictor.standard(sums, sums))
 

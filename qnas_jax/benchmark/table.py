@@ -87,14 +87,14 @@ class Benchmark:
         policy = self._number(self._bits(bits), len(self.bits))
         return self._percent(self.right[network, :, policy], seed)
 
-    def noise(
+    def block_nsr(
         self, ops: Int[np.ndarray, "*n blocks"], bits: Int[np.ndarray, "*n blocks"]
     ) -> Float[np.ndarray, "*n blocks"]:
         """Returns the NSR of each block of quantized networks; see `accuracy`."""
         blocks = np.arange(len(self.space.blocks))
         return self.nsr[blocks, self._ops(ops), 1 + self._bits(bits)].astype(np.float64)
 
-    def float_noise(self, ops: Int[np.ndarray, "*n blocks"]) -> Float[np.ndarray, "*n blocks"]:
+    def float_block_nsr(self, ops: Int[np.ndarray, "*n blocks"]) -> Float[np.ndarray, "*n blocks"]:
         """Returns the NSR of each block of networks in float; see `accuracy`."""
         blocks = np.arange(len(self.space.blocks))
         return self.nsr[blocks, self._ops(ops), 0].astype(np.float64)

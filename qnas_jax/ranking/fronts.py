@@ -71,7 +71,8 @@ def compare(workdir: pathlib.Path, found: Searched) -> dict[str, Any]:
     }
     metric = problem.task.metric
     _, costs = _coded(found)
-    size = BEYOND * float(costs.layers.max((1, 2)).sum() + costs.fixed)
+    runs = np.where(np.isfinite(costs.layers), costs.layers, 0.0)  # infinite: not on this target
+    size = BEYOND * float(runs.max((1, 2)).sum() + costs.fixed)
     at_best = metrics_of(teacher.stage.folder, metric)["quantized"]
     content = {
         name: {

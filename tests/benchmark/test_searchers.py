@@ -112,6 +112,6 @@ def test_places_that_do_not_exist_are_refused(found, ops, bits, seed, message):
     with pytest.raises(ValueError, match=message):
         found.accuracy(np.array(ops), np.array(bits), seed)
     if seed is None:
-        for method in (found.costs, found.noise):
+        for method in (found.costs, found.block_nsr):
             with pytest.raises(ValueError, match=message):
                 method(np.array(ops), np.array(bits))
