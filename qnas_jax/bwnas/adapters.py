@@ -32,7 +32,7 @@ from qnas_jax.nn.conv import LINEAR, ConvBnAct
 from qnas_jax.nn.policy import at
 from qnas_jax.nn.trace import Shape, Unit, trace
 from qnas_jax.nn.units import Mean
-from qnas_jax.run import parallel
+from qnas_jax.run import parallel, processes
 from qnas_jax.stages.experiment import Problem
 from qnas_jax.stages.fit import Training
 from qnas_jax.train import checkpoint, supervised
@@ -61,7 +61,7 @@ def of_run(folder: pathlib.Path, problem: Problem, how: Training, variables: PyT
         return variables
     check(problem.teacher, problem.val[0][0].shape)
     file = folder / "adapters.npz"
-    with parallel.first_goes_first("adapters"):
+    with processes.first_goes_first("adapters"):
         if parallel.is_first() and not file.exists():
             indices = range(min(IMAGES, len(problem.train)))
             chunks = (indices[i : i + IMAGES_PER_PASS] for i in indices[::IMAGES_PER_PASS])

@@ -6,6 +6,7 @@ Each stage finds its inputs, is skipped or resumed (see `run/stage.py`), and lea
 the folder of the run.
 """
 
+import functools
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -29,7 +30,7 @@ from qnas_jax.hardware.deployment import Deployment
 from qnas_jax.nn import supernet
 from qnas_jax.report import page
 from qnas_jax.report.outcome import as_text
-from qnas_jax.run import artefacts
+from qnas_jax.run import artefacts, parallel, processes
 from qnas_jax.run.stage import Stage, is_finished
 from qnas_jax.search.front import Point
 from qnas_jax.stages import dry_run, fit, qat
@@ -39,6 +40,7 @@ from qnas_jax.stages import train as train_stage
 from qnas_jax.stages.evaluation import Trained
 from qnas_jax.stages.experiment import Problem, prepare, teacher_costs
 from qnas_jax.tasks.task import SAMPLES
+from qnas_jax.train import mesh
 
 __all__ = ["as_text", "begin", "run"]
 
@@ -46,14 +48,14 @@ __all__ = ["as_text", "begin", "run"]
 def run(given: Config, workdir: pathlib.Path) -> dict[str, Any]:
     """Runs every stage that is not finished.
 
-    Only one process at a time may do that in a folder.
+    Only one process at a time may do that in a folder, or several that work together.
 
     Args:
       given: The config.
       workdir: The folder of the run.
 
     Returns:
-      The content of `report/results.json`.
+      The content of `report/results.json`; of several processes, in the first.
 
     Raises:
       InputError: A setting, an image or a file of the run cannot be used.
@@ -61,19 +63,31 @@ def run(given: Config, workdir: pathlib.Path) -> dict[str, Any]:
       Stopped: SIGTERM came; the same call resumes the run.
     """
     found = search(given, workdir)
-    config, problem, deployed, teacher, variables = found.begun
-    how, distilled, points = fit.training(config), found.distilled, found.points
-    picked = search_front.chosen(points, config.search, config.retrain.subnets)
-    retrained = _retrain(workdir, config, problem, distilled, variables, found.params, picked)
+    config, problem, _, teacher, variables = found.begun
+    picked = search_front.chosen(found.points, config.search, config.retrain.subnets)
+    retrained = _retrain(workdir, config, problem, found, variables, picked)
     again = (
         retraining.retrain_teacher(workdir, config, problem, teacher, variables)
         if config.retrain.teacher
         else None
     )
-    aware = _train_aware(
-        workdir, config, problem, [teacher, *([again] if again else []), *retrained]
-    )
-    subnets = [point.subnet for point in picked]
+    networks = [teacher, *([again] if again else []), *retrained]
+    aware = _train_aware(workdir, config, problem, networks)
+    finish = functools.partial(_finish, workdir, found, picked, retrained, again, aware)
+    return processes.by_first("files", finish) or {}
+
+
+def _finish(
+    workdir: pathlib.Path,
+    found: "Searched",
+    picked: Sequence[Point],
+    retrained: list[Trained],
+    again: Trained | None,
+    aware: dict[str, Trained],
+) -> dict[str, Any]:
+    """Writes the files of all networks, times them, and writes the report."""
+    config, problem, deployed, teacher, _ = found.begun
+    how, subnets = fit.training(config), [point.subnet for point in picked]
     final = [aware.get(one.stage.folder.name, one) for one in (teacher, *retrained)]
     networks = dict(zip([latency_stage.TEACHER, *subnets], final, strict=True))
     exported = {
@@ -81,7 +95,7 @@ def run(given: Config, workdir: pathlib.Path) -> dict[str, Any]:
         for name, trained in networks.items()
     }
     timed = latency_stage.time_networks(workdir, problem, config.network, deployed, subnets)
-    stages = [teacher.stage, distilled, found.populated, found.searched, timed]
+    stages = [teacher.stage, found.distilled, found.populated, found.searched, timed]
     results = write_report(
         workdir, config, problem, deployed, stages, retrained, again, exported, aware
     )
@@ -108,11 +122,12 @@ def begin(given: Config, workdir: pathlib.Path) -> Begun:
     how = fit.training(config)
     # Read twice if one is given: a wrong one is refused before anything takes long.
     train_stage.teacher_stage(workdir, problem, how, config.network, config.teacher)
-    if not is_finished(workdir / "teacher"):
-        runtime = runtimes.named("onnxruntime")
-        dry_run.dry_run(problem, config.space.bits, deployed.image_shape, runtime)
-    if not (workdir / "config.json").exists():
-        artefacts.write_json(workdir / "config.json", config)
+    with processes.first_goes_first("begin"):
+        if parallel.is_first() and not is_finished(workdir / "teacher"):
+            runtime = runtimes.named("onnxruntime")
+            dry_run.dry_run(problem, config.space.bits, deployed.image_shape, runtime)
+        if parallel.is_first() and not (workdir / "config.json").exists():
+            artefacts.write_json(workdir / "config.json", config)
     teacher, variables = train_stage.train_teacher(
         workdir, problem, how, config.network, config.teacher
     )
@@ -154,7 +169,10 @@ def search(given: Config, workdir: pathlib.Path) -> Searched:
         workdir, problem, deployed, config.space, config.lut, config.kernels, how.train.crop,
         distilled, variables, params,
     )  # fmt: skip
-    searched, points = search_front.search_front(workdir, config.search, deployed, populated, rows)
+    with processes.first_goes_first("search"):
+        searched, points = search_front.search_front(
+            workdir, config.search, deployed, populated, rows
+        )
     begun = begun._replace(variables=variables)
     return Searched(begun, distilled, params, populated, rows, searched, points)
 
@@ -163,20 +181,24 @@ def _retrain(
     workdir: pathlib.Path,
     config: Config,
     problem: Problem,
-    distilled: Stage,
+    searched: Searched,
     variables: PyTree,
-    params: list[supernet.Params],
     picked: Sequence[Point],
 ) -> list[Trained]:
     """Retrains subnets of the front, from the supernet's weights or from random ones."""
-    how, found = fit.retraining(fit.training(config), config.retrain), []
-    begins = retraining.beginning(config, problem, variables, params)
+    how = fit.retraining(fit.training(config), config.retrain)
+    begins = retraining.beginning(config, problem, variables, searched.params)
+    found, trainings = [], []
     for i, point in enumerate(picked, 1):
-        stage = train_stage.subnet_stage(workdir, distilled, point.subnet, config.retrain)
+        stage = train_stage.subnet_stage(workdir, searched.distilled, point.subnet, config.retrain)
         subnet = space.parse_subnet(point.subnet)
         trained = Trained(stage, problem.student(subnet), subnet)
-        retraining.retrain(workdir, begins, how, trained, f"retrain {i}/{len(picked)}")
+        title = f"retrain {i}/{len(picked)}"
+        trainings.append(
+            functools.partial(retraining.retrain, workdir, begins, how, trained, title)
+        )
         found.append(trained)
+    mesh.train_all(how.train.batch, trainings)
     return found
 
 
@@ -188,11 +210,13 @@ def _train_aware(
         return {}
     for one in networks:  # other settings are refused before anything takes long
         qat.stage_of(workdir, config.retrain, one)
-    how = fit.training(config)
-    return {
-        one.stage.folder.name: qat.train(workdir, problem, how, config.retrain, one)
-        for one in networks
-    }
+    how, found = fit.training(config), {}
+
+    def train(one: Trained) -> None:
+        found[one.stage.folder.name] = qat.train(workdir, problem, how, config.retrain, one)
+
+    mesh.train_all(how.train.batch, [functools.partial(train, one) for one in networks])
+    return {one.stage.folder.name: found[one.stage.folder.name] for one in networks}
 
 
 def write_report(

@@ -17,7 +17,7 @@ from qnas_jax.hardware.deployment import Deployment
 from qnas_jax.kernels import int8
 from qnas_jax.nn import supernet
 from qnas_jax.quant.calibrate import RANGES
-from qnas_jax.run import artefacts, parallel
+from qnas_jax.run import artefacts, parallel, processes
 from qnas_jax.run.stage import Stage, begun_with, defaults
 from qnas_jax.stages.experiment import Problem
 from qnas_jax.train import supervised
@@ -54,7 +54,7 @@ def populate_table(
       params: The supernet's parameters by block.
     """
     may_compile, per_layer = kernels.compile == "auto", chosen.bits_per == "layer"
-    with parallel.first_goes_first("lut"):
+    with processes.first_goes_first("lut"):
         begun = begun_with(workdir / "lut", "compute")
         compute = resolve_compute(how, may_compile, begun)
         made_from = _made_from(chosen, how, distilled, compute)
@@ -75,7 +75,7 @@ def populate_table(
     rows = table.build(found.nsr, problem.space, parts, deployed.target.per_channel)
     if parallel.is_first():
         _finish_table(deployed, stage, made_from, job, found, rows)
-    parallel.wait_for_all("table")
+    processes.wait_for_all("table")
     return stage, rows
 
 

@@ -16,7 +16,7 @@ from qnas_jax.data.batching import Dataset, central_crops
 from qnas_jax.errors import InputError
 from qnas_jax.nn import inherit, supernet
 from qnas_jax.nn.trace import trace
-from qnas_jax.run import artefacts, log, parallel
+from qnas_jax.run import artefacts, log, parallel, processes
 from qnas_jax.run.stage import Stage, read_json
 from qnas_jax.stages import experiment
 from qnas_jax.stages.experiment import Problem, Purpose
@@ -78,7 +78,7 @@ def train_supernet(
       The stage of the supernet, and the parameters of each block.
     """
     seed, searched = training.seed, problem.space
-    with parallel.first_goes_first("supernet"):
+    with processes.first_goes_first("supernet"):
         stage = supernet_stage(workdir, teacher, chosen, how, seed)
         if parallel.is_first():
             stage.begin()
@@ -103,7 +103,7 @@ def train_supernet(
         found = _validate(workdir, problem, training, how, variables, params)
         artefacts.write_json(stage.folder / "nsr.json", found)
         stage.finish()
-    parallel.wait_for_all("distilled")
+    processes.wait_for_all("distilled")
     return stage, params
 
 
@@ -168,7 +168,7 @@ def _on_all_devices(
 def _depthwise_cost(stage: Stage, shape: tuple[int, int]) -> float:
     """Measured once in a run, by the first process: all must lay out the same groups."""
     file = stage.folder / "depthwise_cost.json"
-    with parallel.first_goes_first("measured"):
+    with processes.first_goes_first("measured"):
         if not file.exists():
             artefacts.write_json(file, round(distill_pmap.depthwise_cost(*shape), 2))
         cost = read_json(file)

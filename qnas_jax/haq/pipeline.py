@@ -25,7 +25,7 @@ from qnas_jax.haq.ddpg import DDPG
 from qnas_jax.haq.experiment import Begun, begin
 from qnas_jax.haq.results import as_text, write_results
 from qnas_jax.haq.rivals import Found
-from qnas_jax.run import artefacts, disk
+from qnas_jax.run import artefacts, disk, processes
 from qnas_jax.run.stage import Stage
 from qnas_jax.search import allocation
 from qnas_jax.stages import export as export_stage
@@ -45,7 +45,8 @@ __all__ = ["as_text", "begin", "run"]
 def run(given: Config, workdir: pathlib.Path) -> dict[str, Any]:
     """Runs every stage that is not finished; returns the content of `haq/results.json`.
 
-    Only one process at a time may do that in a folder.
+    Only one process at a time may do that in a folder, or several that work together: they train
+    the network, then the first does the rest, and the others return {}.
 
     Raises:
       InputError: A setting, an image or a file of the run cannot be used.
@@ -53,6 +54,11 @@ def run(given: Config, workdir: pathlib.Path) -> dict[str, Any]:
       Stopped: SIGTERM came; the same call resumes the run.
     """
     begun = begin(given, workdir)
+    return processes.by_first("haq", functools.partial(_search_and_train, begun, workdir)) or {}
+
+
+def _search_and_train(begun: Begun, workdir: pathlib.Path) -> dict[str, Any]:
+    """Runs all stages after that of the network, in one process."""
     tested, haq, stage = experiment.tested(begun), begun.config.haq, _stage(workdir, begun)
     stage.begin()
     scored = experiment.scorer(begun, tested, begun.rewards, haq.steps, haq.lr)

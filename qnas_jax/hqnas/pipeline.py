@@ -7,6 +7,7 @@ the folder of the run.
 """
 
 import dataclasses
+import functools
 import logging
 import pathlib
 from typing import Any, NamedTuple
@@ -20,7 +21,7 @@ from qnas_jax.hqnas.experiment import Begun, begin
 from qnas_jax.hqnas.learn import State
 from qnas_jax.hqnas.results import Row, as_text, write_results
 from qnas_jax.hqnas.searching import Warm
-from qnas_jax.run import artefacts
+from qnas_jax.run import artefacts, processes
 from qnas_jax.run.stage import Stage
 from qnas_jax.stages import export as export_stage
 from qnas_jax.stages import fit, policies
@@ -37,7 +38,8 @@ __all__ = ["as_text", "begin", "run"]
 def run(given: Any, workdir: pathlib.Path) -> dict[str, Any]:
     """Runs every stage that is not finished; returns the content of `hqnas/results.json`.
 
-    Only one process at a time may do that in a folder.
+    Only one process at a time may do that in a folder, or several that work together: they train
+    the teacher, then the first does the rest, and the others return {}.
 
     Raises:
       InputError: A setting, an image or a file of the run cannot be used.
@@ -45,6 +47,11 @@ def run(given: Any, workdir: pathlib.Path) -> dict[str, Any]:
       Stopped: SIGTERM came; the same call resumes the run.
     """
     begun = begin(given, workdir)
+    return processes.by_first("hqnas", functools.partial(_search_and_train, begun, workdir)) or {}
+
+
+def _search_and_train(begun: Begun, workdir: pathlib.Path) -> dict[str, Any]:
+    """Runs all stages after that of the teacher, in one process."""
     own, rows = begun.config.hqnas, []
     for seed in range(begun.config.seed, begun.config.seed + own.seeds):
         warm = searching.warmed_up(workdir, begun, seed)

@@ -1,7 +1,6 @@
 """The stages that train shared weights: the warm-up, and the search of each budget."""
 
 import enum
-import functools
 import json
 import pathlib
 from collections.abc import Sequence
@@ -25,7 +24,7 @@ from qnas_jax.run.stage import Stage, reading
 from qnas_jax.stages import fit
 from qnas_jax.stages.experiment import Purpose, key
 from qnas_jax.stages.scoring import Evaluate, remembering
-from qnas_jax.train import loop, optimizers
+from qnas_jax.train import loop, mesh, optimizers
 
 PHASE_SEEDS = 1 << 20  # between the seeds of batches of two phases
 
@@ -208,8 +207,8 @@ def learned(
     planned = fit.plan(stage, training, title, int(how.steps), [watched])
     training = training._replace(seed=seed + phase * PHASE_SEEDS)
     make_batch = fit.batches(begun.problem.train, training, own.batch)
-    steps = functools.partial(begun.steps, (jax.tree.map(jnp.asarray, how), limits, draws))
-    return fit.fit(workdir, planned, steps, state, make_batch)
+    steps = loop.with_constants(begun.steps, jax.tree.map(jnp.asarray, how), limits, draws)
+    return fit.fit(workdir, planned, steps, state, make_batch, mesh.layout(own.batch))
 
 
 def found(

@@ -7,6 +7,7 @@ Each stage finds its inputs, is skipped or resumed (see `run/stage.py`), and lea
 the folder of the run.
 """
 
+import functools
 import pathlib
 from typing import Any
 
@@ -18,10 +19,12 @@ from qnas_jax.oneshot import searching, training
 from qnas_jax.oneshot.config import Config
 from qnas_jax.oneshot.experiment import Begun, begin
 from qnas_jax.oneshot.results import Row, as_text, write_results
+from qnas_jax.run import processes
 from qnas_jax.stages import export as export_stage
 from qnas_jax.stages import fit, policies
 from qnas_jax.stages import train as train_stage
 from qnas_jax.stages.evaluation import Trained
+from qnas_jax.train import mesh
 
 __all__ = ["as_text", "begin", "run"]
 
@@ -29,7 +32,8 @@ __all__ = ["as_text", "begin", "run"]
 def run(given: Config, workdir: pathlib.Path) -> dict[str, Any]:
     """Runs every stage that is not finished; returns the content of `oneshot/results.json`.
 
-    Only one process at a time may do that in a folder.
+    Only one process at a time may do that in a folder, or several that work together; all but the
+    first return {}.
 
     Raises:
       InputError: A setting, an image or a file of the run cannot be used.
@@ -42,12 +46,26 @@ def run(given: Config, workdir: pathlib.Path) -> dict[str, Any]:
         workdir, begun.problem, how, config.oneshot, begun.teacher.stage, begun.variables,
         "supernet",
     )  # fmt: skip
-    searches = searching.search(workdir, begun, shared)
-    rows = []
-    for found in searches:
-        for scored in found.chosen:
-            network = retrain(workdir, begun, shared, scored.subnet)
-            rows.append(Row(found, scored, network))
+    with processes.first_goes_first("search"):
+        searches = searching.search(workdir, begun, shared)
+    chosen = [(found, scored) for found in searches for scored in found.chosen]
+    # Searches may find the same subnet, which is trained once.
+    networks = {
+        scored.subnet: network_of(workdir, begun, shared, scored.subnet) for _, scored in chosen
+    }
+    retraining = (
+        functools.partial(retrain, workdir, begun, shared, network) for network in networks.values()
+    )
+    mesh.train_all(config.train.batch, list(retraining))
+    rows = [Row(found, scored, networks[scored.subnet]) for found, scored in chosen]
+    return processes.by_first("files", lambda: _finish(workdir, begun, shared, rows)) or {}
+
+
+def _finish(
+    workdir: pathlib.Path, begun: Begun, shared: training.Trained, rows: list[Row]
+) -> dict[str, Any]:
+    """Writes the files of all networks, and the results."""
+    config, how = begun.config, fit.training(begun.config)
     folders = {row.network.stage.folder.name: row.network for row in rows}
     exported = [
         export_stage.export(workdir, begun.problem, how, begun.deployed, network).folder
@@ -58,10 +76,10 @@ def run(given: Config, workdir: pathlib.Path) -> dict[str, Any]:
     return results
 
 
-def retrain(
+def network_of(
     workdir: pathlib.Path, begun: Begun, shared: training.Trained, subnet: space.Subnet
 ) -> Trained:
-    """Trains a subnet as a network of its own, and evaluates it in float and quantized.
+    """Returns a subnet as a network of its own, and the stage that trains it.
 
     Args:
       workdir: The folder of the run.
@@ -69,18 +87,24 @@ def retrain(
       shared: The supernet.
       subnet: The subnet.
     """
-    config, problem = begun.config, begun.problem
     text = space.format_subnet(subnet)
-    stage = train_stage.subnet_stage(workdir, shared.stage, text, config.retrain)
-    trained = Trained(stage, problem.student(subnet), subnet)
+    stage = train_stage.subnet_stage(workdir, shared.stage, text, begun.config.retrain)
+    return Trained(stage, begun.problem.student(subnet), subnet)
+
+
+def retrain(
+    workdir: pathlib.Path, begun: Begun, shared: training.Trained, trained: Trained
+) -> None:
+    """Trains a network of `network_of`, and evaluates it in float and quantized."""
+    config, problem = begun.config, begun.problem
     how = fit.retraining(fit.training(config), config.retrain)
 
     def start(fresh: PyTree) -> PyTree:
         if config.retrain.init == "scratch":
             return fresh
         rest, blocks = shared.weights
-        return supernet.inherited(fresh, rest, blocks, subnet)
+        return supernet.inherited(fresh, rest, blocks, trained.subnet)
 
     taught_by = policies.taught_by(config.retrain, problem, begun.variables)
-    train_stage.retrain(workdir, problem, how, trained, start, f"retrain {text}", taught_by)
-    return trained
+    title = f"retrain {space.format_subnet(trained.subnet)}"
+    train_stage.retrain(workdir, problem, how, trained, start, title, taught_by)

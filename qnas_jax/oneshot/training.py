@@ -20,7 +20,7 @@ from qnas_jax.stages import candidates, scoring
 from qnas_jax.stages.candidates import Score, Setting
 from qnas_jax.stages.experiment import Problem, Purpose, key
 from qnas_jax.stages.fit import Training, batches, fit, optimizer_of, plan, rate_of
-from qnas_jax.train import loop
+from qnas_jax.train import loop, mesh
 
 
 class Trained(NamedTuple):
@@ -90,6 +90,7 @@ def train(
     state = fit(
         workdir, planned, loop.several(step, variables["batch_stats"]),
         supernet.init_state(first, optimizer), lambda number: make_batch(number // paths),
+        mesh.layout(how.batch),
     )  # fmt: skip
     stage.finish()
     rest = rest_of(network, training, {**variables, "params": state.params["rest"]})

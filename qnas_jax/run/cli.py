@@ -21,7 +21,7 @@ from qnas_jax.errors import Diverged, InputError, ProcessLost
 from qnas_jax.run import disk, paths, preempt
 
 # Exit codes. The last two follow the shells' rule for SIGINT and SIGTERM: 128 + the signal.
-INPUT_ERROR, DIVERGED, PROCESS_LOST, INTERRUPTED, TERMINATED = 2, 3, 4, 130, 143
+INPUT_ERROR, DIVERGED, INTERRUPTED, TERMINATED = 2, 3, 130, 143
 
 
 def start(main: Callable[[], None], doc: str, module: str) -> None:
@@ -134,7 +134,7 @@ def guarded(main: Callable[[], None]) -> None:
     except Diverged as error:
         _leave(str(error), DIVERGED)
     except ProcessLost as error:
-        _leave(str(error), PROCESS_LOST)
+        _leave(str(error), ProcessLost.EXIT_CODE)
     except KeyboardInterrupt:
         _leave("stopped; the same command resumes it", INTERRUPTED)
     except preempt.Stopped as error:

@@ -14,6 +14,8 @@ logger = logging.getLogger(__name__)
 METRICS = "metrics.jsonl"
 LINE_SECONDS = 5.0  # at most one progress line in that time
 
+_one_at_a_time = threading.Lock()  # stages that run side by side share `metrics.jsonl`
+
 
 class Progress:
     """Shows how far a long piece of work is.
@@ -63,16 +65,14 @@ class Metrics:
         Of several processes only one writes.
         """
         self._stage, self._workdir, self._writes = stage, workdir, writes
-        self._lines: Any = None
         self._events: Any = None
 
     def __enter__(self) -> "Metrics":
         return self
 
     def __exit__(self, *_: Any) -> None:
-        for file in (self._lines, self._events):
-            if file:
-                file.close()
+        if self._events:
+            self._events.close()
 
     def resume(self, step: int) -> None:
         """Removes the stage's records after `step` steps, because these steps are repeated.
@@ -82,35 +82,37 @@ class Metrics:
         path = self._workdir / METRICS
         if not self._writes or not path.exists():
             return
-        content = disk.read(path)
-        kept = [
-            line
-            for line in content.splitlines(keepends=True)
-            if (values := _parsed(line))
-            and not (values["stage"] == self._stage and values["step"] > step)
-        ]
-        if b"".join(kept) != content:
-            events.forget(self._workdir, self._stage, step)
-            artefacts.write(path, b"".join(kept))  # last: else a kill would leave the events
+        with _one_at_a_time:
+            content = disk.read(path)
+            kept = [
+                line
+                for line in content.splitlines(keepends=True)
+                if (values := _parsed(line))
+                and not (values["stage"] == self._stage and values["step"] > step)
+            ]
+            if b"".join(kept) != content:
+                events.forget(self._workdir, self._stage, step)
+                artefacts.write(path, b"".join(kept))  # last: else a kill would leave the events
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Records the metrics after `step` steps."""
         if not self._writes:
             return
-        if self._lines is None:
-            self._lines = (self._workdir / METRICS).open("ab")
-            self._events = events.Events(self._workdir, self._stage)
         line = json.dumps({"stage": self._stage, "step": step, **values}) + "\n"
-        with disk.naming(self._workdir / METRICS):
-            self._lines.write(line.encode())
-            self._lines.flush()
+        with _one_at_a_time:
+            if self._events is None:
+                self._events = events.Events(self._workdir, self._stage)
+            path = self._workdir / METRICS
+            with disk.naming(path), path.open("ab") as lines:
+                lines.write(line.encode())
         self._events.write(step, values)
 
     def sync(self) -> None:
         """Writes the records to the disk; call it before a checkpoint is saved."""
         if self._events:
-            with disk.naming(self._workdir / METRICS):
-                disk.sync(self._lines)
+            path = self._workdir / METRICS
+            with disk.naming(path), path.open("ab") as lines:
+                disk.sync(lines)
             self._events.sync()
 
 

@@ -1,14 +1,15 @@
-"""Devices and processes: which of them does what, and where they wait for each other."""
+"""Devices, and the processes that work together: which of them does what.
+
+Code asks `team()` and not JAX, because a part of a run may be done by one process alone.
+"""
 
 import concurrent.futures
 import contextlib
-import ipaddress
+import contextvars
 import os
 import queue
-import socket
-import time
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -17,6 +18,54 @@ from qnas_jax.errors import InputError
 
 Unit = TypeVar("Unit")
 Device = Any  # a jax.Device, which type checkers do not know as a type
+
+
+class Team(NamedTuple):
+    """The processes that work together, as this one sees them.
+
+    Attributes:
+      count: Their number.
+      index: The number of this one, from 0.
+      devices: The devices of this process that take part.
+      writes: Whether this process writes the files that all share.
+    """
+
+    count: int
+    index: int
+    devices: tuple[Device, ...]
+    writes: bool
+
+
+_TEAM: contextvars.ContextVar[Team | None] = contextvars.ContextVar("team", default=None)
+
+
+def team() -> Team:
+    """Returns the processes that work together; by default all with all of their devices."""
+    index = jax.process_index()
+    everyone = Team(jax.process_count(), index, tuple(jax.local_devices()), index == 0)
+    return _TEAM.get() or everyone
+
+
+@contextlib.contextmanager
+def alone(devices: Sequence[Device] = (), writes: bool = True) -> Iterator[None]:
+    """Within, this process works without the others, in this thread.
+
+    Args:
+      devices: Those that it uses; by default all of its own.
+      writes: Whether it writes files.
+    """
+    used = tuple(devices) or team().devices
+    token = _TEAM.set(Team(1, 0, used, writes))
+    try:
+        with jax.default_device(used[0]) if devices else contextlib.nullcontext():
+            yield
+    finally:
+        _TEAM.reset(token)
+
+
+def is_first() -> bool:
+    """Whether this is the process that writes files which all share."""
+    return team().writes
 
 
 def check_devices() -> None:
@@ -52,30 +101,43 @@ def spread(units: Iterable[Unit], work: Callable[[Unit, Device], None]) -> None:
       work: Runs one unit. Its first exception is raised here; the other devices then finish
         the units that they are at, and take no more.
     """
-    left: queue.SimpleQueue[Unit] = queue.SimpleQueue()
-    mine: list[Any] = list(units)[jax.process_index() :: jax.process_count()]
-    for unit in sorted(mine):
-        left.put(unit)
+    mine: list[Any] = list(units)[team().index :: team().count]
+    one_by_one([[device] for device in team().devices], sorted(mine), work)
 
-    def drain(device: Device) -> None:
-        with jax.default_device(device):
+
+def one_by_one(
+    groups: Sequence[Sequence[Device]],
+    units: Sequence[Unit],
+    work: Callable[[Unit, Device], None],
+) -> None:
+    """Runs `work(unit, first device of a group)` for all units; each group takes the next unit.
+
+    Groups work side by side, each in a thread of its own, where `team()` is the group; raises like
+    `spread`.
+    """
+    left: queue.SimpleQueue[Unit] = queue.SimpleQueue()
+    for unit in units:
+        left.put(unit)
+    writes = is_first()
+
+    def drain(group: Sequence[Device]) -> None:
+        with alone(group, writes):
             while True:
                 try:
                     unit = left.get_nowait()
                 except queue.Empty:
                     return
                 try:
-                    work(unit, device)
+                    work(unit, group[0])
                 except BaseException:  # the other devices must not run all remaining units
                     _drop(left)
                     raise
 
-    devices = jax.local_devices()
-    if len(devices) == 1:
-        return drain(devices[0])
-    with concurrent.futures.ThreadPoolExecutor(len(devices)) as pool:
+    if len(groups) == 1:
+        return drain(groups[0])
+    with concurrent.futures.ThreadPoolExecutor(len(groups)) as pool:
         try:
-            for future in [pool.submit(drain, device) for device in devices]:
+            for future in [pool.submit(drain, group) for group in groups]:
                 future.result()
         finally:  # this thread may be interrupted
             _drop(left)
@@ -87,122 +149,51 @@ def _drop(units: queue.SimpleQueue) -> None:
             units.get_nowait()
 
 
+def on_each_device(run: Callable, constants: Any) -> Callable:
+    """Returns `run` without its first argument, which is copied to each device that it runs on.
+
+    Args:
+      run: A function (constants, ...) -> outputs, for the work of `spread`.
+      constants: A pytree of arrays.
+    """
+    host, copies = jax.device_get(constants), {}
+
+    def on_device(*given: Any) -> Any:
+        device = team().devices[0]
+        if device not in copies:  # two threads never have the same device
+            copies[device] = jax.device_put(host, device)
+        return run(copies[device], *given)
+
+    return on_device
+
+
+def on_all(everywhere: jax.sharding.Sharding, tree: Any) -> Any:
+    """Returns copies of arrays on all devices of a sharding; every process has the same arrays."""
+
+    def copied(leaf: Any) -> jax.Array:
+        if everywhere.is_fully_addressable:
+            return jax.device_put(leaf, everywhere, may_alias=False)
+        host = np.asarray(leaf)
+        return jax.make_array_from_callback(host.shape, everywhere, lambda _: host)
+
+    return jax.tree.map(copied, tree)
+
+
 def share(count: int) -> range:
     """This process's share of `count` things; `count` is a multiple of the processes."""
-    each = count // jax.process_count()
-    return range(jax.process_index() * each, (jax.process_index() + 1) * each)
+    each = count // team().count
+    return range(team().index * each, (team().index + 1) * each)
 
 
 def first_devices(count: int) -> list[Device]:
-    """The first `count` devices of every process, in the order of the processes."""
+    """The first `count` devices of every process of the team, in the order of the processes."""
+    if team().count == 1:
+        return list(team().devices[:count])
     return [
         device
         for process in range(jax.process_count())
         for device in [d for d in jax.devices() if d.process_index == process][:count]
     ]
-
-
-def address(name: str, text: str) -> tuple[str, int]:
-    """Host and port of HOST:PORT as sockets take them: an IPv6 address without its brackets.
-
-    JAX takes the text as it is.
-
-    Args:
-      name: The flag that gives the text, for messages.
-      text: An address.
-
-    Raises:
-      InputError: It is not such an address.
-    """
-    host, _, port = text.rpartition(":")
-    in_brackets = host.startswith("[") and host.endswith("]")
-    bare = host[1:-1] if in_brackets else host
-    try:
-        if in_brackets:
-            ipaddress.IPv6Address(bare)
-        elif not host or set(host) & set(":[]/ "):
-            raise ValueError
-        if not (port.isascii() and port.isdigit() and 1 <= int(port) <= 65535):
-            raise ValueError
-    except ValueError:
-        rule = "must be HOST:PORT, with PORT from 1 to 65535 and an IPv6 address as in [::1]:1234"
-        raise InputError(f"{name}={text}: {rule}") from None
-    return bare, int(port)
-
-
-def wait_for_port(host: str, port: int, seconds: int | float) -> None:
-    """Waits until a process listens there; JAX itself would abort the program.
-
-    Raises:
-      InputError: No process does in that time, or this cannot be a host.
-    """
-    end = time.monotonic() + seconds
-    while True:
-        try:
-            socket.create_connection((host, port), timeout=10).close()
-            return
-        except (OSError, UnicodeError) as error:  # the latter if it cannot be a name
-            if time.monotonic() > end or isinstance(error, UnicodeError):
-                raise InputError(f"{host}, port {port}: no answer ({error})") from None
-        time.sleep(1)
-
-
-def wait_for_all(name: str) -> None:
-    """Waits until every process has called this with the same name."""
-    if jax.process_count() > 1:
-        from jax.experimental import multihost_utils
-
-        multihost_utils.sync_global_devices(name)
-
-
-def check_same(what: str, number: int) -> None:
-    """Checks that all processes found the same number.
-
-    Raises:
-      InputError: They found different ones.
-    """
-    if jax.process_count() == 1:
-        return
-    from jax.experimental import multihost_utils
-
-    found = np.ravel(multihost_utils.process_allgather(np.int32(number))).tolist()
-    if len(set(found)) > 1:
-        raise InputError(
-            f"{what} {found} by process: the folder does not look the same to all of them "
-            "(a file system that shows changes late?); start them again"
-        )
-
-
-def stop_is_agreed(round_: int) -> bool:
-    """Whether any of several processes got SIGTERM; all get the same answer in the same round.
-
-    Rounds must be numbered without gaps, or the signal is missed.
-    """
-    if jax.process_count() == 1:
-        return False
-    from jax.experimental import multihost_utils
-
-    return multihost_utils.reached_preemption_sync_point(round_)
-
-
-def is_first() -> bool:
-    """Whether this is the process that writes files which all share."""
-    return jax.process_index() == 0
-
-
-@contextlib.contextmanager
-def first_goes_first(name: str) -> Iterator[None]:
-    """The first process runs the body before all others.
-
-    If it fails, the others still run the body, and fail in the same place.
-    """
-    if not is_first():
-        wait_for_all(name)
-    try:
-        yield
-    finally:
-        if is_first():
-            wait_for_all(name)
 
 
 def free_bytes(device: Device) -> int | None:

@@ -37,21 +37,21 @@ def raising() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def noting(alone: bool = True) -> Iterator[Callable[[], bool]]:
+def noting() -> Iterator[Callable[[], bool]]:
     """Within, SIGTERM is only noted; yields a function that returns whether it came.
 
-    The signal may come more than once, e.g. to the process and again to its group. If several
-    processes work together (not `alone`), JAX handles it.
+    The signal may come more than once, e.g. to the process and again to its group. In another
+    thread than the main one, the function says whether it came to that one within `raising`.
 
     Raises:
       Stopped: At the end, if it came; at the beginning, if it came before and got lost.
     """
     if _came.is_set():
         raise Stopped(MESSAGE)
-    came = threading.Event()
-    if not alone:
-        yield came.is_set
+    if threading.current_thread() is not threading.main_thread():
+        yield _came.is_set
         return
+    came = threading.Event()
     with _handled_by(lambda *_: came.set()):
         yield came.is_set
     if came.is_set():

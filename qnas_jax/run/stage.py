@@ -20,7 +20,7 @@ from types import MappingProxyType
 from typing import Any, BinaryIO
 
 from qnas_jax.errors import InputError
-from qnas_jax.run import disk
+from qnas_jax.run import disk, parallel
 from qnas_jax.run.artefacts import digest, plain, write_json
 from qnas_jax.run.listing import listed
 
@@ -210,7 +210,10 @@ class Stage:
             self.seconds += max(max(written) - found["began"], 0.0)
 
     def begin(self) -> None:
-        """Writes the mark of an unfinished stage; does nothing if it is finished."""
+        """Writes the mark of an unfinished stage; does nothing if it is finished.
+
+        Of several processes, the first writes marks.
+        """
         if not self.done:
             self._began = time.time()
             self._write()
@@ -227,6 +230,8 @@ class Stage:
         return self.seconds + time.time() - self._began
 
     def _write(self) -> None:
+        if not parallel.is_first():
+            return
         mark = {
             "hash": self.hash,
             "made_from": self._made_from,

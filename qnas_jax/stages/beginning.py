@@ -6,7 +6,7 @@ from typing import Any
 from jaxtyping import PyTree
 
 from qnas_jax.data.batching import Part
-from qnas_jax.run import artefacts
+from qnas_jax.run import artefacts, parallel
 from qnas_jax.stages import fit
 from qnas_jax.stages import train as train_stage
 from qnas_jax.stages.evaluation import Trained
@@ -46,6 +46,6 @@ def teacher(
     train_stage.teacher_stage(workdir, problem, training, mark, config.teacher)
     for split in (problem.train, problem.val):
         split.check()
-    if not (workdir / "config.json").exists():
+    if parallel.is_first() and not (workdir / "config.json").exists():
         artefacts.write_json(workdir / "config.json", config)
     return train_stage.train_teacher(workdir, problem, training, mark, config.teacher)

@@ -1,6 +1,5 @@
 """Trained networks: evaluated in float and quantized, and read again."""
 
-import functools
 import logging
 from typing import NamedTuple
 
@@ -17,7 +16,7 @@ from qnas_jax.nn import init, policy
 from qnas_jax.nn.conv import W_RANGE
 from qnas_jax.nn.trace import Shape, convs, trace
 from qnas_jax.ptq import per_tensor
-from qnas_jax.run import artefacts
+from qnas_jax.run import artefacts, parallel, processes
 from qnas_jax.run.stage import Stage
 from qnas_jax.stages import post_training
 from qnas_jax.stages.experiment import Problem, Purpose, key
@@ -54,7 +53,8 @@ def finish(problem: Problem, how: Training, trained: Trained, variables, quant) 
     stage, model, subnet = trained.stage, trained.model, trained.subnet
     if stage.done:
         return
-    coded, quant = _quantized(problem, how, trained, variables, quant)
+    with processes.first_goes_first("quantized"):
+        coded, quant = _quantized(problem, how, trained, variables, quant)
     shape, task = problem.val[0][0].shape, problem.task
     sources = {
         "fp32": in_float(task, model, variables),
@@ -63,11 +63,13 @@ def finish(problem: Problem, how: Training, trained: Trained, variables, quant) 
     }
     found, samples = evaluate(sources, problem.val, how.run.eval_batch, task)
     sizes = network_sizes(model, quant, shape)
-    with artefacts.writing(stage.folder / "samples.npz") as file:
-        np.savez_compressed(file, allow_pickle=False, **samples)
-    described = {"subnet": space.format_subnet(subnet), **found, **sizes}
-    artefacts.write_json(stage.folder / "metrics.json", described)
+    if parallel.is_first():
+        with artefacts.writing(stage.folder / "samples.npz") as file:
+            np.savez_compressed(file, allow_pickle=False, **samples)
+        described = {"subnet": space.format_subnet(subnet), **found, **sizes}
+        artefacts.write_json(stage.folder / "metrics.json", described)
     stage.finish()
+    processes.wait_for_all("evaluated")
     logger.info(
         "%s: %s %.2f %% in float, %.2f %% quantized, %.1f kB",
         stage.folder.name,  # "teacher", or the subnet
@@ -80,7 +82,7 @@ def finish(problem: Problem, how: Training, trained: Trained, variables, quant) 
 
 def in_float(task: Task, model: nn.Module, variables: PyTree) -> Classify:
     """Returns a function images -> classes by rank, of a network in float."""
-    return functools.partial(supervised.predictor(model, task.predict), variables)
+    return parallel.on_each_device(supervised.predictor(model, task.predict), variables)
 
 
 def simulated(task: Task, model: nn.Module, variables, quant, shape: Shape) -> Classify:

@@ -133,7 +133,10 @@ def fit(
     make_batch: Callable[[int], Batch],
     layout: loop.Layout = loop.AS_SAVED,
 ) -> State:
-    """Runs a stage's training steps and records its metrics; see `loop.fit`."""
+    """Runs a stage's training steps and records its metrics; see `loop.fit`.
+
+    With `mesh.layout(batch)`, all devices of all processes share the batch.
+    """
     name = planned.folder.parent.relative_to(workdir).as_posix()
     with Metrics(workdir, name, parallel.is_first()) as metrics:
         return loop.fit(steps, state, make_batch, planned, metrics, layout)

@@ -11,13 +11,13 @@ from jaxtyping import Array, Key, PyTree
 
 from qnas_jax.export import fold, tie_free
 from qnas_jax.ptq import norms
-from qnas_jax.run import recipes
+from qnas_jax.run import parallel, processes, recipes
 from qnas_jax.stages import evaluation
 from qnas_jax.stages.evaluation import Trained
 from qnas_jax.stages.experiment import Problem
 from qnas_jax.stages.fit import Training, batches, fit, optimizer_of, plan, rate_of
 from qnas_jax.tasks.task import evaluate
-from qnas_jax.train import checkpoint, learned, loop, supervised
+from qnas_jax.train import checkpoint, learned, loop, mesh, supervised
 from qnas_jax.train.distillation import Distillation
 
 NETWORK = "network"  # the folder of the weights as they are quantized
@@ -125,13 +125,14 @@ def train_policy(
         settle = jax.jit(functools.partial(norms.settled, model))
         statistics = settle({**variables, "quant": quant}, under.norm_images)
         variables = {**variables, "batch_stats": statistics}
-    if not (stage.folder / NETWORK).is_dir():
-        checkpoint.adopt(stage.folder / NETWORK, how.train.steps, variables)
     shape = problem.val[0][0].shape
-    network = fold.fold(model, variables, quant, shape, resize=problem.task.per_pixel)
-    checkpoint.write_arrays(
-        stage.folder / "quant.npz", tie_free.with_agreed_sums(network, jax.device_get(quant))
-    )
+    with processes.first_goes_first("network"):
+        if parallel.is_first() and not (stage.folder / NETWORK).is_dir():
+            checkpoint.adopt(stage.folder / NETWORK, how.train.steps, variables)
+        if parallel.is_first():
+            network = fold.fold(model, variables, quant, shape, resize=problem.task.per_pixel)
+            agreed = tie_free.with_agreed_sums(network, jax.device_get(quant))
+            checkpoint.write_arrays(stage.folder / "quant.npz", agreed)
     evaluation.finish(problem, how, trained, variables, quant)
 
 
@@ -159,7 +160,7 @@ def _fitted(workdir, problem, how, trained, start, under: UnderPolicy) -> superv
     whole = loop.Watched("the network", "loss", rate, under.rate_setting, lambda state: state)
     planned = plan(trained.stage, how, under.title, given.steps, [whole])
     make_batch = batches(problem.train, how, given.batch)
-    return fit(workdir, planned, steps, state, make_batch)
+    return fit(workdir, planned, steps, state, make_batch, mesh.layout(given.batch))
 
 
 def _one_then_other(first: loop.Steps, second: loop.Steps, count: int) -> loop.Steps:

@@ -16,7 +16,7 @@ from jaxtyping import Array, Key, PyTree
 from qnas_jax.data.batching import Batch, Dataset, prefetch, stacked
 from qnas_jax.nn.units import pixels
 from qnas_jax.ptq import norms
-from qnas_jax.run import artefacts
+from qnas_jax.run import artefacts, parallel
 from qnas_jax.run.log import Progress
 from qnas_jax.run.stage import reading
 from qnas_jax.stages.quantizers import Quantize
@@ -109,7 +109,7 @@ def evaluator(
     optimizer = tuning.optimizer if tuning else optax.identity()
     first = supervised.fresh_state(tested.variables, optimizer)
     train = _trainer(tested, tuning, width) if tuning and tuning.steps else None
-    device = jax.local_devices()[0]
+    device = parallel.team().devices[0]
     held = [jax.device_put((b.images, jnp.asarray(b.labels)), device) for b in images]
     norms = None if norm_images is None else jax.device_put(norm_images, device)
 

@@ -12,7 +12,7 @@ from jaxtyping import PyTree
 
 from qnas_jax.errors import InputError
 from qnas_jax.nn import init, weights
-from qnas_jax.run import artefacts, config, recipes
+from qnas_jax.run import artefacts, config, parallel, processes, recipes
 from qnas_jax.run.stage import Stage, begun_with, is_begun, is_finished
 from qnas_jax.space import MOST_BITS
 from qnas_jax.stages import evaluation
@@ -20,7 +20,7 @@ from qnas_jax.stages.evaluation import Trained
 from qnas_jax.stages.experiment import Problem, Purpose, data_mark, key, teacher_subnet
 from qnas_jax.stages.fit import Training, batches, fit, optimizer_of, plan, rate_of
 from qnas_jax.stages.policies import Teacher
-from qnas_jax.train import checkpoint, loop, supervised
+from qnas_jax.train import checkpoint, loop, mesh, supervised
 from qnas_jax.train.supervised import TrainState
 
 logger = logging.getLogger(__name__)
@@ -147,7 +147,9 @@ def train_teacher(
         if not stage.done:
             logger.info("teacher: trained on from %s", source.checkpoint)
     elif given and not stage.done:
-        checkpoint.adopt(stage.folder / "checkpoint", how.train.steps, given)
+        with processes.first_goes_first("adopted"):
+            if parallel.is_first():
+                checkpoint.adopt(stage.folder / "checkpoint", how.train.steps, given)
         logger.info("teacher: taken from %s", source.checkpoint)
     step_key = key(how.seed, Purpose.TEACHER_TRAIN)
     variables = _train_network(workdir, problem, how, trained, start, step_key, "teacher")
@@ -235,4 +237,5 @@ def _train_network(workdir, problem, how, trained, fresh, step_key, title, teach
         supervised.fresh_state(fresh, optimizer),
         batches(problem.train, how, given.batch),
     )
-    return fit(workdir, planned, steps, state, make_batch).variables()
+    layout = mesh.layout(given.batch)
+    return fit(workdir, planned, steps, state, make_batch, layout).variables()

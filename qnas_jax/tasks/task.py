@@ -9,6 +9,7 @@ from jaxtyping import Array
 from qnas_jax.data.batching import Pairs, prefetch, stacked
 from qnas_jax.errors import InputError
 from qnas_jax.metrics import Metric
+from qnas_jax.run import parallel, processes
 
 # Images uint8[n, h, w, 3] -> classes in the shape of the labels, or ranked; see `ranked`.
 Classify = Callable[[np.ndarray], Any]
@@ -42,12 +43,20 @@ class Task(NamedTuple):
         return len(self.names)
 
 
-def full_batches(data: Pairs, batch: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def full_batches(
+    data: Pairs, batch: int, lane: int = 0, lanes: int = 1
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields images uint8[batch, h, w, 3] and labels [<= batch, ...] of a whole data set.
 
     The last images are padded to a full batch, so that they need no second compilation.
+
+    Args:
+      data: Images with labels.
+      batch: Images per batch.
+      lane: Which of the batches: every `lanes`-th from this one on.
+      lanes: See `lane`.
     """
-    starts = range(0, len(data), batch)
+    starts = range(0, len(data), batch)[lane::lanes]
     indices = [range(s, min(s + batch, len(data))) for s in starts]
     for images, labels in prefetch(lambda i: stacked(data, indices[i]), 0, len(indices)):
         missing = ((0, batch - len(images)), (0, 0), (0, 0), (0, 0))
@@ -70,7 +79,7 @@ def ranked(found: Any, labels: np.ndarray) -> np.ndarray:
 def evaluate(
     sources: Mapping[str, Classify], data: Pairs, batch: int, task: Task
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Scores several computations on a data set.
+    """Scores several computations on a data set; all devices share its batches.
 
     Args:
       sources: Functions images -> predicted classes, by name.
@@ -87,14 +96,33 @@ def evaluate(
     """
     found, samples = {}, {}
     for name, source in sources.items():
-        counts: Any = 0
-        kept = []
-        for images, labels in full_batches(data, batch):
-            classes = ranked(source(images), labels)
-            counts = counts + task.tally(labels, classes)
-            kept += list(classes[: SAMPLES - len(kept), ..., 0])
+        counts, samples[name] = _counts(source, data, batch, task)
         if not np.any(counts):
             raise InputError("no label of the validation split counts: all are ignored")
         found |= {f"{figure}_{name}": value for figure, value in task.score(counts).items()}
-        samples[name] = np.stack(kept)
     return found, samples
+
+
+def _counts(source: Classify, data: Pairs, batch: int, task: Task) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the counts of all batches, and the classes of the first few images."""
+    team = parallel.team()
+    lanes = team.count * len(team.devices)
+    counts: list[Any] = [0] * lanes
+    kept: dict[int, np.ndarray] = {}
+    needed = range(-(-min(SAMPLES, len(data)) // batch))  # batches
+
+    def work(lane: int, device: parallel.Device) -> None:
+        del device  # that of this thread
+        for i, (images, labels) in enumerate(full_batches(data, batch, lane, lanes)):
+            classes = ranked(source(images), labels)
+            counts[lane] = counts[lane] + task.tally(labels, classes)
+            if lane + i * lanes in needed:
+                kept[lane + i * lanes] = classes[..., 0]
+
+    parallel.spread(range(lanes), work)
+    total = np.asarray(sum(processes.gathered("counts", np.asarray(sum(counts)))))
+    for i in needed:
+        if i not in kept:  # of another process
+            images, labels = next(full_batches(data, batch, i, len(data)))
+            kept[i] = ranked(source(images), labels)[..., 0]
+    return total, np.concatenate([kept[i] for i in needed])[:SAMPLES]

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from qnas_jax.errors import InputError
-from qnas_jax.run import artefacts, disk
+from qnas_jax.run import artefacts, disk, parallel
 from qnas_jax.run.stage import is_finished, reading
 
 Tree = TypeVar("Tree")
@@ -168,7 +168,7 @@ def load_parts(folder: pathlib.Path, like: dict[str, Any]) -> dict[str, Any]:
         parts = {name: saved[name] for name in like if name in saved}
         _check_match(manager.directory, parts, like)
         # Here, wherever it was saved: a run of a GPU is read on a CPU.
-        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        here = jax.sharding.SingleDeviceSharding(parallel.team().devices[0])
         whole = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), saved
         )

@@ -19,7 +19,7 @@ from jax import lax
 
 from qnas_jax.data.batching import Batch, Timed, prefetch
 from qnas_jax.errors import Diverged
-from qnas_jax.run import parallel, preempt
+from qnas_jax.run import parallel, preempt, processes
 from qnas_jax.run.log import Metrics, Progress, duration
 from qnas_jax.train import checkpoint
 
@@ -32,24 +32,26 @@ NO_BATCH = Batch(np.zeros(0, np.uint8), np.zeros(0, np.int32))  # for steps that
 
 State = TypeVar("State")
 # (state, images[k], labels[k], numbers[k]) -> new state, {name of a metric: values[k]}
-Steps = Callable[[State, Any, Any, jax.Array], tuple[State, dict[str, jax.Array]]]
+Steps = Callable[[State, Any, Any, np.ndarray], tuple[State, dict[str, jax.Array]]]
 
 
 class Layout(NamedTuple):
-    """How a state is laid out for the steps.
+    """How a state and its images are laid out for the steps.
 
     Attributes:
       spread: The steps' form of a saved state; a copy, because steps reuse the memory of theirs.
       gather: The reverse.
+      place: The steps' form of this process's images and labels.
     """
 
     spread: Callable[[Any], Any]
     gather: Callable[[Any], Any]
+    place: Callable[[Any], Any] = lambda batch: batch
 
 
 def _copied(state: State) -> State:
     """A copy that is placed like the results of steps; else the second step compiles again."""
-    device = jax.local_devices()[0]
+    device = parallel.team().devices[0]
     return jax.tree.map(lambda leaf: jax.device_put(jnp.copy(leaf), device), state)
 
 
@@ -82,7 +84,20 @@ def several(step: Callable, *constants: Any) -> Steps:
       constants: Arguments of all steps. A program that captured them would contain their
         numbers.
     """
-    return functools.partial(program(step), constants)
+    return with_constants(program(step), *constants)
+
+
+def with_constants(steps: Callable, *constants: Any) -> Steps:
+    """Returns the steps of a program of `program`, with its constants where the state is."""
+    placed: dict[Any, Any] = {}
+
+    def run(state, images, labels, numbers):
+        where = jax.tree.leaves(state)[0].sharding
+        if where not in placed:
+            placed[where] = parallel.on_all(where, constants)
+        return steps(placed[where], state, images, labels, numbers)
+
+    return run
 
 
 def program(step: Callable) -> Callable:
@@ -161,21 +176,18 @@ def fit(
       Diverged: A loss, or a state to be saved, is not finite; the last checkpoint is kept.
       Stopped: SIGTERM came; the steps that were running are finished and saved.
     """
-    alone = jax.process_count() == 1  # else JAX handles SIGTERM, and all processes agree on a step
-    with (
-        preempt.noting(alone) as asked,
-        checkpoint.opened(plan.folder) as manager,
-    ):
+    with preempt.noting() as asked, checkpoint.opened(plan.folder) as manager:
         guard = _Guard(manager, plan, *checkpoint.restore(manager, state))
         first = guard.saved
-        parallel.check_same(f"{plan.folder}: holds the states of steps", first)
+        processes.check_same(f"{plan.folder}: holds the states of steps", first)
         metrics.resume(first)
+        stops = processes.Stops(plan.title, asked)
         spans = list(_spans(first, plan))
         making = prefetch(lambda i: _stacked(make_batch, spans[i]), 0, len(spans), plan.threads)
         batches = Timed(making)
-        _run(steps, _until_asked(spans, asked), batches, plan, guard, metrics, layout)
+        _run(steps, _until_stopped(spans, stops), batches, plan, guard, metrics, layout)
         checkpoint.wait(manager)
-        if guard.saved < plan.total or asked():
+        if stops.at_the_end() or guard.saved < plan.total:
             raise preempt.Stopped(f"stopped by SIGTERM at step {guard.saved} of {plan.title}")
         _log_time(plan.title, guard.saved - first, batches)
         return guard.state
@@ -197,7 +209,8 @@ def _run(
     progress = Progress(plan.title, plan.total, guard.saved)
     for span in spans:
         before = done, found
-        state, found = steps(state, *next(batches), jnp.array(span, jnp.int32))
+        images, labels = layout.place(next(batches))
+        state, found = steps(state, images, labels, np.array(span, np.int32))
         # Waits for the previous steps while these run. A longer queue would have to be
         # finished before a stop.
         guard.check(*before)
@@ -215,10 +228,10 @@ def _run(
         guard.save(done.stop, layout.gather(state))
 
 
-def _until_asked(spans: Sequence[range], asked: Callable[[], bool]) -> Iterator[range]:
+def _until_stopped(spans: Sequence[range], stops: processes.Stops) -> Iterator[range]:
     """Yields the spans, until a stop is asked for."""
     for round_, span in enumerate(spans):
-        if asked() or parallel.stop_is_agreed(round_):
+        if stops.before(round_):
             return
         yield span
 

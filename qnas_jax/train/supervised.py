@@ -12,6 +12,7 @@ import optax
 from jaxtyping import Array, Key, PyTree
 
 from qnas_jax.nn.units import pixels
+from qnas_jax.run import parallel
 from qnas_jax.train import distillation
 from qnas_jax.train.distillation import Distillation
 
@@ -181,7 +182,7 @@ def calibrated(
         return model.apply(variables, pixels(images), mutable=["quant"])[1]["quant"]
 
     # Placed like the results of the program; else the second batch would compile it again.
-    quant = jax.device_put(quant, jax.local_devices()[0])
+    quant = jax.device_put(quant, parallel.team().devices[0])
     for images in batches:
         quant = calibrate({**variables, "quant": quant}, images)
     return quant

@@ -1,15 +1,10 @@
 """Devices and processes; several of them are made up, or started."""
 
 import contextlib
-import os
-import socket
-import subprocess
-import sys
 import threading
 import time
 
 import jax
-import numpy as np
 import pytest
 
 from qnas_jax.errors import InputError
@@ -125,133 +120,6 @@ def test_processes_share_a_batch_in_their_order(monkeypatch):
         processes(monkeypatch, 4, index)
         shares.extend(parallel.share(8))
     assert shares == list(range(8))
-
-
-@pytest.mark.parametrize("found", [[3, 3, 3], [3, 3, 2]])
-def test_processes_that_found_different_things_are_refused(monkeypatch, found):
-    from jax.experimental import multihost_utils
-
-    processes(monkeypatch, 3)
-    monkeypatch.setattr(multihost_utils, "process_allgather", lambda _: np.array([found]).T)
-    if len(set(found)) == 1:
-        parallel.check_same("units done", 3)
-        return
-    with pytest.raises(InputError, match=r"^units done \[3, 3, 2\] by process: ") as error:
-        parallel.check_same("units done", 3)
-    assert "\n" not in str(error.value)
-
-
-def test_one_process_agrees_with_itself_without_asking():
-    parallel.check_same("units done", 3)
-
-
-@pytest.mark.parametrize("fails", [False, True])
-@pytest.mark.parametrize(
-    ("index", "expected"), [(0, ["body", "wait for name"]), (1, ["wait for name", "body"])]
-)
-def test_the_first_process_goes_first_even_if_it_fails(monkeypatch, index, expected, fails):
-    processes(monkeypatch, 2, index)
-    order = []
-    monkeypatch.setattr(parallel, "wait_for_all", lambda name: order.append(f"wait for {name}"))
-
-    def run():
-        with parallel.first_goes_first("name"):
-            order.append("body")
-            if fails:
-                raise InputError("broken")
-
-    if fails:
-        with pytest.raises(InputError, match="broken"):
-            run()
-    else:
-        run()
-    assert order == expected
-
-
-PROCESS = """
-import pathlib, sys, jax
-from qnas_jax.errors import InputError
-from qnas_jax.run import parallel
-jax.distributed.initialize(sys.argv[2], 2, int(sys.argv[1]))
-folder, index = pathlib.Path(sys.argv[3]), jax.process_index()
-with parallel.first_goes_first("write"):
-    if index == 0:
-        (folder / "first").touch()
-    assert (folder / "first").exists()
-parallel.check_same("number", 7)
-parallel.spread(range(6), lambda unit, device: (folder / f"{unit}-of-{index}").touch())
-parallel.wait_for_all("spread")
-assert len(list(folder.iterdir())) == 7
-try:
-    parallel.check_same("number", index)
-except InputError as error:
-    print(error)
-"""
-
-
-def test_two_processes_agree(tmp_path):
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-c", PROCESS, str(i), address, str(tmp_path)],
-            env=environment,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for i in range(2)
-    ]
-    said = [process.communicate(timeout=300)[0] for process in running]
-    assert [process.returncode for process in running] == [0, 0]
-    assert all("number [0, 1] by process: " in text for text in said)
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("host:1234", ("host", 1234)),
-        ("10.0.0.1:1", ("10.0.0.1", 1)),
-        ("[::1]:65535", ("::1", 65535)),
-        ("[fe80::1%eth0]:80", ("fe80::1%eth0", 80)),
-    ],
-)
-def test_an_address_is_taken_apart_as_sockets_want_it(text, expected):
-    assert parallel.address("--coordinator", text) == expected
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        *("", "host", ":1", "host:", "host:0", "host:70000", "host:-1", "host:x", "host:\u00b2"),
-        *("::1", "::1:1234", "[::1]", "[::1]:0", "[::1:1234", "::1]:1234", "[host]:1", "[]:1"),
-        *("http://host:1", "a b:1"),
-    ],
-)
-def test_what_is_no_address_is_refused(text):
-    with pytest.raises(InputError, match=r"--coordinator=.*: must be HOST:PORT.*\[::1\]:1234"):
-        parallel.address("--coordinator", text)
-
-
-def test_a_port_is_found_at_an_ipv6_address():
-    try:
-        listener = socket.create_server(("::1", 0), family=socket.AF_INET6)
-    except OSError:
-        pytest.skip("no IPv6 here")
-    with listener:
-        text = f"[::1]:{listener.getsockname()[1]}"
-        parallel.wait_for_port(*parallel.address("--coordinator", text), 0)
-
-
-def test_a_port_that_nobody_listens_at_and_a_host_that_is_none_are_said():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-        with pytest.raises(InputError, match=f"127.0.0.1, port {port}: no answer"):
-            parallel.wait_for_port("127.0.0.1", port, 0)
-    with pytest.raises(InputError, match="port 80: no answer"):
-        parallel.wait_for_port("a..b", 80, 300)
 
 
 @pytest.mark.parametrize(

@@ -213,6 +213,6 @@ def test_steps_are_compiled_once_wherever_their_arguments_lie(tmp_path):
         )
 
     constant = jax.device_put(np.float32(1), jax.local_devices()[0])
-    steps = loop.several(step, constant)
-    toy.fit(tmp_path, 5, steps=steps)
-    assert steps.func._cache_size() == 1
+    program = loop.program(step)
+    toy.fit(tmp_path, 5, steps=loop.with_constants(program, constant))
+    assert program._cache_size() == 1

@@ -25,7 +25,7 @@ from qnas_jax.bwnas.lut.table import Part
 from qnas_jax.kernels.int8 import Kernel
 from qnas_jax.nn import supernet
 from qnas_jax.quant.calibrate import FindRange
-from qnas_jax.run import artefacts, parallel
+from qnas_jax.run import artefacts, parallel, processes
 from qnas_jax.run.log import Progress
 from qnas_jax.run.parallel import Device
 from qnas_jax.run.stage import reading
@@ -150,7 +150,7 @@ def populate(job: Job, time_budget_s: float = 0) -> Scores:
     scoring = Progress("lut GFLOP", sum(len(job.chunks[c]) * gflop[i] for c, i in left))
     if parallel.is_first():
         _write_target_statistics(job)
-    parallel.wait_for_all("targets")
+    processes.wait_for_all("targets")
     worker = _Worker(job, works, _read_target_statistics(job))
 
     def calibrate(part: int, device: Device) -> None:
@@ -165,11 +165,11 @@ def populate(job: Job, time_budget_s: float = 0) -> Scores:
             scoring.add(gflop[part] * len(job.chunks[chunk]), f"chunk {chunk + 1}")
 
     parallel.spread(uncalibrated, calibrate)
-    parallel.wait_for_all("calibrated")
+    processes.wait_for_all("calibrated")
     parallel.spread(left, score)
-    parallel.wait_for_all("scored")
+    processes.wait_for_all("scored")
     found = scores(job)
-    parallel.wait_for_all("read")  # before a process deletes the files
+    processes.wait_for_all("read")  # before a process deletes the files
     logger.info("lut: %d programs served %d rows", evaluate.compilations(), len(found.nsr))
     return found
 

@@ -1,0 +1,148 @@
+"""Two processes, started for each test, that wait for each other and end together."""
+
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from qnas_jax.run import processes
+
+BEGIN = """
+import os, pathlib, signal, sys, time
+import numpy as np
+from qnas_jax.errors import Diverged, InputError
+from qnas_jax.run import cli, meeting, parallel, preempt, processes
+meeting.HEARTBEAT_S = 10
+folder, index = pathlib.Path(sys.argv[3]), int(sys.argv[1])
+
+def main():
+    meeting.meet(sys.argv[2], 2, index)
+    with processes.ending_together():
+        work()
+        processes.wait_for_all("done")
+"""
+END = "\ncli.guarded(main)\n"
+
+
+def _start(work: str, folder: pathlib.Path) -> list[subprocess.Popen]:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "JAX_PLATFORMS": "cpu"}
+    return [
+        subprocess.Popen(
+            [sys.executable, "-c", BEGIN + work + END, str(i), address, str(folder)],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for i in range(2)
+    ]
+
+
+def _ends(running: list[subprocess.Popen]) -> list[tuple[int, str]]:
+    said = [process.communicate(timeout=300)[0] for process in running]
+    codes = [process.returncode for process in running]
+    return [(c, text.splitlines()[-1] if text else "") for c, text in zip(codes, said, strict=True)]
+
+
+TOGETHER = """
+def work():
+    with processes.first_goes_first("write"):
+        assert parallel.team().count == 1
+        assert parallel.is_first() == (index == 0)
+        if index == 0:
+            time.sleep(0.5)
+            (folder / "first").touch()
+        assert (folder / "first").exists()
+        with processes.first_goes_first("nested"):
+            processes.wait_for_all("alone, so nobody waits")
+    assert processes.by_first("one", lambda: "result") == ("result" if index == 0 else None)
+    processes.check_same("number", 7)
+    parallel.spread(range(6), lambda unit, device: (folder / f"{unit}-of-{index}").touch())
+    processes.wait_for_all("spread")
+    assert len(list(folder.iterdir())) == 7
+    found = processes.gathered("arrays", np.arange(3 * index, dtype=np.int64) + 2**40)
+    assert [part.tolist() for part in found] == [[], [2**40, 2**40 + 1, 2**40 + 2]]
+    stops = processes.Stops("rounds", lambda: index == 1)
+    rounds = []
+    for round_ in range(9):
+        if stops.before(round_):
+            break
+        rounds.append(round_)
+        processes.wait_for_all("round")
+    assert rounds == [0, 1] and stops.at_the_end()
+    processes.check_same("units", index)
+"""
+
+
+def test_two_processes_agree_and_end_with_the_same_line(tmp_path):
+    found = _ends(_start(TOGETHER, tmp_path))
+    assert [code for code, _ in found] == [2, 2]
+    assert found[0][1] == found[1][1]
+    assert found[0][1].startswith("error: units [0, 1] by process: the folder does not look")
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+@pytest.mark.parametrize(("kind", "code"), [("InputError", 2), ("Diverged", 3)])
+def test_an_error_of_one_ends_both(tmp_path, failing, kind, code):
+    work = f"""
+def work():
+    def fail():
+        raise {kind}("is broken")
+    if {failing} == 0:
+        processes.by_first("work", fail)
+    elif index == 1:
+        fail()
+"""
+    assert _ends(_start(work, tmp_path)) == [(code, "error: is broken")] * 2
+
+
+WAITING = """
+def work():
+    (folder / f"ready{index}").touch()
+    processes.by_first("work", lambda: time.sleep(300))
+"""
+
+
+def _ready(running, folder):
+    while not all((folder / f"ready{i}").exists() for i in range(2)):
+        assert all(process.poll() is None for process in running), _ends(running)
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize("asked", [0, 1])
+def test_a_stop_of_the_first_or_of_both_ends_both(tmp_path, asked):
+    running = _start(WAITING, tmp_path)
+    _ready(running, tmp_path)
+    for process in running[: asked + 1]:
+        process.send_signal(signal.SIGTERM)
+    message = "error: stopped by SIGTERM; the same command resumes it"
+    assert _ends(running) == [(143, message)] * 2
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_process_that_is_killed_ends_the_other_with_a_line(tmp_path, lost):
+    running = _start(WAITING, tmp_path)
+    _ready(running, tmp_path)
+    running[lost].kill()
+    code, line = _ends(running)[1 - lost]
+    assert (code, line) == (4, "error: a process is gone or failed (no heartbeat); start all again")
+
+
+def test_one_process_waits_for_nobody():
+    processes.wait_for_all("name")
+    processes.check_same("units done", 3)
+    with processes.first_goes_first("name"):
+        assert processes.by_first("name", lambda: 3) == 3
+    asked = []
+    stops = processes.Stops("name", lambda: bool(asked))
+    assert not stops.before(0) and not stops.at_the_end()
+    asked.append(1)
+    assert stops.before(1) and stops.at_the_end()
