@@ -144,7 +144,9 @@ def _statistics(config: Config, problem: Problem) -> Iterator[Statistics]:
     how, (height, width) = config.supernet, config.train.crop
     crop = height, width
     middle = min(height, config.data.height), min(width, config.data.width)
-    yield Statistics("train.batch", config.train.batch, config.train.batch, crop, searched=False)
+    batch, parts = config.train.batch, config.train.parts
+    least = f"{2 * parts} for train.parts={parts}" if parts > 1 else "2"
+    yield Statistics("train.batch", batch, batch // parts, crop, searched=False, least=least)
     part, least = how.batch // how.parts, f"{2 * how.parts} for supernet.parts={how.parts}"
     yield Statistics("supernet.batch", how.batch, part, crop, least=least)
     images = images_per_pass(how, problem.val)

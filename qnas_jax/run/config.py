@@ -118,6 +118,9 @@ class Train:
 
     steps: int = 80_000
     batch: int = 8
+    # Of a batch, each with batch-norm statistics of its own. With as many parts as devices, these
+    # exchange nothing at norms.
+    parts: int = 1
     optimizer: str = "sgd"  # with a polynomial schedule; or "adamw", with a cosine
     lr: float = 0.01  # the highest
     momentum: float = 0.9  # sgd
@@ -133,6 +136,9 @@ class Train:
     def check(self) -> None:
         """Raises InputError for the first value that cannot be used."""
         checks.training("train", self)
+        checks.at_least("train.parts", self.parts, 1)
+        if self.batch % self.parts:
+            raise InputError(f"train.parts={self.parts}: must divide train.batch={self.batch}")
         checks.above_zero("train.lr", self.lr)
         checks.length("train.crop", self.crop, 2)
         checks.all_of("train.crop", self.crop, lambda c: c >= 32, "at least 32 pixels")

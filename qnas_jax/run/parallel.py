@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from qnas_jax.errors import InputError
@@ -172,7 +173,7 @@ def on_all(everywhere: jax.sharding.Sharding, tree: Any) -> Any:
 
     def copied(leaf: Any) -> jax.Array:
         if everywhere.is_fully_addressable:
-            return jax.device_put(leaf, everywhere, may_alias=False)
+            return jax.device_put(jnp.copy(leaf), everywhere)  # else it may share its memory
         host = np.asarray(leaf)
         return jax.make_array_from_callback(host.shape, everywhere, lambda _: host)
 

@@ -149,7 +149,7 @@ def _fitted(workdir, problem, how, trained, start, under: UnderPolicy) -> superv
     def steps_of(frozen: bool) -> loop.Steps:
         step = supervised.policy_step(
             trained.model, problem.task.loss, optimizer, under.key, under.quantize, given.compute,
-            distill, frozen,
+            distill, frozen, given.parts,
         )  # fmt: skip
         return loop.several(step, constant)
 

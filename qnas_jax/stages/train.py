@@ -226,7 +226,7 @@ def _train_network(workdir, problem, how, trained, fresh, step_key, title, teach
     given, optimizer = how.train, optimizer_of(how.train, how.train.lr)
     distill = teacher.distill if teacher else None
     step = supervised.train_step(
-        trained.model, problem.task.loss, optimizer, step_key, given.compute, distill
+        trained.model, problem.task.loss, optimizer, step_key, given.compute, distill, given.parts
     )
     steps = loop.several(step, teacher.variables) if teacher else loop.several(step)
     whole = loop.Watched(

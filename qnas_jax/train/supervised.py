@@ -63,6 +63,7 @@ def train_step(
     key: Key[Array, ""],
     compute: str = "float32",
     distill: Distillation | None = None,
+    parts: int = 1,
 ) -> Callable:
     """Returns a supervised training step, in float, in the form that `loop.several` takes.
 
@@ -75,8 +76,9 @@ def train_step(
         loss stay float32.
       distill: What the network learns from another one, whose variables are then the step's first
         argument.
+      parts: See `policy_step`.
     """
-    step = policy_step(model, loss, optimizer, key, _float, compute, distill)
+    step = policy_step(model, loss, optimizer, key, _float, compute, distill, parts=parts)
     if distill:
         return lambda variables, *given: step((None, variables), *given)
     return functools.partial(step, None)
@@ -96,6 +98,7 @@ def policy_step(
     compute: str = "float32",
     distill: Distillation | None = None,
     frozen: bool = False,
+    parts: int = 1,
 ) -> Callable:
     """Returns a training step of a network under a policy, which is the step's first argument.
 
@@ -112,17 +115,24 @@ def policy_step(
       distill: What the network learns from another one. The step's first argument is then a pair:
         the policy, and the teacher's variables.
       frozen: Whether batch norms use and keep their stored statistics; nothing is dropped then.
+      parts: Parts of a batch, each with batch-norm statistics of its own; stored is their mean. It
+        divides the batch.
     """
 
-    def loss_of(params, batch_stats, policy, images, labels, dropout, target):
-        outputs, changed = distillation.applied(
+    def applied(variables, images, dropout):
+        return distillation.applied(
             model,
-            {**quantize(params, policy), "batch_stats": batch_stats},
-            pixels(images).astype(compute),
+            variables,
+            images,
             train=not frozen,
             mutable=[] if frozen else ["batch_stats"],
             rngs={"dropout": dropout},
         )
+
+    def loss_of(params, batch_stats, policy, images, labels, dropout, target):
+        variables = {**quantize(params, policy), "batch_stats": batch_stats}
+        run = applied if parts == 1 else _in_parts(applied, parts)
+        outputs, changed = run(variables, pixels(images).astype(compute), dropout)
         outputs = jax.tree.map(lambda x: x.astype(jnp.float32), outputs)
         value = loss(outputs.logits, labels)
         if distill:
@@ -143,6 +153,21 @@ def policy_step(
         return TrainState(params, batch_stats, optimizer_state), {"loss": value}
 
     return step
+
+
+def _in_parts(applied: Callable, parts: int) -> Callable:
+    """The function (variables, images, key) -> outputs and what changed, part by part."""
+
+    def run(variables, images, key):
+        split = images.reshape(parts, -1, *images.shape[1:])
+        # The mapped axis becomes one of the batch in each layer, at the cost of the whole batch.
+        outputs, changed = jax.vmap(applied, (None, 0, 0))(
+            variables, split, jax.random.split(key, parts)
+        )
+        whole = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), outputs)
+        return whole, jax.tree.map(lambda x: jnp.mean(x, axis=0), changed)
+
+    return run
 
 
 def predictor(
