@@ -1,277 +1,207 @@
-"""The distillation step over groups of blocks, each group on its own devices.
+"""The distillation step on several devices: each trains its own blocks on its own parts of a batch.
 
-`jax.pmap` needs arrays of one shape on all devices, and blocks differ. So the state of a group
-is one flat vector, padded to the longest, and `lax.switch` selects the group's own work, a real
-conditional on each device. The replicas of a group share the batch and add up their gradients;
-groups exchange nothing but the NSR of each block.
+Every device holds the whole state, which is small (80 MB for Table I with its momentum). Under
+`jax.pmap`, `lax.switch` selects a device's own list of work, a real conditional on each device. The
+gradients are added up over all devices outside of it, and each device updates all blocks.
 """
 
 import functools
+import itertools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PyTree
 
-from qnas_jax import space
-from qnas_jax.bwnas import distill
-from qnas_jax.kernels import convolution
-from qnas_jax.nn.trace import Unit, convs
+from qnas_jax.bwnas import balance, distill
+from qnas_jax.bwnas.balance import Costs, Owners
 from qnas_jax.run.parallel import Device
 from qnas_jax.train import loop
 
 AXIS = "devices"
-BACKWARD = 2  # passes forward that one backward costs
-PROBE_CHANNELS, PROBE_KERNEL, PROBE_REPEATS = 192, 5, 5  # typical of blocks; see `depthwise_cost`
+REPEATS = 3  # of each measurement
+
+# What a device does, without the numbers of its parts: the blocks of each run of equal parts, and
+# how many they are. Devices that do the same share a program.
+Pattern = tuple[tuple[tuple[int, ...], int], ...]
 
 
-class Groups(NamedTuple):
-    """Which blocks share devices.
-
-    Attributes:
-      members: The blocks of each group.
-      replicas: Devices of each group; they share a batch.
-    """
-
-    members: tuple[tuple[int, ...], ...]
-    replicas: int
-
-
-def lay_out(
-    cost: Callable[[tuple[int, ...]], float], blocks: int, devices: int, parts: int
-) -> Groups:
-    """The groups whose slowest is fastest, by exhaustive search: 6 blocks have 203 partitions.
+def measured(recipe: distill.Recipe, teacher: PyTree, state: distill.State, images: Any) -> Costs:
+    """Returns what units of work cost on this process's first device; compiles each block.
 
     Args:
-      cost: Of a step of a group of blocks on one device.
-      blocks: Number of blocks.
-      devices: Number of devices; some may get no work.
-      parts: Parts of a batch, a multiple of the replicas of a group.
+      recipe: How the blocks are trained.
+      teacher: The teacher's variables.
+      state: A state.
+      images: One part of a batch.
     """
-    candidates = [
-        (cost_of_slowest(cost, members) / replicas, replicas, members)
-        for replicas in range(1, min(parts, devices) + 1)
-        if parts % replicas == 0
-        for members in partitions(blocks, min(blocks, devices // replicas))
+    blocks = range(len(state))
+    maps = jax.jit(recipe.features)(teacher, images)
+    forward = [
+        jax.jit(lambda teacher, images, i=i: recipe.features(teacher, images)[i + 1])
+        for i in blocks
     ]
-    _, replicas, members = min(candidates)
-    return Groups(members, replicas)
-
-
-def cost_of_slowest(
-    cost: Callable[[tuple[int, ...]], float], members: tuple[tuple[int, ...], ...]
-) -> float:
-    """Cost of the group that all others wait for."""
-    return max(cost(group) for group in members)
-
-
-def partitions(blocks: int, most: int) -> Iterator[tuple[tuple[int, ...], ...]]:
-    """Every way to divide `blocks` blocks into at most `most` groups."""
-    if blocks == 0:
-        yield ()
-        return
-    last = blocks - 1
-    for groups in partitions(last, most):
-        for g, group in enumerate(groups):
-            yield (*groups[:g], (*group, last), *groups[g + 1 :])
-        if len(groups) < most:
-            yield (*groups, (last,))
-
-
-def depthwise_cost(height: int, width: int) -> float:
-    """How long a depthwise multiply-accumulate takes over one of a 1x1 convolution, measured.
-
-    Forward and backward on this process's first device, on features of that size; takes
-    a second or two.
-    """
-    x = jnp.ones((1, height, width, PROBE_CHANNELS))
-    dense = jnp.ones((PROBE_CHANNELS, PROBE_CHANNELS))
-    taps = jnp.ones((PROBE_KERNEL, PROBE_KERNEL, PROBE_CHANNELS))
-    filtered = functools.partial(convolution.depthwise, stride=1, dilation=1)
-    seconds = [
-        _gradient_seconds(convolve, x, w) / w.size  # weights: as many products for each pixel
-        for convolve, w in ((filtered, taps), (convolution.pointwise, dense))
+    trained = [
+        jax.jit(functools.partial(distill.block_gradients, recipe, i, parts=1)) for i in blocks
     ]
-    return seconds[0] / seconds[1]
+    number = jnp.int32(0)
+    return Costs(
+        tuple(_seconds(trained[i], state[i].params, maps, number) for i in blocks),
+        tuple(_seconds(run, teacher, images) for run in forward),
+    )
 
 
-def _gradient_seconds(convolve, x, w) -> float:
-    run = jax.jit(jax.grad(lambda x, w: jnp.sum(jnp.square(convolve(x, w))), (0, 1)))
-    jax.block_until_ready(run(x, w))
+def _seconds(run: Callable, *given: Any) -> float:
+    """The shortest time of a few runs."""
+    jax.block_until_ready(run(*given))  # compiles
     times = []
-    for _ in range(PROBE_REPEATS):
+    for _ in range(REPEATS):
         begin = time.perf_counter()
-        jax.block_until_ready(run(x, w))
+        jax.block_until_ready(run(*given))
         times.append(time.perf_counter() - begin)
     return min(times)
 
 
-def step_cost(
-    searched: space.Space,
-    shape: tuple[int, int],
-    teacher: Sequence[Unit],
-    depthwise: float,
-) -> Callable[[tuple[int, ...]], float]:
-    """What a step of a group of blocks costs on one device, in products of two numbers.
-
-    Args:
-      searched: Blocks and ops; every op is trained once a step, as fair sampling does.
-      shape: Height and width of the input of the first block.
-      teacher: Units of its encoder; they run forward as far as the group's last block.
-      depthwise: Products that a multiply-accumulate of a depthwise convolution costs; see
-        `depthwise_cost`.
-    """
-
-    def cost(layers):
-        return sum(conv.macs * (depthwise if conv.groups > 1 else 1) for conv in layers)
-
-    blocks, teachers = [], []
-    height, width = shape
-    for i, block in enumerate(searched.blocks):
-        layers = space.block_convs(block, searched.ops, (height, width))
-        blocks.append((1 + BACKWARD) * sum(map(cost, layers)))
-        height, width = -(-height // block.stride), -(-width // block.stride)
-        needed = [unit for unit in teacher if not unit.site or unit.site.block <= i]
-        teachers.append(cost(convs(needed)))
-    return lambda group: sum(blocks[i] for i in group) + teachers[max(group)]
-
-
-class Grouped(NamedTuple):
-    """The steps over groups, and the layout of their state.
+class Divided(NamedTuple):
+    """The steps over several devices.
 
     Attributes:
       steps: Several steps, for `loop.fit`.
-      layout: Their state, [local devices, longest group], from the states of all blocks, and
-        the reverse.
+      layout: Their state, a copy on each device, from the states of all blocks; and the reverse.
+      places: The images of a batch that this process reads, in the order of its devices.
     """
 
     steps: loop.Steps
     layout: loop.Layout
+    places: tuple[int, ...]
 
 
 def train_step(
     recipe: distill.Recipe,
     teacher: PyTree,
-    like: distill.State,
-    groups: Groups,
+    owners: Owners,
     devices: Sequence[Device],
-) -> Grouped:
-    """`distill.train_step` over groups of blocks, with the same numbers.
-
-    Every process holds all groups, and reads its own share of the batch.
+    batch: int,
+) -> Divided:
+    """`distill.train_step` over devices, with the same numbers.
 
     Args:
       recipe: How the blocks are trained.
       teacher: The teacher's variables.
-      like: A state, for its structure.
-      groups: Which blocks go together, and how many devices of a process each group has.
-      devices: Those of all processes in order, as many of each process.
+      owners: The device of each unit of work; see `balance.lay_out`.
+      devices: Those of all processes in order.
+      batch: Images of a step, a multiple of the parts.
     """
-    work = _Work(recipe, like, groups)
-    blocks, here = len(like), len(groups.members) * groups.replicas
-    processes = len(devices) // here
-    sharers = processes * groups.replicas
-    numbers = range(len(groups.members))
-    gradients_of = [functools.partial(work.gradients, g, recipe.parts // sharers) for g in numbers]
-    updated = [functools.partial(work.updated, g) for g in numbers]
-    places = np.arange(len(devices)).reshape(processes, -1, groups.replicas)
-    same = places.swapaxes(0, 1).reshape(len(numbers), -1).tolist()
+    work = [balance.shares(owners, device) for device in range(len(devices))]
+    patterns = [_pattern(shares) for shares in work]
+    different = sorted(set(patterns))
+    kinds = jnp.array([different.index(pattern) for pattern in patterns])
+    branches = [functools.partial(_gradients, recipe, pattern) for pattern in different]
 
-    def device_steps(teacher, flat, images, numbers):
-        group = lax.axis_index(AXIS) % here // groups.replicas
+    def device_steps(teacher, state, images, numbers):
+        kind = kinds[lax.axis_index(AXIS)]
 
-        def one(flat, given):
+        def one(state, given):
             images, number = given
-            nsr, gradients = lax.switch(group, gradients_of, teacher, flat, images, number)
-            gradients = lax.psum(gradients, AXIS, axis_index_groups=same) / sharers
-            flat = lax.switch(group, updated, flat, gradients, number)
-            return flat, lax.psum(nsr, AXIS) / sharers
+            params = [block.params for block in state]
+            found = lax.switch(kind, branches, teacher, params, images, number)
+            nsr, gradients = jax.tree.map(lambda x: x / recipe.parts, lax.psum(found, AXIS))
+            updated = [
+                distill.updated(recipe, i, state[i], gradients[i], number)
+                for i in range(len(state))
+            ]
+            return tuple(updated), nsr
 
-        return loop.scanned(one, flat, (images, numbers))
+        return loop.scanned(one, state, (images, numbers))
 
     mapped: Any = jax.pmap(
         device_steps, AXIS, in_axes=(0, 0, 0, None), devices=devices, donate_argnums=1
     )
-    # The teacher is laid out once, not at every step.
-    copy: Any = jax.pmap(lambda _, teacher: teacher, in_axes=(0, None), devices=devices)
-    teacher = copy(np.zeros(here), teacher)
-    names = [distill.metric(i) for i in range(blocks)]
-    by_block = jax.jit(lambda nsr: dict(zip(names, nsr[0].T, strict=True)))
+    copied = functools.partial(_on_each, devices)
+    teacher = copied(teacher)  # once, not at every step
+    size = batch // recipe.parts
+    mine = [work[i] for i, device in enumerate(devices) if device in jax.local_devices()]
+    order, slots = _read(mine)
+    by_block = jax.jit(
+        lambda nsr: {distill.metric(i): nsr[0, :, i] for i in range(owners.shape[1])}
+    )
 
-    def steps(flat, images, labels, numbers):
+    def steps(state, images, labels, numbers):
         del labels  # the teacher's features are the target
-        shares = images.reshape(len(images), groups.replicas, -1, *images.shape[2:])
-        shares = np.concatenate([shares.swapaxes(0, 1)] * len(groups.members))
-        flat, nsr = mapped(teacher, flat, shares, numbers)
-        return flat, by_block(nsr.addressable_data(0))
+        in_parts = images.reshape(len(images), len(order), size, *images.shape[2:])
+        of_devices = in_parts[:, slots].swapaxes(0, 1)  # [devices, steps, slots, size, ...]
+        state, nsr = mapped(teacher, state, of_devices, numbers)
+        return state, by_block(nsr.addressable_data(0))
 
-    return Grouped(steps, loop.Layout(work.spread, work.gather))
-
-
-class _Work:
-    """The work of each group on flat vectors: states of one length, gradients of another."""
-
-    def __init__(self, recipe: distill.Recipe, like: distill.State, groups: Groups):
-        self._recipe, self._groups, self._blocks = recipe, groups, len(like)
-        states = [tuple(like[i] for i in members) for members in groups.members]
-        self._states = [ravel_pytree(state) for state in states]
-        self._params = [ravel_pytree([block.params for block in state]) for state in states]
-        self._state_size = max(flat.size for flat, _ in self._states)
-        self._params_size = max(flat.size for flat, _ in self._params)
-
-    def gradients(self, g, parts, teacher, flat, images, number):
-        """A group's NSR by block, and its gradients."""
-        # The compiler drops the teacher's layers after the last map that the group reads.
-        maps = self._recipe.features(teacher, images)
-        nsr, found = jnp.zeros(self._blocks), []
-        for i, state in zip(self._groups.members[g], self._unravel(g, flat), strict=True):
-            one, gradients = distill.block_gradients(
-                self._recipe, i, state.params, maps, number, parts
-            )
-            nsr = nsr.at[i].set(one)
-            found.append(gradients)
-        return nsr, _padded(found, self._params_size)
-
-    def updated(self, g, flat, gradients, number):
-        """A group's state after a step."""
-        like, unravel = self._params[g]
-        states = [
-            distill.updated(self._recipe, i, state, of_block, number)
-            for i, state, of_block in zip(
-                self._groups.members[g],
-                self._unravel(g, flat),
-                unravel(gradients[: like.size]),
-                strict=True,
-            )
-        ]
-        return _padded(tuple(states), self._state_size)
-
-    def spread(self, state: distill.State) -> np.ndarray:
-        """One row for each device of this process."""
-        rows = [
-            _padded(tuple(state[i] for i in members), self._state_size)
-            for members in self._groups.members
-        ]
-        return np.repeat(np.stack(rows), self._groups.replicas, axis=0)
-
-    def gather(self, flat: Array) -> distill.State:
-        """The states of all blocks, each from the first replica of its group."""
-        state: dict[int, distill.BlockState] = {}
-        for g, members in enumerate(self._groups.members):
-            row = np.asarray(flat.addressable_data(g * self._groups.replicas)).ravel()
-            state |= dict(zip(members, self._unravel(g, jnp.asarray(row)), strict=True))
-        return tuple(state[i] for i in range(self._blocks))
-
-    def _unravel(self, g, flat):
-        like, unravel = self._states[g]
-        return unravel(flat[: like.size])
+    places = tuple(part * size + i for part in order for i in range(size))
+    return Divided(steps, loop.Layout(copied, _gathered), places)
 
 
-def _padded(tree: PyTree, size: int) -> Array:
-    flat = ravel_pytree(tree)[0]
-    return jnp.pad(flat, (0, size - flat.size))
+def _pattern(shares: Sequence[balance.Share]) -> Pattern:
+    runs = itertools.groupby(share.blocks for share in shares)
+    return tuple((blocks, len(list(equal))) for blocks, equal in runs)
+
+
+def _gradients(
+    recipe: distill.Recipe, pattern: Pattern, teacher: PyTree, params: list, images: Array, number
+) -> tuple[Array, list]:
+    """The sums over a device's units of NSR and gradients, of all blocks.
+
+    Args:
+      recipe: How the blocks are trained.
+      pattern: What the device does.
+      teacher: The teacher's variables.
+      params: Those of all blocks.
+      images: [slots, images of a part, h, w, 3]; one slot for each part that the device reads.
+      number: Of the step.
+    """
+    total = jnp.zeros(len(params)), jax.tree.map(jnp.zeros_like, params)
+
+    def add(blocks, total, of_part):
+        # The compiler drops the teacher's layers after the last map that is read.
+        maps = recipe.features(teacher, of_part)
+        nsr, gradients = total[0], list(total[1])
+        for i in blocks:
+            one, found = distill.block_gradients(recipe, i, params[i], maps, number, 1)
+            nsr = nsr.at[i].add(one)
+            gradients[i] = jax.tree.map(jnp.add, gradients[i], found)
+        return nsr, gradients
+
+    slot = 0
+    for blocks, count in pattern:
+        given = images[slot : slot + count]
+        total = loop.scanned(lambda t, x, b=blocks: (add(b, t, x), None), total, given)[0]
+        slot += count
+    return total
+
+
+def _read(mine: Sequence[Sequence[balance.Share]]) -> tuple[list[int], np.ndarray]:
+    """The parts that some devices read, one device after another.
+
+    Returns:
+      The numbers of the parts; and for each device the places of its parts among them, int
+      [devices, slots]. A device with fewer parts than slots reads one of them twice, in vain.
+    """
+    order = [share.part for shares in mine for share in shares]
+    longest, begin, slots = max(map(len, mine)), 0, []
+    for shares in mine:
+        own = np.arange(longest) % max(len(shares), 1)
+        slots.append(np.minimum(begin + own, len(order) - 1))
+        begin += len(shares)
+    return order, np.stack(slots)
+
+
+def _on_each(devices: Sequence[Device], tree: PyTree) -> PyTree:
+    """A copy of all arrays on each device, with a leading axis for the devices of this process."""
+    here = sum(device in jax.local_devices() for device in devices)
+    copy: Any = jax.pmap(lambda _, tree: tree, in_axes=(0, None), devices=devices)
+    return copy(np.zeros(here), tree)
+
+
+def _gathered(state: PyTree) -> PyTree:
+    """The copy of this process's first device."""
+    return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf.addressable_data(0))[0]), state)

@@ -3,19 +3,18 @@
 import logging
 import operator
 import pathlib
+import time
 from typing import Any
 
-import flax.linen as nn
 import jax
+import numpy as np
 from jaxtyping import PyTree
 
 from qnas_jax import space
-from qnas_jax.bwnas import distill, distill_pmap
+from qnas_jax.bwnas import balance, distill, distill_pmap
 from qnas_jax.bwnas.config import Space, Supernet
 from qnas_jax.data.batching import Dataset, central_crops
-from qnas_jax.errors import InputError
 from qnas_jax.nn import inherit, supernet
-from qnas_jax.nn.trace import trace
 from qnas_jax.run import artefacts, log, parallel, processes
 from qnas_jax.run.stage import Stage, read_json
 from qnas_jax.stages import experiment
@@ -90,13 +89,15 @@ def train_supernet(
         layers = (encoder[f"block{i + 1}"] for i in range(len(drawn)))
         drawn = tuple(map(inherit.block_params, drawn, layers))
     state = distill.init_state(drawn, recipe.optimizers)
-    if jax.device_count() == 1 or stage.done:
+    team, read = parallel.team(), None
+    if team.count * len(team.devices) == 1 or stage.done:
         steps, layout = loop.several(distill.train_step(recipe), variables), loop.AS_SAVED
     else:
-        crop = training.train.crop
-        steps, layout = _on_all_devices(problem.teacher, crop, stage, recipe, variables, state)
+        images = batches(problem.train, training, how.batch, range(how.batch // how.parts))
+        part = images(0).images
+        steps, layout, read = _on_all_devices(stage, recipe, variables, state, part, how.batch)
     planned = plan(stage, training, "supernet", how.steps, _watched(how))
-    make_batch = batches(problem.train, training, how.batch)
+    make_batch = batches(problem.train, training, how.batch, read)
     state = fit(workdir, planned, steps, state, make_batch, layout)
     params = [block.params for block in state]
     if parallel.is_first() and not stage.done:
@@ -134,46 +135,38 @@ def _watched(how: Supernet) -> list[loop.Watched]:
 
 
 def _on_all_devices(
-    teacher: nn.Module,
-    crop: tuple[int, int],
     stage: Stage,
     recipe: distill.Recipe,
     variables: PyTree,
     state: distill.State,
-) -> distill_pmap.Grouped:
-    processes, here = jax.process_count(), jax.local_device_count()
-    if here * processes != jax.device_count():
-        raise InputError(f"{jax.device_count()} devices of {processes} processes: as many of each")
-    if recipe.parts % processes:
-        raise InputError(
-            f"supernet.parts={recipe.parts}: {processes} processes share a batch; "
-            f"set a multiple of {processes}"
-        )
-    encoder = trace(teacher, (*crop, 3)).encoder
-    first = next(unit for unit in encoder if unit.site)
-    shape = first.in_shape[:2]
-    cost = distill_pmap.step_cost(recipe.searched, shape, encoder, _depthwise_cost(stage, shape))
-    blocks = len(recipe.searched.blocks)
-    groups = distill_pmap.lay_out(cost, blocks, here, recipe.parts // processes)
-    used = len(groups.members) * groups.replicas
-    names = " | ".join(" ".join(str(i + 1) for i in group) for group in groups.members)
+    part: np.ndarray,
+    batch: int,
+) -> distill_pmap.Divided:
+    """The steps over the devices of all processes; `part` is one part of a batch."""
+    devices = parallel.first_devices(len(parallel.team().devices))
+    costs = _costs(stage, recipe, variables, state, part)
+    owners = balance.lay_out(costs, recipe.parts, len(devices))
+    idle = len(devices) - len(np.unique(owners))
+    unbalanced = balance.imbalance(costs, owners, len(devices))
     logger.info(
-        "supernet: blocks %s, each group on %d of the %d devices of a process (%d without work)",
-        names, groups.replicas, here, here - used,
-    )  # fmt: skip
-    devices = parallel.first_devices(used)
-    return distill_pmap.train_step(recipe, variables, state, groups, devices)
+        "supernet: %d blocks x %d parts on %d devices, the slowest takes %.2f times the mean%s",
+        *(owners.shape[1], recipe.parts, len(devices), unbalanced),
+        f" ({idle} without work; raise supernet.parts)" if idle else "",
+    )
+    return distill_pmap.train_step(recipe, variables, owners, devices, batch)
 
 
-def _depthwise_cost(stage: Stage, shape: tuple[int, int]) -> float:
-    """Measured once in a run, by the first process: all must lay out the same groups."""
-    file = stage.folder / "depthwise_cost.json"
+def _costs(stage: Stage, recipe, variables, state, part) -> balance.Costs:
+    """Measured once in a run, by the first process: all must lay out the same."""
+    file = stage.folder / "costs.json"
     with processes.first_goes_first("measured"):
         if not file.exists():
-            artefacts.write_json(file, round(distill_pmap.depthwise_cost(*shape), 2))
-        cost = read_json(file)
-    logger.info("supernet: a depthwise product takes %.1f times as long as a dense one", cost)
-    return cost
+            begin = time.monotonic()
+            found = distill_pmap.measured(recipe, variables, state, part)
+            logger.info("supernet: blocks were timed in %.0f s", time.monotonic() - begin)
+            artefacts.write_json(file, found._asdict())
+        costs = read_json(file, *balance.Costs._fields)
+    return balance.Costs(*(tuple(costs[name]) for name in balance.Costs._fields))
 
 
 def images_per_pass(how: Supernet, val: Dataset) -> int:

@@ -209,7 +209,12 @@ def _cut(array, box, size, resampling, fill):
 
 
 def training_batch(
-    data: Pairs, seed: int, step: int, batch: int, how: Augmentation, share: range | None = None
+    data: Pairs,
+    seed: int,
+    step: int,
+    batch: int,
+    how: Augmentation,
+    share: Sequence[int] | None = None,
 ) -> Batch:
     """The batch of a step, or the places of it that are in a share."""
     images, labels = [], []

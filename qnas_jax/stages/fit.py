@@ -109,12 +109,19 @@ def plan(
     )
 
 
-def batches(images: Dataset, how: Training, batch: int) -> Callable[[int], Batch]:
-    """Returns a function step -> this process's share of the step's augmented batch."""
-    augmentation, share = (
-        Augmentation(how.train.crop, how.train.scale, how.train.flip),
-        parallel.share(batch),
-    )
+def batches(
+    images: Dataset, how: Training, batch: int, share: Sequence[int] | None = None
+) -> Callable[[int], Batch]:
+    """Returns a function step -> this process's share of the step's augmented batch.
+
+    Args:
+      images: The training images.
+      how: Augmentation and seed.
+      batch: Images of a step, of all processes.
+      share: Their places that this process reads; by default one of equal shares.
+    """
+    augmentation = Augmentation(how.train.crop, how.train.scale, how.train.flip)
+    share = parallel.share(batch) if share is None else share
     return lambda step: training_batch(images, how.seed, step, batch, augmentation, share)
 
 
