@@ -14,8 +14,9 @@ ROOT = pathlib.Path(__file__).parents[1]
 SMOKE = "--config=configs/smoke.py"
 
 
-def start(*arguments, cache, program="run"):
-    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(cache)}
+def start(*arguments, cache, program="run", **variables):
+    """Starts a program; `variables` are those of its environment."""
+    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(cache), **variables}
     environment.pop("TF_CPP_MIN_LOG_LEVEL", None)  # set by JAX in this process; shells have none
     return subprocess.Popen(
         [sys.executable, "launch/main.py", program, *arguments],
@@ -27,8 +28,8 @@ def start(*arguments, cache, program="run"):
     )
 
 
-def run(*arguments, cache, program="run"):
-    process = start(*arguments, cache=cache, program=program)
+def run(*arguments, cache, program="run", **variables):
+    process = start(*arguments, cache=cache, program=program, **variables)
     output, _ = process.communicate(timeout=900)
     return process.returncode, output
 

@@ -25,16 +25,20 @@ import machine
 from distill_torch import Torch
 from lut import DEPTHS, DILATIONS, OPS, STRIDES
 from qnas_jax import space
-from qnas_jax.bwnas import distill, distill_pmap
+from qnas_jax.bwnas import balance, distill
 from qnas_jax.data.batching import Augmentation, prefetch, training_batch
 from qnas_jax.data.streets import Streets
+from qnas_jax.nn import init, mobilenet
+from qnas_jax.nn.deeplab import DeepLabV3
+from qnas_jax.train import supervised
 from qnas_jax.train.optimizers import sgd
 
 LR, STEPS, POWER, MOMENTUM, WEIGHT_DECAY = 0.005, 13_334, 0.9, 0.9, 1e-4
 REPEATS = 3
 VALUE_BYTES = 4
 INPUT_STEPS, INPUT_THREADS = 10, 2
-DEVICES = (2, 3, 6)
+DEVICES = (2, 3, 4, 6, 8, 12)
+PARTS = (1, 4, 8)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -72,10 +76,11 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     if len(found) > 1:
         _print_row(figures, "all")
     if len(found) == len(blocks):
-        figures["imbalance"] = _imbalance(space.Space(blocks, OPS), shapes[0], found, parts=1)
-        figures["imbalance_2_parts"] = _imbalance(
-            space.Space(blocks, OPS), shapes[0], found, parts=2
-        )
+        seconds = tuple(one["step_s"] for one in found)
+        teacher = _teacher_seconds(size, arguments.batch)
+        figures["teacher_s"] = teacher[-1]
+        for parts in PARTS:
+            figures[f"imbalance_{parts}_parts"] = _imbalance(seconds, teacher, parts)
     figures |= {
         "device": jax.devices()[0].device_kind,
         "jax": jax.__version__,
@@ -169,18 +174,33 @@ def _print_row(one, name):
     print(flush=True)
 
 
-def _imbalance(searched, shape, found, parts) -> dict[str, float]:
-    """By the number of devices: seconds of the slowest over the mean of all.
+def _teacher_seconds(size, batch) -> tuple[float, ...]:
+    """The teacher's forward pass to the end of each block."""
+    first, *groups = space.mobilenet_v2_blocks(1.0, STRIDES, DILATIONS)
+    encoder = mobilenet.MobileNetV2(
+        first.in_channels, first, tuple(groups), mobilenet.teacher_paths(tuple(groups))
+    )
+    images = np.zeros((batch, *size, 3), np.uint8)
+    teacher = DeepLabV3(encoder, 256, (12, 24, 36), 19)
+    variables = init.initialize(teacher, jax.random.key(0), (1, *size, 3))
+    features = supervised.features(teacher)
+    found = []
+    for i in range(len(groups)):
+        run = jax.jit(lambda images, i=i: features(variables, images)[i + 1])
+        jax.block_until_ready(run(images))
+        found.append(min(machine.once(lambda run=run: run(images)) for _ in range(REPEATS)))
+    return tuple(found)
 
-    Groups are laid out as in a run, by a model of their cost; the seconds are measured.
-    """
-    cost = distill_pmap.step_cost(searched, shape, (), distill_pmap.depthwise_cost(*shape))
-    result = {}
-    for devices in DEVICES:
-        groups = distill_pmap.lay_out(cost, len(found), devices, parts)
-        sums = [sum(found[i]["step_s"] for i in group) for group in groups.members]
-        result[str(devices)] = round(max(sums) * len(sums) / sum(sums), 3)
-    return result
+
+def _imbalance(seconds, teacher, parts) -> dict[str, float]:
+    """By the number of devices: seconds of the slowest over the mean of all, as a run lays out."""
+    part = balance.Costs(*(tuple(s / parts for s in times) for times in (seconds, teacher)))
+    return {
+        str(devices): round(
+            balance.imbalance(part, balance.lay_out(part, parts, devices), devices), 3
+        )
+        for devices in DEVICES
+    }
 
 
 class _Case:

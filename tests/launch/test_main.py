@@ -209,6 +209,6 @@ def test_wrong_input_gets_one_line_and_leaves_nothing_behind(tmp_path, arguments
 def test_a_process_that_finds_no_coordinator_is_told_so(finished, cache):
     workdir, _ = finished
     arguments = [SMOKE, f"--workdir={workdir}", "--processes=2", "--process=0"]
-    code, output = run(*arguments, cache=cache, program="distributed")
+    code, output = run(*arguments, cache=cache)
     assert code == 2
     assert "error: --coordinator, --processes, --process: " in output

@@ -26,7 +26,7 @@ def flags_of(file):
     return found | ({"config", "workdir"} if "define_run_flags" in text else set())
 
 
-@pytest.mark.parametrize("name", ["distributed", "pick", "profile_latency"])
+@pytest.mark.parametrize("name", ["run", "pick", "profile_latency"])
 def test_help_is_the_docstring_and_all_flags_with_a_text(name):
     file = ROOT / "qnas_jax" / "programs" / f"{name}.py"
     code, output, error = qnas(name, "--help")
