@@ -104,6 +104,53 @@ def test_depthwise_is_that_of_integers(kernel, size, stride, dilation, image, ch
     np.testing.assert_array_equal(found, _normed(_correlated(x, w, stride, dilation), norm))
 
 
+def _assert_statistics(found, sums):
+    sums = sums.reshape(-1, sums.shape[-1]).astype(np.float64)
+    mean, variance, low, high = np.asarray(found, np.float64)
+    np.testing.assert_allclose(mean, sums.mean(0), rtol=1e-5, atol=1e-5 * np.abs(sums).max())
+    np.testing.assert_allclose(variance, sums.var(0), rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal([low, high], [sums.min(0), sums.max(0)])
+
+
+@pytest.mark.parametrize("channels", [1, 16, 40, 64, 96])
+@pytest.mark.parametrize("pixels", [(1, 1, 1), (2, 9, 11)], ids=str)
+def test_statistics_pointwise_are_those_of_integers(kernel, pixels, channels):
+    rng = np.random.default_rng(0)
+    x, w = _codes(rng, (3, *pixels, 14)), _weights(rng, (14, channels))
+    center = rng.integers(-(2**18), 2**18, (3, channels)).astype(np.int32)
+    packed = int8.pack_pointwise(jnp.float32(w), kernel)
+    run = functools.partial(int8.pointwise_statistics, kernel=kernel)
+    found = jax.vmap(run, (0, None, 0))(x, packed, center)
+    for node in range(3):
+        _assert_statistics(found[node], x[node].astype(np.int64) @ w - center[node])
+
+
+@pytest.mark.parametrize("channels", [1, 16, 40, 80])
+@pytest.mark.parametrize(("size", "stride", "dilation"), [(3, 2, 1), (5, 1, 2), (7, 1, 4)])
+def test_statistics_depthwise_are_those_of_integers(kernel, size, stride, dilation, channels):
+    rng = np.random.default_rng(0)
+    x, w = _codes(rng, (3, 2, 9, 13, channels)), _weights(rng, (size, size, channels))
+    packed = int8.pack_depthwise(jnp.float32(w), kernel)
+    run = functools.partial(
+        int8.depthwise_statistics, w=packed, stride=stride, dilation=dilation, kernel=kernel
+    )
+    found = jax.vmap(run)(x)
+    for node in range(3):
+        _assert_statistics(found[node], _correlated(x[node], w, stride, dilation))
+
+
+@cpu.needs_vnni
+def test_a_variance_keeps_its_digits_where_the_mean_is_large():
+    _load()
+    rng = np.random.default_rng(0)
+    x = np.where(np.arange(960) < 955, 255, rng.integers(0, 256, (1, 40, 50, 960))).astype("u1")
+    w = np.full((960, 16), 127)
+    packed, center = int8.pack_pointwise(jnp.float32(w), "C++"), jnp.zeros(16, jnp.int32)
+    _, variance, *_ = int8.pointwise_statistics(jnp.asarray(x), packed, center, "C++")
+    expected = (x.astype(np.int64) @ w).reshape(-1, 16).var(0)
+    np.testing.assert_allclose(variance, expected, rtol=1e-5)
+
+
 def test_nodes_share_weights_and_have_norms_of_their_own(kernel):
     rng = np.random.default_rng(0)
     x, w, norm = _codes(rng, (3, 2, 9, 11, 24)), _weights(rng, (24, 20)), _norm(rng, 20, (3,))

@@ -167,4 +167,5 @@ def test_the_source_is_part_of_the_package():
     project = tomllib.loads((native.SOURCE.parents[2] / "pyproject.toml").read_text())
     patterns = project["tool"]["setuptools"]["package-data"]["qnas_jax"]
     held = [file for pattern in patterns for file in native.SOURCE.parents[1].glob(pattern)]
-    assert native.SOURCE in held
+    assert {native.SOURCE, *native.HEADERS} <= set(held)
+    assert set(native.SOURCE.parent.glob("*.h")) == set(native.HEADERS)

@@ -58,8 +58,13 @@ class Method(NamedTuple):
 
     @property
     def compute(self) -> str:
-        """The arithmetic of the noise; calibration is always in float32."""
+        """The arithmetic of the noise."""
         return "int8" if self.kernel else "float32"
+
+    @property
+    def calibration_compute(self) -> str:
+        """The arithmetic of the calibration: int8 finds no ranges but min-max."""
+        return prefix_tree.calibration_compute(self.kernel, self.find_range)
 
 
 class Scores(NamedTuple):
@@ -144,7 +149,7 @@ def populate(job: Job, time_budget_s: float = 0) -> Scores:
     if len(left) < len(units):
         logger.info("lut: resumed, %d of %d units done", len(units) - len(left), len(units))
     gflop = [work.macs / 5e8 for work in works]
-    # A bar of its own, as calibration takes several times as long per operation.
+    # A bar of its own, as calibration takes longer per operation.
     to_calibrate = len(job.calibration) * sum(gflop[i] for i in uncalibrated)
     calibrating = Progress("lut calibration GFLOP", to_calibrate)
     scoring = Progress("lut GFLOP", sum(len(job.chunks[c]) * gflop[i] for c, i in left))
@@ -184,7 +189,8 @@ class _Worker:
 
     def calibrate(self, part, device):
         x = self._maps(self._job.calibration, device)[self._job.parts[part].block]
-        nodes = self._nodes_per_pass(part, len(x), "float32", device)
+        compute = self._job.method.calibration_compute
+        nodes = self._nodes_per_pass(part, len(x), compute, device)
         with artefacts.writing_folder(self._job.calibration_folder(part)) as folder:
             prefix_tree.calibrate(self._tree(part, device), x, nodes, folder)
 
@@ -279,13 +285,15 @@ def _announce(job: Job, works: Sequence[workload.Work]) -> None:
     rows = sum(part.rows for part in job.parts)
     images, compute = sum(map(len, job.chunks)), job.method.compute
     flop = 2 * sum(work.macs for work in works) * (images + len(job.calibration))
+    calibrated_in = job.method.calibration_compute
     moved = sum(
-        work.moved_bytes(compute) * images + work.moved_bytes("float32") * len(job.calibration)
+        work.moved_bytes(compute) * images + work.moved_bytes(calibrated_in) * len(job.calibration)
         for work in works
     )
     logger.info(
-        "lut: %d rows, %d images in %s and %d for calibration: %.3g TFLOP, %.3g GB of activations",
-        *(rows, images, compute, len(job.calibration)),
+        "lut: %d rows, %d images in %s and %d for calibration in %s: %.3g TFLOP, "
+        "%.3g GB of activations",
+        *(rows, images, compute, len(job.calibration), calibrated_in),
         *(flop / 1e12, moved / 1e9),
     )
 
