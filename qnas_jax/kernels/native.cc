@@ -14,45 +14,45 @@ namespace ffi = xla::ffi;
 using namespace qnas;
 using Pool = ffi::ThreadPool;
 
-// The sizes of a 1x1 convolution, from its buffers.
+// The sizes of a 1x1 convolution.
 struct Pixels {
-  int64_t in, channels, vectors, count, nodes;
+  int64_t in, channels, count, nodes;
 
-  // `numbers` of each channel of a node.
-  template <typename Numbers>
-  Pixels(const Bytes& x, const Numbers& of_nodes, int64_t numbers)
+  Pixels(const Bytes& x, int64_t channels, int64_t nodes)
       : in(x.dimensions().back()),
-        channels(of_nodes.dimensions().back()),
-        vectors(CeilDiv(channels, kLanes)),
+        channels(channels),
         count(x.element_count() / in),
-        nodes(of_nodes.element_count() / (numbers * channels)) {}
+        nodes(nodes) {}
 
   bool Fit(const Weights& weights) const {
-    return int64_t(weights.element_count()) == vectors * CeilDiv(in, kGroup) * kLanes * kGroup;
+    int64_t vectors = CeilDiv(channels, kLanes) * CeilDiv(in, kGroup);
+    return int64_t(weights.element_count()) == vectors * kLanes * kGroup && count % nodes == 0;
   }
 };
 
 ffi::Error PointwiseCodes(Pool pool, Bytes x, Weights weights, Floats norms,
                           ffi::Result<Bytes> out) {
-  Pixels p(x, norms, 3);
+  const int64_t channels = out->dimensions().back();
+  Pixels p(x, channels, norms.element_count() / (3 * channels));
   if (!FitNodes(x, norms) || !p.Fit(weights) ||
-      int64_t(out->element_count()) != p.count * p.channels)
+      int64_t(out->element_count()) != p.count * channels)
     return Unfit();
-  Codes sink{norms.typed_data(), out->typed_data(), p.channels};
-  return Pointwise(pool, x.typed_data(), p.in, Vectors(weights), p.channels, p.nodes,
+  Codes sink{norms.typed_data(), out->typed_data(), channels};
+  return Pointwise(pool, x.typed_data(), p.in, Vectors(weights), channels, p.nodes,
                    p.count / p.nodes, sink);
 }
 
 ffi::Error PointwiseStatistics(Pool pool, Bytes x, Weights weights, Ints centers,
                                ffi::Result<Floats> out) {
-  Pixels p(x, centers, 1);
-  if (!FitNodes(x, centers) || !p.Fit(weights) ||
-      int64_t(out->element_count()) != 4 * p.nodes * p.channels)
-    return Unfit();
-  Statistics sink(p.nodes, p.channels, PointwisePieces(p.count / p.nodes));
-  ffi::Error done = Pointwise(pool, x.typed_data(), p.in, Vectors(weights), p.channels, p.nodes,
+  const int64_t channels = out->dimensions().back();
+  Pixels p(x, channels, out->element_count() / (4 * channels));
+  if (!FitNodes(x, centers) || !p.Fit(weights)) return Unfit();
+  Statistics sink(p.nodes, channels, PointwisePieces(p.count / p.nodes));
+  ffi::Error done = Pointwise(pool, x.typed_data(), p.in, Vectors(weights), channels, p.nodes,
                               p.count / p.nodes, sink);
-  return done.failure() ? done : sink.Write(pool, centers.typed_data(), out->typed_data());
+  if (done.failure()) return done;
+  const bool same = int64_t(centers.element_count()) == channels;  // for all nodes
+  return sink.Write(pool, centers.typed_data(), same ? 0 : channels, out->typed_data());
 }
 
 int64_t ImagesOf(const Bytes& x) {
@@ -93,7 +93,7 @@ ffi::Error DepthwiseStatistics(Pool pool, Bytes x, Weights weights, ffi::Result<
   Statistics sink(nodes, w.channels, images / nodes * w.out_height);
   ffi::Error done =
       Depthwise(pool, x.typed_data(), Vectors(weights), w, images, images / nodes, sink);
-  return done.failure() ? done : sink.Write(pool, nullptr, out->typed_data());
+  return done.failure() ? done : sink.Write(pool, nullptr, 0, out->typed_data());
 }
 
 // The attributes of a depthwise convolution.

@@ -67,14 +67,14 @@ struct Statistics {
   }
 
   // Writes [nodes, 4, channels]: mean, variance, lowest and highest, each (but the variance) less
-  // the channel's center. Centers are [nodes, channels]; null: zero.
-  ffi::Error Write(ffi::ThreadPool pool, const int32_t* centers, float* out) {
+  // the channel's center. Those of the next node are `step` farther; null: all are zero.
+  ffi::Error Write(ffi::ThreadPool pool, const int32_t* centers, int64_t step, float* out) {
     int64_t vectors = CeilDiv(channels, kLanes);
     return Spread(pool, nodes * vectors, [&](int64_t piece) {
       int64_t node = piece / vectors, first = piece % vectors * kLanes;
       for (int64_t lane = 0; lane < std::min(kLanes, channels - first); ++lane) {
         int64_t channel = first + lane;
-        int64_t center = centers ? centers[node * channels + channel] : 0;
+        int64_t center = centers ? centers[node * step + channel] : 0;
         WriteChannel(Of(node, first), lane, center, out + 4 * node * channels + channel);
       }
     });

@@ -123,6 +123,8 @@ def test_statistics_pointwise_are_those_of_integers(kernel, pixels, channels):
     found = jax.vmap(run, (0, None, 0))(x, packed, center)
     for node in range(3):
         _assert_statistics(found[node], x[node].astype(np.int64) @ w - center[node])
+    same = jax.vmap(run, (0, None, None))(x, packed, center[0])
+    _assert_statistics(same[2], x[2].astype(np.int64) @ w - center[0])
 
 
 @pytest.mark.parametrize("channels", [1, 16, 40, 80])
