@@ -17,6 +17,7 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int8, Int32, UInt8
 
@@ -52,14 +53,14 @@ def find_kernel(may_compile: bool = True) -> Found:
     return Found("XLA", False, reason) if reason else Found("C++", True, "")
 
 
-def pack_pointwise(w: Float[Array, "i o"], kernel: Kernel) -> Int8[Array, "..."]:
+def pack_pointwise(w: Float[np.ndarray, "i o"], kernel: Kernel) -> Int8[np.ndarray, "..."]:
     """Weight codes, in the order in which `pointwise` reads them."""
-    return native.pack_pointwise(w) if kernel == "C++" else w.astype(jnp.int8)
+    return native.pack_pointwise(w) if kernel == "C++" else w.astype(np.int8)
 
 
-def pack_depthwise(w: Float[Array, "k k c"], kernel: Kernel) -> Int8[Array, "..."]:
+def pack_depthwise(w: Float[np.ndarray, "k k c"], kernel: Kernel) -> Int8[np.ndarray, "..."]:
     """Weight codes, in the order in which `depthwise` reads them."""
-    return native.pack_depthwise(w) if kernel == "C++" else w.astype(jnp.int8)
+    return native.pack_depthwise(w) if kernel == "C++" else w.astype(np.int8)
 
 
 def pointwise(

@@ -135,13 +135,13 @@ def _reason(error: Exception) -> str:
     return str(error)
 
 
-def pack_pointwise(w: Float[Array, "i o"]) -> Int8[Array, "vectors groups 16 4"]:
+def pack_pointwise(w: Float[np.ndarray, "i o"]) -> Int8[np.ndarray, "vectors groups 16 4"]:
     """Weight codes of a 1x1 convolution, in the order in which `pointwise` reads them."""
     w = _padded(w, (GROUP, LANES))
     return w.reshape(w.shape[0] // GROUP, GROUP, -1, LANES).transpose(2, 0, 3, 1)
 
 
-def pack_depthwise(w: Float[Array, "k k c"]) -> Int8[Array, "vectors k groups 16 4"]:
+def pack_depthwise(w: Float[np.ndarray, "k k c"]) -> Int8[np.ndarray, "vectors k groups 16 4"]:
     """Weight codes of a depthwise convolution, in the order in which `depthwise` reads them."""
     w = _padded(w, (1, GROUP, LANES))
     return w.reshape(len(w), w.shape[1] // GROUP, GROUP, -1, LANES).transpose(3, 0, 1, 4, 2)
@@ -150,7 +150,7 @@ def pack_depthwise(w: Float[Array, "k k c"]) -> Int8[Array, "vectors k groups 16
 def _padded(w, multiples):
     """As int8, padded with zeros to multiples of these sizes."""
     ends = [(0, -size % multiple) for size, multiple in zip(w.shape, multiples, strict=True)]
-    return jnp.pad(w.astype(jnp.int8), ends)
+    return np.pad(w.astype(np.int8), ends)
 
 
 def pointwise(

@@ -6,16 +6,18 @@ statistics of the sums suffice. It computes every sum twice, for its statistics 
 which takes less time than to write the sums and to read them.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
 from qnas_jax import space
 from qnas_jax.kernels import convolution, int8
 from qnas_jax.kernels.int8 import Kernel
-from qnas_jax.nn.conv import LINEAR, RELU6
+from qnas_jax.nn.conv import LINEAR, RELU6, W_RANGE
 from qnas_jax.nn.mbconv_float import (
     LayerSpec,
     OpCalibration,
@@ -25,18 +27,20 @@ from qnas_jax.nn.mbconv_float import (
     by_part,
     find_grid,
     on_grid,
-    weight_codes,
 )
+from qnas_jax.quant import affine
+
+CHANNELS = 1024  # whose weights are quantized at once
 
 
 class CodedKernel(NamedTuple):
     """A convolution's quantized weights as codes, and the batch norm that follows."""
 
-    values: Array  # as `kernels/int8.py` packs them
-    scale: Array  # [c]
-    total: Array  # [c], the sum of a channel's codes, the factor of the input's zero point
-    norm_scale: Array  # [c], as is the bias
-    norm_bias: Array
+    values: Any  # as `kernels/int8.py` packs them
+    scale: Any  # [c]
+    total: Any  # [c], the sum of a channel's codes, the factor of the input's zero point
+    norm_scale: Any  # [c], as is the bias
+    norm_bias: Any
 
 
 class QTensor(NamedTuple):
@@ -65,18 +69,44 @@ def quantized(y: Float[Array, "n h w c"], grid: QParams) -> QTensor:
 
 
 def gather_codes(
-    params: dict, ops: tuple[space.Op, ...], kernel: Kernel, w_bits: Int[Array, ""]
+    params: dict, ops: tuple[space.Op, ...], kernel: Kernel, w_bits: int
 ) -> tuple[OpWeights, ...]:
-    """A layer's quantized weights by op, as codes; see `mbconv_float.gather_weights`."""
+    """A layer's quantized weights by op, as codes; see `mbconv_float.gather_weights`.
+
+    In NumPy: a program for it would take longer to compile than the programs that read the codes.
+    """
 
     def coded(found, part):
-        codes, scale = weight_codes(found, part, w_bits)
+        codes, scale = weight_codes(found["kernel"], w_bits, found.get(W_RANGE))
+        codes = codes[:, :, 0] if part == "depthwise" else codes[0, 0]
         pack = int8.pack_depthwise if part == "depthwise" else int8.pack_pointwise
-        total = jnp.sum(codes, range(codes.ndim - 1))
+        total = codes.sum(tuple(range(codes.ndim - 1)), dtype=np.float32)
         norm = found["norm"]
         return CodedKernel(pack(codes, kernel), scale, total, norm["scale"], norm["bias"])
 
-    return by_part(params, ops, coded)
+    own = jax.tree.leaves(params)[0]
+    place = own.sharding if isinstance(own, jax.Array) else None
+    with np.errstate(invalid="ignore"):  # any code will do for NaN, as its channel's scale is NaN
+        return jax.device_put(by_part(jax.device_get(params), ops, coded), place)
+
+
+def weight_codes(
+    w: np.ndarray, bits: int, absmax: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """`affine.weight_codes` in NumPy: the same codes and scales."""
+    own = np.abs(w).max(tuple(range(w.ndim - 1))) if absmax is None else absmax
+    padded = np.pad(own, (0, -len(own) % CHANNELS))  # so that one program serves all kernels
+    found = _weight_grid(padded, jnp.int32(bits))
+    scale, inverse = (np.asarray(values)[: len(own)] for values in found)
+    q_max = 2.0 ** (bits - 1) - 1
+    return np.clip(np.rint(w * inverse), -q_max, q_max).astype(np.float32), scale
+
+
+@jax.jit
+def _weight_grid(absmax, bits):
+    """By XLA, whose division by one number for all is not NumPy's."""
+    scale, _ = affine.symmetric_grid(absmax, bits)
+    return scale, 1 / scale
 
 
 def calibrate_op(

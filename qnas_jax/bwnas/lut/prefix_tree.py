@@ -84,8 +84,9 @@ class Calibration(NamedTuple):
     nodes: Sequence[Sequence[np.ndarray | matrix.Matrix]]
 
 
-_gather_weights = jax.jit(gather_weights, static_argnums=1)
-_gather_codes = jax.jit(gather_codes, static_argnums=(1, 2))
+@functools.partial(jax.jit, static_argnums=1)
+def _gather_weights(params, ops, w_bits):
+    return gather_weights(params, ops, jnp.int32(w_bits))
 
 
 def build(
@@ -117,7 +118,7 @@ def build(
 
     def gathered(gather: Callable[..., evaluate.Weights], *how: Any) -> Weights:
         found = [
-            {w: gather(params[f"layer{layer}"], ops, *how, jnp.int32(w)) for w, _ in choices}
+            {w: gather(params[f"layer{layer}"], ops, *how, w) for w, _ in choices}
             for layer, choices in enumerate(bits)
         ]
         return tuple(
@@ -129,7 +130,7 @@ def build(
     return PrefixTree(
         tuple(layer_spec(block, i, ops, find_range, per_channel) for i in range(block.depth)),
         gathered(_gather_weights) if in_float else None,
-        gathered(_gather_codes, kernel) if kernel else None,
+        gathered(gather_codes, kernel) if kernel else None,
         kernel,
         tuple(tuple(jnp.int32(a_bits) for _, a_bits in choices) for choices in bits),
     )

@@ -12,7 +12,7 @@ from qnas_jax.bwnas.lut import evaluate, layer_scales, mbconv_int8, prefix_tree
 from qnas_jax.kernels import int8
 from qnas_jax.nn import init, mbconv_float, supernet
 from qnas_jax.nn.mbconv import BlockPath
-from qnas_jax.quant import calibrate
+from qnas_jax.quant import affine, calibrate
 
 OPS = (space.Op(3, 2), space.Op(5, 3), space.Op(7, 2))
 NARROW = space.Block(in_channels=8, channels=16, stride=2, dilation=1, depth=2)
@@ -279,6 +279,20 @@ def test_weights_are_quantized_once_for_all_bitwidths_of_activations():
     for weights in (real.weights, built.codes):
         for four, also_four, eight in weights:
             assert four is also_four and four is not eight
+
+
+@pytest.mark.parametrize("bits", range(2, 9))
+def test_weights_have_the_same_codes_in_numpy(bits):
+    rng = np.random.default_rng(bits)
+    w = rng.normal(size=(3, 3, 5, 40)).astype(np.float32)
+    w[..., 0], w[..., 1], w[0, 0, 0, 2], w[0, 0, 0, 3] = 0, 1e-39, np.nan, np.inf
+    for absmax in (None, rng.uniform(0.1, 2, 40).astype(np.float32)):
+        given = None if absmax is None else jnp.asarray(absmax)
+        expected = affine.weight_codes(jnp.asarray(w), jnp.int32(bits), absmax=given)
+        with np.errstate(invalid="ignore"):
+            both = mbconv_int8.weight_codes(w, bits, absmax)
+        for found, other in zip(both, expected, strict=True):
+            np.testing.assert_array_equal(found, other)
 
 
 def test_all_bitwidths_and_mixtures_share_the_programs():
