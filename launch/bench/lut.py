@@ -10,6 +10,7 @@ measured on fewer images, and taken times as many.
 
 import argparse
 import dataclasses
+import itertools
 import os
 import time
 from typing import Any
@@ -22,7 +23,7 @@ import lut_ort
 import machine
 from lut_loops import Torch, jax_loop, tree_constants
 from qnas_jax import metrics, space
-from qnas_jax.bwnas.lut import evaluate, populate, prefix_tree, workload
+from qnas_jax.bwnas.lut import evaluate, populate, prefix_tree, programs, workload
 from qnas_jax.kernels import int8
 from qnas_jax.nn import supernet
 from qnas_jax.quant import calibrate
@@ -162,9 +163,11 @@ class _Case:
         self.params = supernet.init_block(jax.random.key(0), block, OPS)
         out = [-(-s // block.stride) for s in shape]
         images = arguments.images
-        self.x = jnp.asarray(rng.normal(size=(images, *shape, block.in_channels)), jnp.float32)
-        self.target = jnp.asarray(rng.normal(size=(images, *out, block.channels)), jnp.float32)
-        self.variance = metrics.channel_variance(self.target)
+        place = jax.devices()[0]  # as in a run, whose features are placed
+        self.params = jax.device_put(self.params, place)
+        self.x = jax.device_put(_normal(rng, (images, *shape, block.in_channels)), place)
+        self.target = jax.device_put(_normal(rng, (images, *out, block.channels)), place)
+        self.variance = jnp.asarray(np.asarray(metrics.channel_variance(self.target)))
         self.chunks = [slice(i, i + per_pass) for i in range(0, images, per_pass)]
         self.shape = shape
         work = workload.work(block, OPS, [[PAIRS[0]]] * block.depth, shape)
@@ -183,10 +186,21 @@ class _Case:
         ]
         return sum(parts) / (self.target.size // self.target.shape[-1])
 
+    def compile(self, built):
+        first = self.chunks[0]
+        x, part, target = (
+            jax.ShapeDtypeStruct(one.shape, one.dtype, sharding=one.sharding)
+            for one in (self.x, self.x[first], self.target[first])
+        )
+        calibration = programs.of_calibration(built, x, self.nodes)
+        noise = programs.of_noise(built, part, target, self.nodes)
+        programs.compile_all(itertools.chain(calibration, noise))
+
     def measure(self) -> dict[str, Any]:
         depth, rows = self.block.depth, len(OPS) ** self.block.depth
         built = self.build([[PAIRS[0]]] * depth)
         begin = time.perf_counter()
+        self.compile(built)
         found = prefix_tree.calibrate(built, self.x, self.nodes)
         scores = self.noise(built, found)
         first = time.perf_counter() - begin
@@ -262,6 +276,10 @@ class _Case:
         )
         runs = rows * self.arguments.images * run
         return {"ort_int8_s": runs, "ort_int8_with_sessions_s": runs + rows * load}
+
+
+def _normal(rng, shape):
+    return rng.normal(size=shape).astype(np.float32)
 
 
 def _torch_vector(x):

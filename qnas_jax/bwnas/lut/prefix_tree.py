@@ -153,7 +153,7 @@ def calibrate(
     input_range = np.asarray(tree.layers[0].find_range(x, jnp.int32(INPUT_BITS)))
     nodes: list[list[Any]] = [[None] * len(choices) for choices in tree.a_bits]
 
-    passes = _passes(tree if tree.weights is None else tree._replace(codes=None))
+    passes = passes_of_calibration(tree)
 
     def run(layer, choice, ids, xs):
         weights, a_bits = passes.weights[layer][choice], tree.a_bits[layer][choice]
@@ -196,7 +196,7 @@ def noise(
       variance: Of each channel of the target, over all images.
       nodes_per_pass: Nodes that are run at once.
     """
-    passes = _passes(tree)
+    passes = passes_of(tree)
     start = passes.start(x, jnp.int32(INPUT_BITS), calibration.input_range)
 
     def run(layer, choice, ids, xs):
@@ -218,7 +218,7 @@ def noise(
     return result
 
 
-class _Passes(NamedTuple):
+class Passes(NamedTuple):
     """The passes of `evaluate` in one arithmetic, and the weights that they take."""
 
     weights: Any
@@ -228,13 +228,19 @@ class _Passes(NamedTuple):
     nsr: Callable[..., Array]
 
 
-def _passes(tree: PrefixTree) -> _Passes:
+def passes_of(tree: PrefixTree) -> Passes:
+    """The passes of `noise`."""
     if tree.codes is None:
         functions = evaluate.calibrate_layer_float, evaluate.run_layer_float, evaluate.nsr_float
-        return _Passes(tree.weights, evaluate.float_input, *functions)
+        return Passes(tree.weights, evaluate.float_input, *functions)
     functions = evaluate.calibrate_layer_int8, evaluate.run_layer_int8, evaluate.nsr_int8
     of_kernel = (functools.partial(function, tree.kernel) for function in functions)
-    return _Passes(tree.codes, evaluate.int8_input, *of_kernel)
+    return Passes(tree.codes, evaluate.int8_input, *of_kernel)
+
+
+def passes_of_calibration(tree: PrefixTree) -> Passes:
+    """The passes of `calibrate`."""
+    return passes_of(tree if tree.weights is None else tree._replace(codes=None))
 
 
 def load_calibration(folder: pathlib.Path, tree: PrefixTree) -> Calibration:
@@ -258,6 +264,18 @@ def _nodes_file(layer: int, choice: int) -> str:
     return f"nodes-{layer}-{choice}.npy"
 
 
+def pass_sizes(tree: PrefixTree, nodes_per_pass: int) -> Iterator[tuple[int, int]]:
+    """Each layer and how many nodes are run at once there.
+
+    A divisor of the nodes, so that all passes of a layer have one shape and one program.
+    """
+    nodes = 1  # that the pass before has given
+    for layer, spec in enumerate(tree.layers):
+        size = max(n for n in range(1, min(nodes_per_pass, nodes) + 1) if nodes % n == 0)
+        yield layer, size
+        nodes = size * len(spec.ops)
+
+
 def _leaves(
     tree: PrefixTree, start: evaluate.Values, run: Callable[..., Any], nodes_per_pass: int
 ) -> Iterator[tuple[np.ndarray, Any]]:
@@ -268,9 +286,10 @@ def _leaves(
     numbered by bitwidth, then by op.
     """
 
+    sizes = dict(pass_sizes(tree, nodes_per_pass))
+
     def walk(layer, ids, xs):
-        # A divisor of the nodes, so that all passes have one shape and one program.
-        size = max(n for n in range(1, min(nodes_per_pass, len(ids)) + 1) if len(ids) % n == 0)
+        size = sizes[layer]
         ops = len(tree.layers[layer].ops)
         for start in range(0, len(ids), size):
             part = slice(start, start + size)
