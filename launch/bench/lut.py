@@ -1,12 +1,17 @@
-"""The LUT's engine against one subnet after another in JAX, and torch both ways.
+"""The LUT's engine against one subnet after another in JAX, torch both ways, and ONNX Runtime.
 
 Table I's blocks at full width, on the features of images of 128 x 256 (a CPU) or 512 x 1024
 (an accelerator), with random weights and features, which take as long as trained ones. The loops
 run a sample of each block's rows; the engine and torch's tree run all of them.
+
+What a user waits for is compilation, calibration on 32 images and scoring on 64. Both rates are
+measured on fewer images, and taken times as many.
 """
 
 import argparse
 import dataclasses
+import itertools
+import os
 import time
 from typing import Any
 
@@ -14,10 +19,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import lut_ort
 import machine
 from lut_loops import Torch, jax_loop, tree_constants
 from qnas_jax import metrics, space
-from qnas_jax.bwnas.lut import evaluate, populate, prefix_tree, workload
+from qnas_jax.bwnas.lut import evaluate, populate, prefix_tree, programs, workload
 from qnas_jax.kernels import int8
 from qnas_jax.nn import supernet
 from qnas_jax.quant import calibrate
@@ -25,7 +31,9 @@ from qnas_jax.quant import calibrate
 OPS = tuple(space.Op(k, e) for k in (3, 5, 7) for e in (3, 6))
 DEPTHS = (3, 3, 4, 4, 3, 1)
 STRIDES, DILATIONS = (1, 2, 2, 1, 1, 1, 1), (1, 1, 1, 2, 2, 4, 4)
-PEERS = ("jax_loop", "torch_loop", "torch_tree")
+PEERS = ("jax_loop", "torch_loop", "torch_tree", "ort_int8")
+CALIBRATED, SCORED = 32, 64  # images that a user waits for
+FILES = 8  # of a block, that ONNX Runtime runs
 MIXED_DEPTH = 3  # deeper trees of mixed bitwidths take minutes
 PAIRS = ((8, 8), (6, 6), (4, 4))
 REPEATS = 3
@@ -61,7 +69,9 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     print(
         f"{arguments.images} images; peak {peak / 1e9:.0f} GFLOP/s, stream {stream / 1e9:.1f} GB/s"
     )
-    print("block   rows  engine s   rows/s  jax loop  torch loop  torch tree  of peak  of stream")
+    print(
+        "block   rows  engine s   rows/s", *(f"{peer:>10}" for peer in PEERS), " of peak  of stream"
+    )
     found = []
     for number, group in enumerate(blocks[1:], 1):
         block = dataclasses.replace(group, depth=DEPTHS[number - 1])
@@ -71,7 +81,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
             share = 2 * one["macs"] / one["engine_s"] / peak
             moved = one["bytes"] / one["engine_s"] / stream
             rates = [_ratio(one, f"{peer}_s", "engine_s") for peer in PEERS]
-            ratios = "  ".join(f"{r:9.1f}x" if r else "         -" for r in rates)
+            ratios = " ".join(f"{r:9.1f}x" if r else "         -" for r in rates)
             print(
                 f"{number:5d} {one['rows']:6d} {one['engine_s']:9.2f} "
                 f"{one['rows'] / one['engine_s']:8.1f} {ratios} {share:8.0%} {moved:10.0%}",
@@ -104,17 +114,31 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     }
     for name in PEERS:
         figures[f"ratio_{name}"] = _ratio(total, f"{name}_s", "engine_s")
+    figures["ratio_ort_int8_with_sessions"] = _ratio(total, "ort_int8_with_sessions_s", "engine_s")
+    figures |= _end_to_end(total, arguments.images)
     for name in ("rows_per_s", "ratio_jax_loop", "ratio_torch_loop", "ratio_torch_tree",
                  "peak_share", "stream_share", "max_rel_diff", "three_bitwidths_ratio",
                  "per_layer_ratio", "compilations", "compile_s", "calibrate_s",
-                 "peak_memory_mb"):  # fmt: skip
-        if figures[name] is not None:
+                 "peak_memory_mb", "ratio_ort_int8", "ratio_ort_int8_with_sessions",
+                 "end_to_end_s", "ratio_end_to_end_torch"):  # fmt: skip
+        if figures.get(name) is not None:
             print(f"{name:22s} {figures[name]:.4g}")
     return figures
 
 
 def _ratio(one: dict[str, Any], name: str, to: str) -> float | None:
     return one[name] / one[to] if name in one else None
+
+
+def _end_to_end(total: dict[str, Any], images: int) -> dict[str, float | None]:
+    """Seconds from nothing to scores, and torch's ratio to them, from those of fewer images."""
+    calibrated, scored = CALIBRATED / images, SCORED / images
+    own = total["compile_s"] + calibrated * total["calibrate_s"] + scored * total["engine_s"]
+    found: dict[str, float | None] = {"end_to_end_s": own, "ratio_end_to_end_torch": None}
+    if "torch_calibrate_s" in total:
+        peer = calibrated * total["torch_calibrate_s"] + scored * total["torch_loop_s"]
+        found["ratio_end_to_end_torch"] = peer / own
+    return found
 
 
 def _best(function) -> float:
@@ -139,9 +163,11 @@ class _Case:
         self.params = supernet.init_block(jax.random.key(0), block, OPS)
         out = [-(-s // block.stride) for s in shape]
         images = arguments.images
-        self.x = jnp.asarray(rng.normal(size=(images, *shape, block.in_channels)), jnp.float32)
-        self.target = jnp.asarray(rng.normal(size=(images, *out, block.channels)), jnp.float32)
-        self.variance = metrics.channel_variance(self.target)
+        place = jax.devices()[0]  # as in a run, whose features are placed
+        self.params = jax.device_put(self.params, place)
+        self.x = jax.device_put(_normal(rng, (images, *shape, block.in_channels)), place)
+        self.target = jax.device_put(_normal(rng, (images, *out, block.channels)), place)
+        self.variance = jnp.asarray(np.asarray(metrics.channel_variance(self.target)))
         self.chunks = [slice(i, i + per_pass) for i in range(0, images, per_pass)]
         self.shape = shape
         work = workload.work(block, OPS, [[PAIRS[0]]] * block.depth, shape)
@@ -160,10 +186,21 @@ class _Case:
         ]
         return sum(parts) / (self.target.size // self.target.shape[-1])
 
+    def compile(self, built):
+        first = self.chunks[0]
+        x, part, target = (
+            jax.ShapeDtypeStruct(one.shape, one.dtype, sharding=one.sharding)
+            for one in (self.x, self.x[first], self.target[first])
+        )
+        calibration = programs.of_calibration(built, x, self.nodes)
+        noise = programs.of_noise(built, part, target, self.nodes)
+        programs.compile_all(itertools.chain(calibration, noise))
+
     def measure(self) -> dict[str, Any]:
         depth, rows = self.block.depth, len(OPS) ** self.block.depth
         built = self.build([[PAIRS[0]]] * depth)
         begin = time.perf_counter()
+        self.compile(built)
         found = prefix_tree.calibrate(built, self.x, self.nodes)
         scores = self.noise(built, found)
         first = time.perf_counter() - begin
@@ -213,6 +250,7 @@ class _Case:
         begin = time.perf_counter()
         found_by = {"jax": [loop(path, *data) for path in paths]}
         result = {"jax_loop_s": (time.perf_counter() - begin) * rows / len(sample)}
+        result |= self._onnxruntime(paths[:FILES], rows)
         if not self.arguments.no_torch:
             peer = Torch(self.params, self.block, by_op, found.input_range, OPS, bits)
             tensors = (peer.tensor(self.x), peer.tensor(self.target), _torch_vector(self.variance))
@@ -221,10 +259,27 @@ class _Case:
             found_by["loop"] = [peer.loop(path, *tensors) for path in paths]
             result["torch_loop_s"] = (time.perf_counter() - begin) * rows / len(sample)
             begin = time.perf_counter()
+            for path in paths:
+                peer.calibrate(path, tensors[0])
+            result["torch_calibrate_s"] = (time.perf_counter() - begin) * rows / len(sample)
+            begin = time.perf_counter()
             found_by["tree"] = np.array(peer.tree(*tensors))[sample].tolist()
             result["torch_tree_s"] = time.perf_counter() - begin
         worst = max(np.abs(np.array(v) / scores[sample] - 1).max() for v in found_by.values())
         return {**result, "max_rel_diff": float(worst)}
+
+    def _onnxruntime(self, paths, rows) -> dict[str, float]:
+        """Seconds for all rows and images: without making sessions, and with one for each row."""
+        paths = [tuple(OPS[op] for op in path) for path in paths]
+        run, load = lut_ort.seconds(
+            self.block, paths, tuple(self.shape), len(os.sched_getaffinity(0))
+        )
+        runs = rows * self.arguments.images * run
+        return {"ort_int8_s": runs, "ort_int8_with_sessions_s": runs + rows * load}
+
+
+def _normal(rng, shape):
+    return rng.normal(size=shape).astype(np.float32)
 
 
 def _torch_vector(x):

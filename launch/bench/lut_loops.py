@@ -109,13 +109,16 @@ class Torch:
 
         self._torch, self._block, self._ops = torch, block, ops
         self._found, self._input_range, self._a_bits = found, input_range, bits[1]
-        self._weights = {}
+        self._weights, self._norms = {}, {}
         for layer in range(block.depth):
             for o, op in enumerate(ops):
                 for part, leaf in params[f"layer{layer}"][str(op)].items():
                     w = mbconv_float.affine.fake_quant_weight(leaf["kernel"], jnp.int32(bits[0]))
                     w = torch.from_numpy(np.array(w).transpose(3, 2, 0, 1))
                     self._weights[layer, o, part] = w.contiguous(memory_format=torch.channels_last)
+                    self._norms[layer, o, part] = [
+                        torch.from_numpy(np.array(leaf["norm"][name])) for name in ("scale", "bias")
+                    ]
 
     def tensor(self, x) -> Any:
         """Features [n, h, w, c] as torch has them."""
@@ -133,6 +136,24 @@ class Torch:
             x = self._op(layer, at, op, x)
             at = at * len(self._ops) + op
         return self._nsr(x, target, variance)
+
+    def calibrate(self, path: Sequence[int], x) -> None:
+        """Finds the statistics and ranges of one path by itself; what is found is not kept."""
+        torch, functional = self._torch, self._torch.nn.functional
+        low, high = torch.aminmax(x)
+        x = self._quantize(x, (low, high), prefix_tree.INPUT_BITS)
+        for layer, op in enumerate(path):
+            y = x
+            for part in mbconv_float.OpWeights._fields:
+                w, (scale, bias) = self._weights[layer, op, part], self._norms[layer, op, part]
+                y = functional.conv2d(y, w, None, **self._window(layer, part, w))
+                var, mean = torch.var_mean(y, (0, 2, 3), correction=0)
+                factor = scale * torch.rsqrt(var + convolution.NORM_EPSILON)
+                y = y * factor[:, None, None] + (bias - mean * factor)[:, None, None]
+                y = y if part == "project" else y.clamp_(0, 6)
+                y = self._quantize(y, torch.aminmax(y), self._a_bits)
+            residual = self._found[layer, 0, op].add is not None
+            x = self._quantize(x + y, torch.aminmax(x + y), self._a_bits) if residual else y
 
     def tree(self, x, target, variance) -> list[float]:
         """All paths, prefixes shared."""
@@ -155,17 +176,20 @@ class Torch:
         for part, (factor, offset, range_) in one.parts.items():
             factor, offset = (self._torch.from_numpy(np.array(v)) for v in (factor, offset))
             w = self._weights[layer, op, part] * factor[:, None, None, None]
-            if part == "depthwise":
-                dilation = self._block.layer_dilation(layer)
-                stride = self._block.layer_shape(layer)[1]
-                pad = dilation * (w.shape[-1] - 1) // 2
-                y = functional.conv2d(y, w, offset, stride, pad, dilation, groups=y.shape[1])
-            else:
-                y = functional.conv2d(y, w, offset)
+            y = functional.conv2d(y, w, offset, **self._window(layer, part, w))
             if part != "project":
                 y = y.clamp_(0, 6)
             y = self._quantize(y, range_, self._a_bits)
         return y if one.add is None else self._quantize(x + y, one.add, self._a_bits)
+
+    def _window(self, layer, part, w) -> dict[str, int]:
+        """How `conv2d` applies the weights."""
+        if part != "depthwise":
+            return {}
+        dilation = self._block.layer_dilation(layer)
+        pad = dilation * (w.shape[-1] - 1) // 2
+        stride = self._block.layer_shape(layer)[1]
+        return {"stride": stride, "padding": pad, "dilation": dilation, "groups": len(w)}
 
     def _quantize(self, x, range_, bits):
         low, high = min(float(range_[0]), 0.0), max(float(range_[1]), 0.0)

@@ -16,7 +16,7 @@ from qnas_jax.data.batching import central_crops
 from qnas_jax.hardware.deployment import Deployment
 from qnas_jax.kernels import int8
 from qnas_jax.nn import supernet
-from qnas_jax.quant.calibrate import RANGES
+from qnas_jax.quant.calibrate import RANGES, min_max
 from qnas_jax.run import artefacts, parallel, processes
 from qnas_jax.run.stage import Stage, begun_with, defaults
 from qnas_jax.stages.experiment import Problem
@@ -58,6 +58,8 @@ def populate_table(
         begun = begun_with(workdir / "lut", "compute")
         compute = resolve_compute(how, may_compile, begun)
         made_from = _made_from(chosen, how, distilled, compute)
+        if compute == "int8" and RANGES[how.ranges] is min_max:
+            made_from["calibration"] = "int8"  # a table from before this was in float32
         if not deployed.target.per_channel:
             made_from[WEIGHTS_PER] = "tensor"
         stage = Stage(workdir / "lut", made_from, defaults(how))

@@ -4,6 +4,10 @@ Activations are uint8 codes from 0, weights int8 codes in [-127, 127]. A sum of 
 becomes the code ``clip(round(sum * norm[0] + norm[1]), 0, norm[2])``, ties to even; `norm` holds
 three numbers for each output channel.
 
+Batch norm takes its mean and variance from the calibration images, and a range its bounds: the
+`..._statistics` of the same sums. A channel's sums are converted to real values and clipped in
+order, so the extremes of the sums give those of the activations.
+
 There are two kernels. C++ (`native.py`) adds up in int32. XLA adds up in float32, which is
 exact up to sums of 2**24; below that both give the same codes. This module is the one door to
 C++: nothing else imports `native`.
@@ -13,8 +17,9 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, Int8, UInt8
+from jaxtyping import Array, Float, Int8, Int32, UInt8
 
 from qnas_jax.kernels import convolution, native
 
@@ -48,14 +53,14 @@ def find_kernel(may_compile: bool = True) -> Found:
     return Found("XLA", False, reason) if reason else Found("C++", True, "")
 
 
-def pack_pointwise(w: Float[Array, "i o"], kernel: Kernel) -> Int8[Array, "..."]:
+def pack_pointwise(w: Float[np.ndarray, "i o"], kernel: Kernel) -> Int8[np.ndarray, "..."]:
     """Weight codes, in the order in which `pointwise` reads them."""
-    return native.pack_pointwise(w) if kernel == "C++" else w.astype(jnp.int8)
+    return native.pack_pointwise(w) if kernel == "C++" else w.astype(np.int8)
 
 
-def pack_depthwise(w: Float[Array, "k k c"], kernel: Kernel) -> Int8[Array, "..."]:
+def pack_depthwise(w: Float[np.ndarray, "k k c"], kernel: Kernel) -> Int8[np.ndarray, "..."]:
     """Weight codes, in the order in which `depthwise` reads them."""
-    return native.pack_depthwise(w) if kernel == "C++" else w.astype(jnp.int8)
+    return native.pack_depthwise(w) if kernel == "C++" else w.astype(np.int8)
 
 
 def pointwise(
@@ -99,6 +104,54 @@ def depthwise(
         return native.depthwise(x, w, norm, stride, dilation)
     sums = convolution.depthwise(x.astype(jnp.float32), w.astype(jnp.float32), stride, dilation)
     return _requantized(sums, norm)
+
+
+def pointwise_statistics(
+    x: UInt8[Array, "n h w i"],
+    w: Int8[Array, "..."],
+    center: Int32[Array, "o"],
+    kernel: Kernel,
+) -> Float[Array, "4 o"]:
+    """Mean, variance, lowest and highest of each channel's sums of a 1x1 convolution.
+
+    Args:
+      x: Activation codes.
+      w: Weights from `pack_pointwise` for the same kernel.
+      center: Subtracted from each channel's sums, before anything is rounded.
+      kernel: What computes it, from `find_kernel`.
+    """
+    if kernel == "C++":
+        return native.pointwise_statistics(x, w, center[None])
+    sums = convolution.pointwise_codes(x, w)
+    return _statistics(sums - lax.broadcast_to_rank(center.astype(jnp.float32), sums.ndim))
+
+
+def depthwise_statistics(
+    x: UInt8[Array, "n h w c"],
+    w: Int8[Array, "..."],
+    stride: int,
+    dilation: int,
+    kernel: Kernel,
+) -> Float[Array, "4 c"]:
+    """Mean, variance, lowest and highest of each channel's sums of a depthwise convolution.
+
+    Args:
+      x: Activation codes; the image is padded with code 0.
+      w: Weights from `pack_depthwise` for the same kernel.
+      stride: Step between output pixels.
+      dilation: Step between the kernel's taps.
+      kernel: What computes it, from `find_kernel`.
+    """
+    if kernel == "C++":
+        return native.depthwise_statistics(x, w, stride, dilation)
+    x, w = x.astype(jnp.float32), w.astype(jnp.float32)
+    return _statistics(convolution.depthwise(x, w, stride, dilation))
+
+
+def _statistics(sums):
+    pixels = range(sums.ndim - 1)
+    extremes = jnp.min(sums, pixels), jnp.max(sums, pixels)
+    return jnp.stack([*convolution.pixel_moments(sums), *extremes])
 
 
 def _requantized(sums, norm):

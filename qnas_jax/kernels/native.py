@@ -20,7 +20,7 @@ import tempfile
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int8, UInt8
+from jaxtyping import Array, Float, Int8, Int32, UInt8
 
 from qnas_jax.run import disk
 from qnas_jax.run.platform import cache_folder
@@ -29,13 +29,21 @@ LANES = 16  # channels of a vector of sums
 GROUP = 4  # products that one instruction adds to a sum
 
 SOURCE = pathlib.Path(__file__).with_suffix(".cc")
+HEADERS = tuple(
+    SOURCE.with_name(f"{name}.h") for name in ("native", "pointwise", "depthwise", "statistics")
+)
 MACHINES = ("x86_64", "AMD64")  # which may have AVX-512 VNNI
 FLAGS = (
     *("-std=c++17", "-O3", "-fPIC", "-shared"),
     "-fno-tree-pre",  # with it GCC 12 keeps sums in memory: 1.7 times slower
     *("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512vnni"),
 )
-FUNCTIONS = ("qnas_jax_pointwise", "qnas_jax_depthwise")
+FUNCTIONS = (
+    "qnas_jax_pointwise",
+    "qnas_jax_depthwise",
+    "qnas_jax_pointwise_statistics",
+    "qnas_jax_depthwise_statistics",
+)
 COMPILE_S = 300
 
 
@@ -76,7 +84,8 @@ def _runs_here(library: ctypes.CDLL) -> bool:
 def _compiled(folder: pathlib.Path, may_compile: bool) -> pathlib.Path:
     """The library in a folder, compiled once for each version of what goes into it."""
     versions = (FLAGS, importlib.metadata.version("jaxlib"))
-    key = hashlib.sha256(SOURCE.read_bytes() + repr(versions).encode()).hexdigest()[:16]
+    source = b"".join(file.read_bytes() for file in (SOURCE, *HEADERS))
+    key = hashlib.sha256(source + repr(versions).encode()).hexdigest()[:16]
     file = folder / f"native-{key}.so"
     if not _is_whole(file):
         if not may_compile:
@@ -126,13 +135,13 @@ def _reason(error: Exception) -> str:
     return str(error)
 
 
-def pack_pointwise(w: Float[Array, "i o"]) -> Int8[Array, "vectors groups 16 4"]:
+def pack_pointwise(w: Float[np.ndarray, "i o"]) -> Int8[np.ndarray, "vectors groups 16 4"]:
     """Weight codes of a 1x1 convolution, in the order in which `pointwise` reads them."""
     w = _padded(w, (GROUP, LANES))
     return w.reshape(w.shape[0] // GROUP, GROUP, -1, LANES).transpose(2, 0, 3, 1)
 
 
-def pack_depthwise(w: Float[Array, "k k c"]) -> Int8[Array, "vectors k groups 16 4"]:
+def pack_depthwise(w: Float[np.ndarray, "k k c"]) -> Int8[np.ndarray, "vectors k groups 16 4"]:
     """Weight codes of a depthwise convolution, in the order in which `depthwise` reads them."""
     w = _padded(w, (1, GROUP, LANES))
     return w.reshape(len(w), w.shape[1] // GROUP, GROUP, -1, LANES).transpose(3, 0, 1, 4, 2)
@@ -141,7 +150,7 @@ def pack_depthwise(w: Float[Array, "k k c"]) -> Int8[Array, "vectors k groups 16
 def _padded(w, multiples):
     """As int8, padded with zeros to multiples of these sizes."""
     ends = [(0, -size % multiple) for size, multiple in zip(w.shape, multiples, strict=True)]
-    return jnp.pad(w.astype(jnp.int8), ends)
+    return np.pad(w.astype(np.int8), ends)
 
 
 def pointwise(
@@ -150,7 +159,8 @@ def pointwise(
     norm: Float[Array, "3 o"],
 ) -> UInt8[Array, "n h w o"]:
     """A 1x1 convolution; see `int8.pointwise`."""
-    return _call(FUNCTIONS[0], (*x.shape[:-1], norm.shape[-1]))(x, w, norm)
+    out = jax.ShapeDtypeStruct((*x.shape[:-1], norm.shape[-1]), jnp.uint8)
+    return _call(FUNCTIONS[0], out)(x, w, norm)
 
 
 def depthwise(
@@ -162,12 +172,37 @@ def depthwise(
 ) -> UInt8[Array, "n h2 w2 c"]:
     """A depthwise convolution; see `int8.depthwise`."""
     n, height, width, channels = x.shape
-    shape = (n, -(-height // stride), -(-width // stride), channels)
+    out = (n, -(-height // stride), -(-width // stride), channels)
+    sizes = _sizes(w, stride, dilation)
+    return _call(FUNCTIONS[1], jax.ShapeDtypeStruct(out, jnp.uint8))(x, w, norm, **sizes)
+
+
+def pointwise_statistics(
+    x: UInt8[Array, "n h w i"],
+    w: Int8[Array, "vectors groups 16 4"],
+    center: Int32[Array, "1 o"],
+) -> Float[Array, "4 o"]:
+    """Statistics of a 1x1 convolution's sums; see `int8.pointwise_statistics`."""
+    out = jax.ShapeDtypeStruct((4, center.shape[-1]), jnp.float32)
+    return _call(FUNCTIONS[2], out)(x, w, center)
+
+
+def depthwise_statistics(
+    x: UInt8[Array, "n h w c"],
+    w: Int8[Array, "vectors k groups 16 4"],
+    stride: int,
+    dilation: int,
+) -> Float[Array, "4 c"]:
+    """Statistics of a depthwise convolution's sums; see `int8.depthwise_statistics`."""
+    out = jax.ShapeDtypeStruct((4, x.shape[-1]), jnp.float32)
+    return _call(FUNCTIONS[3], out)(x, w, **_sizes(w, stride, dilation))
+
+
+def _sizes(w, stride, dilation):
     sizes = {"kernel": w.shape[1], "stride": stride, "dilation": dilation}
-    sizes = {name: np.int64(size) for name, size in sizes.items()}
-    return _call(FUNCTIONS[1], shape)(x, w, norm, **sizes)
+    return {name: np.int64(size) for name, size in sizes.items()}
 
 
-def _call(name, shape):
+def _call(name, out):
     # Under vmap the nodes are the first axis, of length one where all have the same.
-    return jax.ffi.ffi_call(name, jax.ShapeDtypeStruct(shape, jnp.uint8), vmap_method="expand_dims")
+    return jax.ffi.ffi_call(name, out, vmap_method="expand_dims")

@@ -184,7 +184,7 @@ def calibrate_op(
     y = _normed(sums, project)
     if not layer.residual:
         return y, OpCalibration(expand, depthwise, project, None)
-    add = _find_grid(layer, a_bits, x + y)
+    add = find_grid(layer, a_bits, x + y)
     return on_grid(x + y, add), OpCalibration(expand, depthwise, project, add)
 
 
@@ -230,10 +230,10 @@ def _settle(layer, a_bits, sums, kernel, bounds):
     factor = kernel.norm_scale * lax.rsqrt(var + convolution.NORM_EPSILON)
     offset = kernel.norm_bias - mean * factor
     y = jnp.clip(convolution.affine(sums, factor, offset), *bounds)
-    return Step(factor, offset, _find_grid(layer, a_bits, y))
+    return Step(factor, offset, find_grid(layer, a_bits, y))
 
 
-def _find_grid(layer, a_bits, y):
+def find_grid(layer: LayerSpec, a_bits: Int[Array, ""], y: Float[Array, "... c"]) -> QParams:
     """The grid of real values: the same for all channels, or one for each."""
     if layer.per_channel:
         range_ = jax.vmap(layer.find_range, (-1, None), out_axes=-1)(y, a_bits)

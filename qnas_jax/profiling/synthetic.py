@@ -122,7 +122,17 @@ def calls() -> dict[str, Graph]:
 def _pointwise(count: int) -> Graph:
     channels = board.CALL_SHAPE[-1]
     layers = [ConvBnAct(channels, bounds=RELU, norm=False) for _ in range(count)]
-    traced = trace(nn.Sequential(layers), board.CALL_SHAPE)
+    return piece(nn.Sequential(layers), board.CALL_SHAPE)
+
+
+def piece(module: nn.Module, shape: tuple[int, int, int]) -> Graph:
+    """A part of a network at 8 bits with random numbers: codes in, codes out.
+
+    Args:
+      module: Of units, as `trace` takes it.
+      shape: Height, width and channels of its input.
+    """
+    traced = trace(module, shape)
     policy = {unit.name: FIXED for unit in traced.units}
-    x = Tensor("x", board.CALL_SHAPE, _grid(RELU, DEFAULT_BITS))
+    x = Tensor("x", shape, _grid(RELU, DEFAULT_BITS))
     return build.build(traced, x, *_numbers(traced, policy, seed=0))

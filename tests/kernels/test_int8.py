@@ -48,13 +48,15 @@ def _weights(rng, shape):
 
 
 def _pointwise(x, w, norm, kernel):
-    packed = int8.pack_pointwise(jnp.float32(w), kernel)
-    return int8.pointwise(jnp.asarray(x), packed, jnp.asarray(norm), kernel)
+    packed = jnp.asarray(int8.pack_pointwise(np.float32(w), kernel))
+    run = jax.jit(int8.pointwise, static_argnums=3)
+    return run(x, packed, norm, kernel)
 
 
 def _depthwise(x, w, norm, stride, dilation, kernel):
-    packed = int8.pack_depthwise(jnp.float32(w), kernel)
-    return int8.depthwise(jnp.asarray(x), packed, jnp.asarray(norm), stride, dilation, kernel)
+    packed = jnp.asarray(int8.pack_depthwise(np.float32(w), kernel))
+    run = jax.jit(int8.depthwise, static_argnums=(3, 4, 5))
+    return run(x, packed, norm, stride, dilation, kernel)
 
 
 def _correlated(x, w, stride, dilation):
@@ -104,17 +106,69 @@ def test_depthwise_is_that_of_integers(kernel, size, stride, dilation, image, ch
     np.testing.assert_array_equal(found, _normed(_correlated(x, w, stride, dilation), norm))
 
 
+def _assert_statistics(found, sums):
+    sums = sums.reshape(-1, sums.shape[-1]).astype(np.float64)
+    mean, variance, low, high = np.asarray(found, np.float64)
+    np.testing.assert_allclose(mean, sums.mean(0), rtol=1e-5, atol=1e-5 * np.abs(sums).max())
+    np.testing.assert_allclose(variance, sums.var(0), rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal([low, high], [sums.min(0), sums.max(0)])
+
+
+@pytest.mark.parametrize("channels", [1, 16, 40, 64, 96])
+@pytest.mark.parametrize("pixels", [(1, 1, 1), (2, 9, 11)], ids=str)
+def test_statistics_pointwise_are_those_of_integers(kernel, pixels, channels):
+    rng = np.random.default_rng(0)
+    x, w = _codes(rng, (3, *pixels, 14)), _weights(rng, (14, channels))
+    center = rng.integers(-(2**18), 2**18, (3, channels)).astype(np.int32)
+    packed = jnp.asarray(int8.pack_pointwise(np.float32(w), kernel))
+    run = functools.partial(int8.pointwise_statistics, kernel=kernel)
+    found = jax.vmap(run, (0, None, 0))(jnp.asarray(x), packed, jnp.asarray(center))
+    for node in range(3):
+        _assert_statistics(found[node], x[node].astype(np.int64) @ w - center[node])
+    same = jax.vmap(run, (0, None, None))(jnp.asarray(x), packed, jnp.asarray(center[0]))
+    _assert_statistics(same[2], x[2].astype(np.int64) @ w - center[0])
+
+
+@pytest.mark.parametrize("channels", [1, 16, 40, 80])
+@pytest.mark.parametrize(("size", "stride", "dilation"), [(3, 2, 1), (5, 1, 2), (7, 1, 4)])
+def test_statistics_depthwise_are_those_of_integers(kernel, size, stride, dilation, channels):
+    rng = np.random.default_rng(0)
+    x, w = _codes(rng, (3, 2, 9, 13, channels)), _weights(rng, (size, size, channels))
+    packed = jnp.asarray(int8.pack_depthwise(np.float32(w), kernel))
+    run = functools.partial(
+        int8.depthwise_statistics, w=packed, stride=stride, dilation=dilation, kernel=kernel
+    )
+    found = jax.vmap(run)(jnp.asarray(x))
+    for node in range(3):
+        _assert_statistics(found[node], _correlated(x[node], w, stride, dilation))
+
+
+@cpu.needs_vnni
+def test_a_variance_keeps_its_digits_where_the_mean_is_large():
+    _load()
+    rng = np.random.default_rng(0)
+    x = np.where(np.arange(960) < 955, 255, rng.integers(0, 256, (1, 40, 50, 960))).astype("u1")
+    w = np.full((960, 16), 127)
+    packed, center = (
+        jnp.asarray(int8.pack_pointwise(np.float32(w), "C++")),
+        jnp.zeros(16, jnp.int32),
+    )
+    _, variance, *_ = int8.pointwise_statistics(jnp.asarray(x), packed, center, "C++")
+    expected = (x.astype(np.int64) @ w).reshape(-1, 16).var(0)
+    np.testing.assert_allclose(variance, expected, rtol=1e-5)
+
+
 def test_nodes_share_weights_and_have_norms_of_their_own(kernel):
     rng = np.random.default_rng(0)
     x, w, norm = _codes(rng, (3, 2, 9, 11, 24)), _weights(rng, (24, 20)), _norm(rng, 20, (3,))
-    packed = int8.pack_pointwise(jnp.float32(w), kernel)
+    packed = jnp.asarray(int8.pack_pointwise(np.float32(w), kernel))
     run = functools.partial(int8.pointwise, kernel=kernel)
     found = jax.vmap(run, (0, None, 0))(x, packed, norm)
     for node in range(3):
         expected = _normed(x[node].astype(np.int64) @ w, norm[node])
         np.testing.assert_array_equal(found[node], expected)
     w, norm = _weights(rng, (3, 3, 24)), _norm(rng, 24, (3,))
-    packed = int8.pack_depthwise(jnp.float32(w), kernel)
+    packed = jnp.asarray(int8.pack_depthwise(np.float32(w), kernel))
     run = jax.vmap(lambda x, norm: int8.depthwise(x, packed, norm, 1, 2, kernel))
     for node, got in enumerate(run(x, norm)):
         np.testing.assert_array_equal(got, _normed(_correlated(x[node], w, 1, 2), norm[node]))
@@ -133,8 +187,7 @@ def test_both_kernels_give_the_same_codes_pointwise(inputs, channels):
     rng = np.random.default_rng(inputs)
     x, w = _codes(rng, (2, 33, 65, inputs)), _weights(rng, (inputs, channels))
     norm = _any_norm(rng, channels, 128 * 74 * inputs**0.5)
-    run = jax.jit(_pointwise, static_argnums=3)
-    cpp, xla = (np.asarray(run(x, w, norm, kernel)) for kernel in ("C++", "XLA"))
+    cpp, xla = (np.asarray(_pointwise(x, w, norm, kernel)) for kernel in ("C++", "XLA"))
     assert len(np.unique(xla)) == 256
     np.testing.assert_array_equal(cpp, xla)
 
@@ -146,8 +199,7 @@ def test_both_kernels_give_the_same_codes_depthwise(size, stride, dilation):
     rng = np.random.default_rng(size)
     x, w = _codes(rng, (2, 65, 129, 96)), _weights(rng, (size, size, 96))
     norm = _any_norm(rng, 96, 128 * 74 * size)
-    run = jax.jit(_depthwise, static_argnums=(3, 4, 5))
-    cpp, xla = (np.asarray(run(x, w, norm, stride, dilation, k)) for k in ("C++", "XLA"))
+    cpp, xla = (np.asarray(_depthwise(x, w, norm, stride, dilation, k)) for k in ("C++", "XLA"))
     assert len(np.unique(xla)) == 256
     np.testing.assert_array_equal(cpp, xla)
 
@@ -167,7 +219,10 @@ def test_sums_in_between_may_exceed_what_a_float_holds():
 def test_other_ways_to_map_it_are_refused_in_cpp(mapped):
     """Weights for each node, or norms without inputs of their own: the tree has neither."""
     _load()
-    x, w = jnp.zeros((2, 1, 3, 3, 8), jnp.uint8), native.pack_depthwise(jnp.ones((3, 3, 8)))
+    x, w = (
+        jnp.zeros((2, 1, 3, 3, 8), jnp.uint8),
+        native.pack_depthwise(np.ones((3, 3, 8), np.float32)),
+    )
     w, norm = jnp.stack([w, w]), jnp.ones((2, 3, 8))
     arrays = [a if axis == 0 else a[0] for a, axis in zip((x, w, norm), mapped, strict=True)]
     run = jax.vmap(lambda x, w, norm: int8.depthwise(x, w, norm, 1, 1, "C++"), mapped)

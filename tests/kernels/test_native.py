@@ -149,7 +149,7 @@ def test_many_calls_at_once_give_what_each_gives_alone():
     """They share the threads that they spread their work over."""
     assert native.missing(True) == ""
     rng = np.random.default_rng(0)
-    w = native.pack_depthwise(jnp.float32(rng.integers(-127, 128, (7, 7, 40))))
+    w = jnp.asarray(native.pack_depthwise(np.float32(rng.integers(-127, 128, (7, 7, 40)))))
     xs = rng.integers(0, 256, (16, 3, 20, 24, 40)).astype(np.uint8)
     norm = jnp.stack([jnp.full(40, 2.0**-10), jnp.full(40, 99.0), jnp.full(40, 255.0)])
     run = jax.jit(lambda x: native.depthwise(x, w, norm, 1, 2))
@@ -167,4 +167,5 @@ def test_the_source_is_part_of_the_package():
     project = tomllib.loads((native.SOURCE.parents[2] / "pyproject.toml").read_text())
     patterns = project["tool"]["setuptools"]["package-data"]["qnas_jax"]
     held = [file for pattern in patterns for file in native.SOURCE.parents[1].glob(pattern)]
-    assert native.SOURCE in held
+    assert {native.SOURCE, *native.HEADERS} <= set(held)
+    assert set(native.SOURCE.parent.glob("*.h")) == set(native.HEADERS)

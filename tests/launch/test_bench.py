@@ -91,6 +91,25 @@ def test_a_rate_is_how_many_times_longer_the_peer_takes(bench):
     assert lut._ratio({"engine_s": 2.0}, "torch_loop_s", "engine_s") is None
 
 
+def test_what_a_user_waits_for_is_taken_from_fewer_images(bench):
+    lut = bench("lut")
+    total = {"compile_s": 5.0, "calibrate_s": 2.0, "engine_s": 1.0}
+    assert lut._end_to_end(total, 4) == {"end_to_end_s": 37, "ratio_end_to_end_torch": None}
+    peer = {"torch_calibrate_s": 6.0, "torch_loop_s": 22.0}
+    found = lut._end_to_end({**total, **peer}, 4)
+    assert found["ratio_end_to_end_torch"] == (8 * 6 + 16 * 22) / 37
+
+
+@pytest.mark.slow
+def test_onnxruntime_runs_a_block_of_codes(bench):
+    ort = bench("lut_ort")
+    block = space.Block(in_channels=8, channels=8, stride=1, dilation=2, depth=2)
+    paths = [(space.Op(3, 3), space.Op(7, 6))]
+    begin = time.perf_counter()
+    run, load = ort.seconds(block, paths, (8, 16), threads=1)
+    assert 0 < ort.REPEATS * run + load < time.perf_counter() - begin
+
+
 @pytest.mark.parametrize(
     ("fast", "kernels"),
     [(True, {"auto": "C++", "int8": "C++"}), (False, {"auto": None, "int8": "XLA"})],
@@ -118,6 +137,8 @@ def test_the_table_is_filled_by_all_four(tmp_path):
     assert found["rows"] == 6
     assert found["max_rel_diff"] < 1e-2
     assert {"ratio_jax_loop", "ratio_torch_loop", "ratio_torch_tree"} <= found.keys()
+    assert found["ratio_ort_int8_with_sessions"] > found["ratio_ort_int8"] > 0
+    assert found["ratio_end_to_end_torch"] > 0
 
 
 @pytest.mark.slow

@@ -47,10 +47,10 @@ def _same_grid(range_, channels, a_bits):
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def calibrate_layer(
+def calibrate_layer_float(
     layer: LayerSpec, weights: Weights, xs: Float[Array, "nodes n h w i"], a_bits: Int[Array, ""]
 ) -> tuple[Float[Array, "children n h2 w2 o"], Packed]:
-    """Runs all ops on the outputs of several nodes, and calibrates them.
+    """Runs all ops on the outputs of several nodes, and calibrates them, in float32.
 
     Args:
       layer: The ops and the layer's shape.
@@ -65,11 +65,25 @@ def calibrate_layer(
     def run(x):
         with _float32_products():
             results = [mbconv_float.calibrate_op(layer, one, x, a_bits) for one in weights]
-        ys, found = zip(*results, strict=True)
-        return jnp.stack(ys), jax.flatten_util.ravel_pytree(found)[0]
+        return _stacked(results)
 
     ys, packed = jax.vmap(run)(xs)
     return _children(ys), packed
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def calibrate_layer_int8(
+    kernel: Kernel, layer: LayerSpec, weights: Weights, xs: QTensor, a_bits: Int[Array, ""]
+) -> tuple[QTensor, Packed]:
+    """`calibrate_layer_float` in int8, for min-max ranges: weights and outputs are codes."""
+
+    def run(x):
+        return _stacked(
+            [mbconv_int8.calibrate_op(layer, kernel, one, x, a_bits) for one in weights]
+        )
+
+    ys, packed = jax.vmap(run)(xs)
+    return jax.tree.map(_children, ys), packed
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -150,7 +164,10 @@ def nsr_int8(
 
 def compilations() -> int:
     """Programs compiled so far for trees."""
-    functions: Any = (calibrate_layer, run_layer_float, run_layer_int8, nsr_float, nsr_int8)
+    functions: Any = (
+        *(calibrate_layer_float, run_layer_float, nsr_float),
+        *(calibrate_layer_int8, run_layer_int8, nsr_int8),
+    )
     return sum(function._cache_size() for function in functions)
 
 
@@ -164,6 +181,13 @@ def _ops_float(layer, weights, x, packed) -> list[Array]:
 def _ops_int8(kernel, layer, weights, x, packed) -> list[QTensor]:
     pairs = zip(weights, unpack(layer, packed), strict=True)
     return [mbconv_int8.run_op(layer, kernel, *both, x) for both in pairs]
+
+
+def _stacked(results):
+    """What calibration returns for each op, as arrays over the ops and as one vector."""
+    ys, found = zip(*results, strict=True)
+    ys = jax.tree.map(lambda *leaves: jnp.stack(leaves), *ys)
+    return ys, jax.flatten_util.ravel_pytree(found)[0]
 
 
 def _float32_products():

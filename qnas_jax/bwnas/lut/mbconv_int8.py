@@ -1,18 +1,23 @@
-"""A candidate op of a layer on one node's output, in int8: `mbconv_float.run_op` on codes.
+"""A candidate op of a layer on one node's output, in int8: `mbconv_float` on codes.
 
 Sums of the convolutions in `kernels/int8.py` are exact, those of float32 are rounded, so of
-100,000 values a few differ by one code. Calibration stays in float32: one outlier sets a min-max
-range, and everything after it depends on the range.
+100,000 values a few differ by one code. Calibration needs no real values for a min-max range: the
+statistics of the sums suffice. It computes every sum twice, for its statistics and for its code,
+which takes less time than to write the sums and to read them.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
+import numpy as np
+from jax import lax
 from jaxtyping import Array, Float, Int
 
 from qnas_jax import space
-from qnas_jax.kernels import int8
+from qnas_jax.kernels import convolution, int8
 from qnas_jax.kernels.int8 import Kernel
+from qnas_jax.nn.conv import LINEAR, RELU6, W_RANGE
 from qnas_jax.nn.mbconv_float import (
     LayerSpec,
     OpCalibration,
@@ -20,17 +25,22 @@ from qnas_jax.nn.mbconv_float import (
     QParams,
     Step,
     by_part,
+    find_grid,
     on_grid,
-    weight_codes,
 )
+from qnas_jax.quant import affine
+
+CHANNELS = 1024  # whose weights are quantized at once
 
 
 class CodedKernel(NamedTuple):
-    """A convolution's quantized weights as codes."""
+    """A convolution's quantized weights as codes, and the batch norm that follows."""
 
-    values: Array  # as `kernels/int8.py` packs them
-    scale: Array  # [c]
-    total: Array  # [c], the sum of a channel's codes, the factor of the input's zero point
+    values: Any  # as `kernels/int8.py` packs them
+    scale: Any  # [c]
+    total: Any  # [c], the sum of a channel's codes, the factor of the input's zero point
+    norm_scale: Any  # [c], as is the bias
+    norm_bias: Any
 
 
 class QTensor(NamedTuple):
@@ -59,16 +69,77 @@ def quantized(y: Float[Array, "n h w c"], grid: QParams) -> QTensor:
 
 
 def gather_codes(
-    params: dict, ops: tuple[space.Op, ...], kernel: Kernel, w_bits: Int[Array, ""]
+    params: dict, ops: tuple[space.Op, ...], kernel: Kernel, w_bits: int
 ) -> tuple[OpWeights, ...]:
-    """A layer's quantized weights by op, as codes; see `mbconv_float.gather_weights`."""
+    """A layer's quantized weights by op, as codes; see `mbconv_float.gather_weights`.
+
+    In NumPy: a program for it would take longer to compile than the programs that read the codes.
+    """
 
     def coded(found, part):
-        codes, scale = weight_codes(found, part, w_bits)
+        codes, scale = weight_codes(found["kernel"], w_bits, found.get(W_RANGE))
+        codes = codes[:, :, 0] if part == "depthwise" else codes[0, 0]
         pack = int8.pack_depthwise if part == "depthwise" else int8.pack_pointwise
-        return CodedKernel(pack(codes, kernel), scale, jnp.sum(codes, range(codes.ndim - 1)))
+        total = codes.sum(tuple(range(codes.ndim - 1)), dtype=np.float32)
+        norm = found["norm"]
+        return CodedKernel(pack(codes, kernel), scale, total, norm["scale"], norm["bias"])
 
-    return by_part(params, ops, coded)
+    own = jax.tree.leaves(params)[0]
+    place = own.sharding if isinstance(own, jax.Array) else None
+    with np.errstate(invalid="ignore"):  # any code will do for NaN, as its channel's scale is NaN
+        return jax.device_put(by_part(jax.device_get(params), ops, coded), place)
+
+
+def weight_codes(
+    w: np.ndarray, bits: int, absmax: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """`affine.weight_codes` in NumPy: the same codes and scales."""
+    own = np.abs(w).max(tuple(range(w.ndim - 1))) if absmax is None else absmax
+    padded = np.pad(own, (0, -len(own) % CHANNELS))  # so that one program serves all kernels
+    found = _weight_grid(padded, jnp.int32(bits))
+    scale, inverse = (np.asarray(values)[: len(own)] for values in found)
+    q_max = 2.0 ** (bits - 1) - 1
+    return np.clip(np.rint(w * inverse), -q_max, q_max).astype(np.float32), scale
+
+
+@jax.jit
+def _weight_grid(absmax, bits):
+    """By XLA, whose division by one number for all is not NumPy's."""
+    scale, _ = affine.symmetric_grid(absmax, bits)
+    return scale, 1 / scale
+
+
+def calibrate_op(
+    layer: LayerSpec, kernel: Kernel, weights: OpWeights, x: QTensor, a_bits: Int[Array, ""]
+) -> tuple[QTensor, OpCalibration]:
+    """Runs an op on calibration images, and finds its statistics and min-max ranges on the way.
+
+    See `mbconv_float.calibrate_op`.
+    """
+
+    def step(part, statistics, scale, bounds):
+        return _settled(layer, getattr(weights, part), statistics, scale, a_bits, bounds)
+
+    center = jnp.round(weights.expand.total * x.zero_point).astype(jnp.int32)
+    found = int8.pointwise_statistics(x.codes, weights.expand.values, center, kernel)
+    expand = step("expand", found, x.scale, RELU6)
+    h = _expanded(kernel, weights, expand, x)
+
+    values, scale = weights.depthwise.values, expand.grid.scale[0]
+    found = int8.depthwise_statistics(h, values, layer.stride, layer.dilation, kernel)
+    depthwise = step("depthwise", found, scale, RELU6)
+    h = _filtered(layer, kernel, weights, depthwise, scale, h)
+
+    scale, center = depthwise.grid.scale[0], jnp.zeros(layer.channels, jnp.int32)
+    found = int8.pointwise_statistics(h, weights.project.values, center, kernel)
+    project = step("project", found, scale, LINEAR)
+    y = _projected(kernel, weights, project, scale, h)
+    if not layer.residual:
+        return y, OpCalibration(expand, depthwise, project, None)
+    total = x.real() + y.real()
+    extremes = jnp.stack([f(total, range(total.ndim - 1)) for f in (jnp.min, jnp.max)])
+    add = find_grid(layer, a_bits, extremes)
+    return quantized(total, add), OpCalibration(expand, depthwise, project, add)
 
 
 def run_op(
@@ -79,15 +150,45 @@ def run_op(
     After ReLU6 the code of zero is 0, so padding with code 0 is right, and there is no zero
     point to correct for.
     """
-    norm = _norm(found.expand, weights.expand, x.scale, x.zero_point)
-    h = int8.pointwise(x.codes, weights.expand.values, norm, kernel)
-    norm = _norm(found.depthwise, weights.depthwise, found.expand.grid.scale[0])
-    h = int8.depthwise(h, weights.depthwise.values, norm, layer.stride, layer.dilation, kernel)
-    norm = _norm(found.project, weights.project, found.depthwise.grid.scale[0])
-    y = int8.pointwise(h, weights.project.values, norm, kernel)
-    grid = found.project.grid
-    y = QTensor(y, grid.scale[0], grid.zero_point()[0])
+    h = _expanded(kernel, weights, found.expand, x)
+    h = _filtered(layer, kernel, weights, found.depthwise, found.expand.grid.scale[0], h)
+    y = _projected(kernel, weights, found.project, found.depthwise.grid.scale[0], h)
     return y if found.add is None else quantized(x.real() + y.real(), found.add)
+
+
+def _expanded(kernel, weights, step, x):
+    norm = _norm(step, weights.expand, x.scale, x.zero_point)
+    return int8.pointwise(x.codes, weights.expand.values, norm, kernel)
+
+
+def _filtered(layer, kernel, weights, step, scale, h):
+    norm = _norm(step, weights.depthwise, scale)
+    values = weights.depthwise.values
+    return int8.depthwise(h, values, norm, layer.stride, layer.dilation, kernel)
+
+
+def _projected(kernel, weights, step, scale, h):
+    norm = _norm(step, weights.project, scale)
+    y = int8.pointwise(h, weights.project.values, norm, kernel)
+    return QTensor(y, step.grid.scale[0], step.grid.zero_point()[0])
+
+
+def _settled(layer, kernel, statistics, scale, a_bits, bounds) -> Step:
+    """The step after a convolution: batch norm by the statistics of its sums, and a grid.
+
+    Args:
+      layer: The layer's shape.
+      kernel: The convolution's weights.
+      statistics: Mean, variance, lowest and highest of its sums less the share of zero points.
+      scale: Of the convolution's input.
+      a_bits: Bitwidth of the activation.
+      bounds: Of the activation.
+    """
+    unit = kernel.scale * scale
+    factor = kernel.norm_scale * lax.rsqrt(unit * unit * statistics[1] + convolution.NORM_EPSILON)
+    offset = kernel.norm_bias - unit * statistics[0] * factor
+    extremes = jnp.clip(convolution.affine(unit[None] * statistics[2:], factor, offset), *bounds)
+    return Step(factor, offset, find_grid(layer, a_bits, extremes))
 
 
 def _norm(

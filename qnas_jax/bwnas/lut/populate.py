@@ -11,16 +11,14 @@ import logging
 import pathlib
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
 
 from qnas_jax import metrics, space
-from qnas_jax.bwnas.lut import evaluate, prefix_tree, table, workload
+from qnas_jax.bwnas.lut import evaluate, prefix_tree, programs, table, targets, workload
 from qnas_jax.bwnas.lut.table import Part
 from qnas_jax.kernels.int8 import Kernel
 from qnas_jax.nn import supernet
@@ -32,8 +30,6 @@ from qnas_jax.run.stage import reading
 
 logger = logging.getLogger(__name__)
 
-# The feature maps at all block boundaries of some images, by their numbers.
-Features = Callable[[range], tuple[Array, ...]]
 MAX_NODES_PER_PASS = 64
 MEMORY_SHARE = 0.4  # of an accelerator's free memory, for one pass
 CPU_PASS_BYTES = 48 * 2**20  # two nodes at once keep both cores busy, if they fit the caches
@@ -58,8 +54,13 @@ class Method(NamedTuple):
 
     @property
     def compute(self) -> str:
-        """The arithmetic of the noise; calibration is always in float32."""
+        """The arithmetic of the noise."""
         return "int8" if self.kernel else "float32"
+
+    @property
+    def calibration_compute(self) -> str:
+        """The arithmetic of the calibration: int8 finds no ranges but min-max."""
+        return prefix_tree.calibration_compute(self.kernel, self.find_range)
 
 
 class Scores(NamedTuple):
@@ -91,7 +92,7 @@ class Job:
       folder: Holds the results so far. All processes must see it.
     """
 
-    features: Features
+    features: targets.Features
     params: Sequence[supernet.Params]
     searched: space.Space
     parts: Sequence[Part]
@@ -144,14 +145,14 @@ def populate(job: Job, time_budget_s: float = 0) -> Scores:
     if len(left) < len(units):
         logger.info("lut: resumed, %d of %d units done", len(units) - len(left), len(units))
     gflop = [work.macs / 5e8 for work in works]
-    # A bar of its own, as calibration takes several times as long per operation.
+    # A bar of its own, as calibration takes longer per operation.
     to_calibrate = len(job.calibration) * sum(gflop[i] for i in uncalibrated)
     calibrating = Progress("lut calibration GFLOP", to_calibrate)
     scoring = Progress("lut GFLOP", sum(len(job.chunks[c]) * gflop[i] for c, i in left))
     if parallel.is_first():
-        _write_target_statistics(job)
+        targets.write(job.target_file, job.features, job.chunks)
     processes.wait_for_all("targets")
-    worker = _Worker(job, works, _read_target_statistics(job))
+    worker = _Worker(job, works, targets.read(job.target_file))
 
     def calibrate(part: int, device: Device) -> None:
         worker.calibrate(part, device)
@@ -164,6 +165,8 @@ def populate(job: Job, time_budget_s: float = 0) -> Scores:
             worker.score(chunk, part, device)
             scoring.add(gflop[part] * len(job.chunks[chunk]), f"chunk {chunk + 1}")
 
+    if len(parallel.team().devices) == 1:  # else each device's thread compiles what it runs
+        worker.compile(uncalibrated, left, parallel.team().devices[0])
     parallel.spread(uncalibrated, calibrate)
     processes.wait_for_all("calibrated")
     parallel.spread(left, score)
@@ -182,9 +185,31 @@ class _Worker:
         self._trees: dict[tuple[Device, int], prefix_tree.PrefixTree] = {}
         self._latest = threading.local()  # a thread belongs to a device
 
+    def compile(self, uncalibrated, left, device):
+        """Compiles what a device's units will run, on all cores."""
+        job, place = self._job, jax.sharding.SingleDeviceSharding(device)
+
+        def maps(images, block):
+            shapes = jax.eval_shape(lambda: job.features(images))[block : block + 2]
+            return [jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=place) for m in shapes]
+
+        def found():
+            compute = job.method.calibration_compute
+            for part in uncalibrated:
+                x, _ = maps(job.calibration, job.parts[part].block)
+                nodes = self._nodes_per_pass(part, len(job.calibration), compute, device)
+                yield from programs.of_calibration(self._tree(part, device), x, nodes)
+            for part, images in {(part, len(job.chunks[chunk])) for chunk, part in left}:
+                x, target = maps(range(images), job.parts[part].block)
+                nodes = self._nodes_per_pass(part, images, job.method.compute, device)
+                yield from programs.of_noise(self._tree(part, device), x, target, nodes)
+
+        programs.compile_all(found())
+
     def calibrate(self, part, device):
         x = self._maps(self._job.calibration, device)[self._job.parts[part].block]
-        nodes = self._nodes_per_pass(part, len(x), "float32", device)
+        compute = self._job.method.calibration_compute
+        nodes = self._nodes_per_pass(part, len(x), compute, device)
         with artefacts.writing_folder(self._job.calibration_folder(part)) as folder:
             prefix_tree.calibrate(self._tree(part, device), x, nodes, folder)
 
@@ -279,39 +304,14 @@ def _announce(job: Job, works: Sequence[workload.Work]) -> None:
     rows = sum(part.rows for part in job.parts)
     images, compute = sum(map(len, job.chunks)), job.method.compute
     flop = 2 * sum(work.macs for work in works) * (images + len(job.calibration))
+    calibrated_in = job.method.calibration_compute
     moved = sum(
-        work.moved_bytes(compute) * images + work.moved_bytes("float32") * len(job.calibration)
+        work.moved_bytes(compute) * images + work.moved_bytes(calibrated_in) * len(job.calibration)
         for work in works
     )
     logger.info(
-        "lut: %d rows, %d images in %s and %d for calibration: %.3g TFLOP, %.3g GB of activations",
-        *(rows, images, compute, len(job.calibration)),
+        "lut: %d rows, %d images in %s and %d for calibration in %s: %.3g TFLOP, "
+        "%.3g GB of activations",
+        *(rows, images, compute, len(job.calibration), calibrated_in),
         *(flop / 1e12, moved / 1e9),
     )
-
-
-def _write_target_statistics(job: Job) -> None:
-    """Variance of each block's target per channel, over all chunks."""
-
-    @jax.jit
-    def moments(maps):
-        return [(jnp.mean(m, (0, 1, 2)), jnp.var(m, (0, 1, 2))) for m in maps[1:]]
-
-    if job.target_file.exists():
-        return
-    means, squares = [], []
-    for chunk in job.chunks:
-        found = [np.asarray(m, np.float64) for m in moments(job.features(chunk))]
-        means.append([len(chunk) * m for m, _ in found])
-        squares.append([len(chunk) * (v + m**2) for m, v in found])
-    images = sum(map(len, job.chunks))
-    variances = []
-    for mean, square in zip(zip(*means, strict=True), zip(*squares, strict=True), strict=True):
-        variances.append(np.maximum(sum(square) / images - (sum(mean) / images) ** 2, 0))
-    with artefacts.writing(job.target_file) as out:
-        np.savez(out, *variances)
-
-
-def _read_target_statistics(job: Job) -> list[Array]:
-    with reading(job.target_file) as content, np.load(content) as found:
-        return [jnp.asarray(found[f"arr_{i}"], jnp.float32) for i in range(len(found.files))]

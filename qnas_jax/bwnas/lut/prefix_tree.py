@@ -6,9 +6,9 @@ batch-norm statistics, clipping ranges and the quantized input of a layer depend
 the prefix.
 
 Two passes walk the tree. `calibrate` runs the calibration images and keeps what it finds at
-each node; `noise` runs any number of images on what was kept, in float32 or in int8. Bitwidths
-are arrays, so one compiled program for each shape of a layer serves every bitwidth, homogeneous
-or mixed.
+each node; `noise` runs any number of images on what was kept, both in float32 or in int8.
+Calibration for ranges other than min-max is always in float32. Bitwidths are arrays, so one
+compiled program for each shape of a layer serves every bitwidth, homogeneous or mixed.
 """
 
 import collections
@@ -30,7 +30,7 @@ from qnas_jax.bwnas.lut.mbconv_int8 import gather_codes
 from qnas_jax.kernels.int8 import Kernel
 from qnas_jax.nn import supernet
 from qnas_jax.nn.mbconv_float import LayerSpec, gather_weights, layer_spec
-from qnas_jax.quant.calibrate import FindRange
+from qnas_jax.quant.calibrate import FindRange, min_max
 from qnas_jax.run import matrix
 from qnas_jax.run.stage import reading
 
@@ -46,14 +46,14 @@ class PrefixTree(NamedTuple):
 
     Attributes:
       layers: The shape of each layer.
-      weights: Real values of the weights.
+      weights: Real values of the weights; None if nothing runs in float32.
       codes: Codes of the weights, if `noise` is to run in int8; else None.
       kernel: What computes int8 convolutions; None in float32.
       a_bits: Of each layer at each of its bitwidths.
     """
 
     layers: tuple[LayerSpec, ...]
-    weights: Weights
+    weights: Weights | None
     codes: Weights | None
     kernel: Kernel | None
     a_bits: tuple[tuple[Int[Array, ""], ...], ...]
@@ -65,6 +65,11 @@ class PrefixTree(NamedTuple):
     def nodes(self, layer: int) -> int:
         """Nodes that a layer's candidates read; for the depth, the number of paths."""
         return math.prod(self.branches(before) for before in range(layer))
+
+
+def calibration_compute(kernel: Kernel | None, find_range: FindRange) -> str:
+    """The arithmetic of `calibrate`: "int8" only for min-max ranges, else "float32"."""
+    return "int8" if kernel and find_range is min_max else "float32"
 
 
 class Calibration(NamedTuple):
@@ -79,8 +84,9 @@ class Calibration(NamedTuple):
     nodes: Sequence[Sequence[np.ndarray | matrix.Matrix]]
 
 
-_gather_weights = jax.jit(gather_weights, static_argnums=1)
-_gather_codes = jax.jit(gather_codes, static_argnums=(1, 2))
+@functools.partial(jax.jit, static_argnums=1)
+def _gather_weights(params, ops, w_bits):
+    return gather_weights(params, ops, jnp.int32(w_bits))
 
 
 def build(
@@ -112,7 +118,7 @@ def build(
 
     def gathered(gather: Callable[..., evaluate.Weights], *how: Any) -> Weights:
         found = [
-            {w: gather(params[f"layer{layer}"], ops, *how, jnp.int32(w)) for w, _ in choices}
+            {w: gather(params[f"layer{layer}"], ops, *how, w) for w, _ in choices}
             for layer, choices in enumerate(bits)
         ]
         return tuple(
@@ -120,10 +126,11 @@ def build(
             for by_bits, choices in zip(found, bits, strict=True)
         )
 
+    in_float = calibration_compute(kernel, find_range) == "float32"
     return PrefixTree(
         tuple(layer_spec(block, i, ops, find_range, per_channel) for i in range(block.depth)),
-        gathered(_gather_weights),
-        gathered(_gather_codes, kernel) if kernel else None,
+        gathered(_gather_weights) if in_float else None,
+        gathered(gather_codes, kernel) if kernel else None,
         kernel,
         tuple(tuple(jnp.int32(a_bits) for _, a_bits in choices) for choices in bits),
     )
@@ -135,7 +142,7 @@ def calibrate(
     nodes_per_pass: int = 1,
     folder: pathlib.Path | None = None,
 ) -> Calibration:
-    """Finds statistics and ranges at every node, in float32.
+    """Finds statistics and ranges at every node.
 
     Args:
       tree: The block's.
@@ -146,9 +153,11 @@ def calibrate(
     input_range = np.asarray(tree.layers[0].find_range(x, jnp.int32(INPUT_BITS)))
     nodes: list[list[Any]] = [[None] * len(choices) for choices in tree.a_bits]
 
+    passes = passes_of_calibration(tree)
+
     def run(layer, choice, ids, xs):
-        weights, a_bits = tree.weights[layer][choice], tree.a_bits[layer][choice]
-        ys, found = evaluate.calibrate_layer(tree.layers[layer], weights, xs, a_bits)
+        weights, a_bits = passes.weights[layer][choice], tree.a_bits[layer][choice]
+        ys, found = passes.calibrate(tree.layers[layer], weights, xs, a_bits)
         if nodes[layer][choice] is None:
             shape = (tree.nodes(layer), found.shape[1])
             file = folder and folder / _nodes_file(layer, choice)
@@ -158,7 +167,7 @@ def calibrate(
         nodes[layer][choice][ids] = found  # waits, so that passes do not queue up in memory
         return ys
 
-    start = evaluate.float_input(x, jnp.int32(INPUT_BITS), input_range)
+    start = passes.start(x, jnp.int32(INPUT_BITS), input_range)
     for _ in _leaves(tree, start, run, nodes_per_pass):
         pass
     if folder is not None:
@@ -187,7 +196,7 @@ def noise(
       variance: Of each channel of the target, over all images.
       nodes_per_pass: Nodes that are run at once.
     """
-    passes = _passes(tree)
+    passes = passes_of(tree)
     start = passes.start(x, jnp.int32(INPUT_BITS), calibration.input_range)
 
     def run(layer, choice, ids, xs):
@@ -209,22 +218,29 @@ def noise(
     return result
 
 
-class _Passes(NamedTuple):
+class Passes(NamedTuple):
     """The passes of `evaluate` in one arithmetic, and the weights that they take."""
 
-    weights: Weights
+    weights: Any
     start: Callable[..., evaluate.Values]
+    calibrate: Callable[..., tuple[evaluate.Values, Array]]
     run_layer: Callable[..., evaluate.Values]
     nsr: Callable[..., Array]
 
 
-def _passes(tree: PrefixTree) -> _Passes:
+def passes_of(tree: PrefixTree) -> Passes:
+    """The passes of `noise`."""
     if tree.codes is None:
-        functions = evaluate.float_input, evaluate.run_layer_float, evaluate.nsr_float
-        return _Passes(tree.weights, *functions)
-    functions = evaluate.run_layer_int8, evaluate.nsr_int8
+        functions = evaluate.calibrate_layer_float, evaluate.run_layer_float, evaluate.nsr_float
+        return Passes(tree.weights, evaluate.float_input, *functions)
+    functions = evaluate.calibrate_layer_int8, evaluate.run_layer_int8, evaluate.nsr_int8
     of_kernel = (functools.partial(function, tree.kernel) for function in functions)
-    return _Passes(tree.codes, evaluate.int8_input, *of_kernel)
+    return Passes(tree.codes, evaluate.int8_input, *of_kernel)
+
+
+def passes_of_calibration(tree: PrefixTree) -> Passes:
+    """The passes of `calibrate`."""
+    return passes_of(tree if tree.weights is None else tree._replace(codes=None))
 
 
 def load_calibration(folder: pathlib.Path, tree: PrefixTree) -> Calibration:
@@ -248,6 +264,18 @@ def _nodes_file(layer: int, choice: int) -> str:
     return f"nodes-{layer}-{choice}.npy"
 
 
+def pass_sizes(tree: PrefixTree, nodes_per_pass: int) -> Iterator[tuple[int, int]]:
+    """Each layer and how many nodes are run at once there.
+
+    A divisor of the nodes, so that all passes of a layer have one shape and one program.
+    """
+    nodes = 1  # that the pass before has given
+    for layer, spec in enumerate(tree.layers):
+        size = max(n for n in range(1, min(nodes_per_pass, nodes) + 1) if nodes % n == 0)
+        yield layer, size
+        nodes = size * len(spec.ops)
+
+
 def _leaves(
     tree: PrefixTree, start: evaluate.Values, run: Callable[..., Any], nodes_per_pass: int
 ) -> Iterator[tuple[np.ndarray, Any]]:
@@ -258,9 +286,10 @@ def _leaves(
     numbered by bitwidth, then by op.
     """
 
+    sizes = dict(pass_sizes(tree, nodes_per_pass))
+
     def walk(layer, ids, xs):
-        # A divisor of the nodes, so that all passes have one shape and one program.
-        size = max(n for n in range(1, min(nodes_per_pass, len(ids)) + 1) if len(ids) % n == 0)
+        size = sizes[layer]
         ops = len(tree.layers[layer].ops)
         for start in range(0, len(ids), size):
             part = slice(start, start + size)
