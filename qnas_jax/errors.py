@@ -14,5 +14,3 @@ class Diverged(RuntimeError):
 
 class ProcessLost(RuntimeError):
     """One of several processes is gone; the others cannot continue without it."""
-
-    EXIT_CODE = 4  # of the program that it ends

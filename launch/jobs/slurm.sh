@@ -5,7 +5,7 @@
 #         --config.data.root=/data/cityscapes
 #
 # Adapt: partition, nodes, GPUs per node, time, and the path of the virtual environment. All nodes
-# must see the workdir. The number of nodes must divide train.batch and retrain's. So that all GPUs
+# must see the workdir. The number of nodes must divide train.batch (and oneshot.batch). So that all GPUs
 # have work while the supernet is trained, set --config.supernet.parts=4 or more (docs/scaling.md).
 #SBATCH --job-name=qnas
 #SBATCH --partition=gpu

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, Int, PyTree
 
 from qnas_jax.bwnas import balance, distill
 from qnas_jax.bwnas.balance import Costs, Owners
@@ -72,7 +72,7 @@ class Divided(NamedTuple):
     Attributes:
       steps: Several steps, for `loop.fit`.
       layout: Their state, a copy on each device, from the states of all blocks; and the reverse.
-      places: The images of a batch that this process reads, in the order of its devices.
+      places: The images of a batch that this process reads.
     """
 
     steps: loop.Steps
@@ -125,7 +125,7 @@ def train_step(
     teacher = copied(teacher)  # once, not at every step
     size = batch // recipe.parts
     mine = [work[i] for i, device in enumerate(devices) if device in jax.local_devices()]
-    order, slots = _read(mine)
+    order, slots = _read(mine, max(map(len, work)))
     by_block = jax.jit(
         lambda nsr: {distill.metric(i): nsr[0, :, i] for i in range(owners.shape[1])}
     )
@@ -179,20 +179,24 @@ def _gradients(
     return total
 
 
-def _read(mine: Sequence[Sequence[balance.Share]]) -> tuple[list[int], np.ndarray]:
-    """The parts that some devices read, one device after another.
+def _read(
+    mine: Sequence[Sequence[balance.Share]], slots: int
+) -> tuple[list[int], Int[np.ndarray, "devices slots"]]:
+    """The parts that the devices of a process read, each part once.
+
+    Args:
+      mine: What each of these devices does.
+      slots: Places for parts, the same number for all devices of all processes.
 
     Returns:
-      The numbers of the parts; and for each device the places of its parts among them, int
-      [devices, slots]. A device with fewer parts than slots reads one of them twice, in vain.
+      The numbers of the parts; and for each device the places of its parts among them. What is
+      left of its slots has some part, in vain.
     """
-    order = [share.part for shares in mine for share in shares]
-    longest, begin, slots = max(map(len, mine)), 0, []
-    for shares in mine:
-        own = np.arange(longest) % max(len(shares), 1)
-        slots.append(np.minimum(begin + own, len(order) - 1))
-        begin += len(shares)
-    return order, np.stack(slots)
+    order = sorted({share.part for shares in mine for share in shares}) or [0]
+    places = np.zeros((len(mine), slots), int)
+    for row, shares in zip(places, mine, strict=True):
+        row[: len(shares)] = [order.index(share.part) for share in shares]
+    return order, places
 
 
 def _on_each(devices: Sequence[Device], tree: PyTree) -> PyTree:

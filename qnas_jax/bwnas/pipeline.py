@@ -119,6 +119,7 @@ def begin(given: Config, workdir: pathlib.Path) -> Begun:
     given.check()
     config, problem, deployed = prepare(given)
     inspection.inspect(config, problem, deployed)
+    mesh.check_batch("train.batch", config.train.batch)
     how = fit.training(config)
     # Read twice if one is given: a wrong one is refused before anything takes long.
     train_stage.teacher_stage(workdir, problem, how, config.network, config.teacher)
@@ -194,9 +195,8 @@ def _retrain(
         subnet = space.parse_subnet(point.subnet)
         trained = Trained(stage, problem.student(subnet), subnet)
         title = f"retrain {i}/{len(picked)}"
-        trainings.append(
-            functools.partial(retraining.retrain, workdir, begins, how, trained, title)
-        )
+        train = functools.partial(retraining.retrain, workdir, begins, how, trained, title)
+        trainings += [] if stage.done else [train]
         found.append(trained)
     mesh.train_all(how.train.batch, trainings)
     return found
@@ -208,15 +208,17 @@ def _train_aware(
     """Trains networks under their bitwidths, if the config wants that, by the names of folders."""
     if not config.retrain.qat_steps:
         return {}
-    for one in networks:  # other settings are refused before anything takes long
-        qat.stage_of(workdir, config.retrain, one)
-    how, found = fit.training(config), {}
-
-    def train(one: Trained) -> None:
-        found[one.stage.folder.name] = qat.train(workdir, problem, how, config.retrain, one)
-
-    mesh.train_all(how.train.batch, [functools.partial(train, one) for one in networks])
-    return {one.stage.folder.name: found[one.stage.folder.name] for one in networks}
+    how = fit.training(config)
+    # Other settings are refused before anything takes long.
+    stages = [qat.stage_of(workdir, config.retrain, one) for one in networks]
+    trainings = [
+        functools.partial(qat.train, workdir, problem, how, config.retrain, one)
+        for one, stage in zip(networks, stages, strict=True)
+        if not stage.done
+    ]
+    mesh.train_all(how.train.batch, trainings)
+    aware = qat.finished(workdir, config.retrain, networks)
+    return {one.stage.folder.name: network for one, network in zip(networks, aware, strict=True)}
 
 
 def write_report(

@@ -158,15 +158,19 @@ def _on_all_devices(
 
 def _costs(stage: Stage, recipe, variables, state, part) -> balance.Costs:
     """Measured once in a run, by the first process: all must lay out the same."""
-    file = stage.folder / "costs.json"
+    file, none = stage.folder / "costs.json", (0.0,) * len(state)
+    costs = balance.Costs(none, none)
     with processes.first_goes_first("measured"):
-        if not file.exists():
+        if parallel.is_first() and not file.exists():
             begin = time.monotonic()
-            found = distill_pmap.measured(recipe, variables, state, part)
+            costs = distill_pmap.measured(recipe, variables, state, part)
             logger.info("supernet: blocks were timed in %.0f s", time.monotonic() - begin)
-            artefacts.write_json(file, found._asdict())
-        costs = read_json(file, *balance.Costs._fields)
-    return balance.Costs(*(tuple(costs[name]) for name in balance.Costs._fields))
+            artefacts.write_json(file, costs._asdict())
+        if parallel.is_first():
+            found = read_json(file, *balance.Costs._fields)
+            costs = balance.Costs(*(found[name] for name in balance.Costs._fields))
+    of_first = processes.gathered("costs", np.array(costs))[0]
+    return balance.Costs(*map(tuple, of_first.tolist()))
 
 
 def images_per_pass(how: Supernet, val: Dataset) -> int:

@@ -16,6 +16,7 @@ from qnas_jax.run import artefacts
 from qnas_jax.stages import beginning, budgets
 from qnas_jax.stages.evaluation import Trained
 from qnas_jax.stages.experiment import Problem, prepare
+from qnas_jax.train import mesh
 
 
 class Begun(NamedTuple):
@@ -55,6 +56,7 @@ def begin(given: Config, workdir: pathlib.Path) -> Begun:
     given.check()
     config, problem, deployed = prepare(given)
     own = config.oneshot
+    mesh.check_batch("oneshot.batch", own.batch)
     target.check_per_channel(deployed.target, "a network of a one-shot search")
     if own.sampling == "fair":
         supernet.check_fair_steps("oneshot.steps", own.steps, len(problem.space.ops))

@@ -54,7 +54,9 @@ def run(given: Config, workdir: pathlib.Path) -> dict[str, Any]:
         scored.subnet: network_of(workdir, begun, shared, scored.subnet) for _, scored in chosen
     }
     retraining = (
-        functools.partial(retrain, workdir, begun, shared, network) for network in networks.values()
+        functools.partial(retrain, workdir, begun, shared, network)
+        for network in networks.values()
+        if not network.stage.done
     )
     mesh.train_all(config.train.batch, list(retraining))
     rows = [Row(found, scored, networks[scored.subnet]) for found, scored in chosen]

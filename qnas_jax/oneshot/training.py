@@ -90,7 +90,7 @@ def train(
     state = fit(
         workdir, planned, loop.several(step, variables["batch_stats"]),
         supernet.init_state(first, optimizer), lambda number: make_batch(number // paths),
-        mesh.layout(how.batch),
+        loop.AS_SAVED if stage.done else mesh.layout(how.batch),
     )  # fmt: skip
     stage.finish()
     rest = rest_of(network, training, {**variables, "params": state.params["rest"]})

@@ -21,7 +21,7 @@ from qnas_jax.errors import Diverged, InputError, ProcessLost
 from qnas_jax.run import disk, paths, preempt
 
 # Exit codes. The last two follow the shells' rule for SIGINT and SIGTERM: 128 + the signal.
-INPUT_ERROR, DIVERGED, INTERRUPTED, TERMINATED = 2, 3, 130, 143
+INPUT_ERROR, DIVERGED, PROCESS_LOST, INTERRUPTED, TERMINATED = 2, 3, 4, 130, 143
 
 
 def start(main: Callable[[], None], doc: str, module: str) -> None:
@@ -129,26 +129,29 @@ def guarded(main: Callable[[], None]) -> None:
     try:
         with preempt.raising():
             main()
-    except InputError as error:
-        _leave(str(error), INPUT_ERROR)
-    except Diverged as error:
-        _leave(str(error), DIVERGED)
-    except ProcessLost as error:
-        _leave(str(error), ProcessLost.EXIT_CODE)
+    except (InputError, Diverged, ProcessLost) as error:
+        leave(str(error), code_of(type(error)))
     except KeyboardInterrupt:
-        _leave("stopped; the same command resumes it", INTERRUPTED)
+        leave("stopped; the same command resumes it", INTERRUPTED)
     except preempt.Stopped as error:
-        _leave(f"{error}; the same command resumes it", TERMINATED)
+        leave(f"{error}; the same command resumes it", code_of(preempt.Stopped))
     except Exception as error:
         found = error if isinstance(error, OSError) else disk.fault(error)
         if found is None or not (found is error or found.errno in disk.FULL):
             raise
         file = f"{found.filename2 or found.filename}: " if found.filename else ""
         full = "; free some space and repeat the command" if found.errno in disk.FULL else ""
-        _leave(f"{file}{found.strerror or found}{full}", INPUT_ERROR)
+        leave(f"{file}{found.strerror or found}{full}", INPUT_ERROR)
 
 
-def _leave(message: str, code: int) -> None:
+def code_of(kind: type[BaseException]) -> int:
+    """Returns the exit code of an error that is reported in one line."""
+    kinds = (Diverged, DIVERGED), (ProcessLost, PROCESS_LOST), (preempt.Stopped, TERMINATED)
+    return next((code for own, code in kinds if issubclass(kind, own)), INPUT_ERROR)
+
+
+def leave(message: str, code: int) -> None:
+    """Ends the program with a line on stderr and an exit code."""
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, OSError):  # closed by the shell, or a broken pipe
@@ -164,22 +167,22 @@ def _parse(argv: list[str]) -> list[str]:
         raise SystemExit(0) from None
     except Exception as error:
         if reason := _in_file(error, _config_path(argv)):
-            _leave(f"--config: the file cannot be used ({reason})", INPUT_ERROR)
+            leave(f"--config: the file cannot be used ({reason})", INPUT_ERROR)
         if "has no attribute 'get_config'" in str(error):
             reason = "cannot be used (it has no get_config())"
-            _leave(f"--config={_config_path(argv)}: {reason}", INPUT_ERROR)
+            leave(f"--config={_config_path(argv)}: {reason}", INPUT_ERROR)
         kinds = (flags.Error, AttributeError, KeyError, SyntaxError, TypeError, ValueError)
         if not isinstance(error, kinds):
             reason = f"{type(error).__name__}: {error}"
-            _leave(f"--config: the file cannot be used ({reason})", INPUT_ERROR)
+            leave(f"--config: the file cannot be used ({reason})", INPUT_ERROR)
         known = settings(_config_in(argv))
         for argument in argv[1:] if known else ():
             key = argument.lstrip("-").partition("=")[0]
             if key.startswith("config.") and key[7:] not in known:
-                _leave(str(unknown_setting(key[7:], known)), INPUT_ERROR)
-        _leave(_reason(error), INPUT_ERROR)
+                leave(str(unknown_setting(key[7:], known)), INPUT_ERROR)
+        leave(_reason(error), INPUT_ERROR)
     if len(rest) > 1:
-        _leave(f"{rest[1]!r}: not understood; settings are given as --NAME=VALUE", INPUT_ERROR)
+        leave(f"{rest[1]!r}: not understood; settings are given as --NAME=VALUE", INPUT_ERROR)
     return rest
 
 

@@ -12,10 +12,11 @@ import warnings
 from typing import Any
 
 import jax
+import numpy as np
 
-from qnas_jax.errors import InputError, ProcessLost
-from qnas_jax.run import parallel
-from qnas_jax.run.processes import AGAIN, LOST
+from qnas_jax.errors import InputError
+from qnas_jax.run import cli, parallel
+from qnas_jax.run.processes import AGAIN, LOST, gathered
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +59,10 @@ def meet(coordinator: str | None, processes: int | None, process: int | None) ->
     except (RuntimeError, ValueError) as error:
         raise InputError(f"--coordinator, --processes, --process: {error}") from None
     _leave_in_order_if_one_is_lost()
+    parallel.check_devices()
+    each = [int(n) for n in gathered("devices", np.array(len(jax.local_devices())))]
+    if len(set(each)) > 1:
+        raise InputError(f"devices by process: {each}; all must have as many")
     if not parallel.is_first():  # the first process reports
         logging.getLogger("qnas_jax").setLevel(logging.WARNING)
     return True
@@ -90,8 +95,8 @@ def _leave_in_order_if_one_is_lost() -> None:
     """
 
     def leave(_: int) -> None:
-        os.write(2, f"error: {LOST} (no heartbeat); {AGAIN}\n".encode())
-        os._exit(ProcessLost.EXIT_CODE)
+        os.write(2, f"error: {LOST} (no heartbeat, or an abort; see above); {AGAIN}\n".encode())
+        os._exit(cli.PROCESS_LOST)
 
     _kept.append(ctypes.CFUNCTYPE(None, ctypes.c_int)(leave))
     libc = ctypes.CDLL(None)

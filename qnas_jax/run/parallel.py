@@ -8,6 +8,7 @@ import contextlib
 import contextvars
 import os
 import queue
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -37,6 +38,9 @@ class Team(NamedTuple):
     writes: bool
 
 
+_GIVEN_UP: contextvars.ContextVar[threading.Event | None] = contextvars.ContextVar(
+    "given_up", default=None
+)
 _TEAM: contextvars.ContextVar[Team | None] = contextvars.ContextVar("team", default=None)
 
 
@@ -119,35 +123,37 @@ def one_by_one(
     left: queue.SimpleQueue[Unit] = queue.SimpleQueue()
     for unit in units:
         left.put(unit)
-    writes = is_first()
+    writes, given_up = is_first(), threading.Event()
 
     def drain(group: Sequence[Device]) -> None:
+        _GIVEN_UP.set(given_up)
         with alone(group, writes):
-            while True:
+            while not given_up.is_set():
                 try:
                     unit = left.get_nowait()
                 except queue.Empty:
                     return
-                try:
-                    work(unit, group[0])
-                except BaseException:  # the other devices must not run all remaining units
-                    _drop(left)
-                    raise
+                work(unit, group[0])
 
     if len(groups) == 1:
-        return drain(groups[0])
+        context = contextvars.copy_context()  # in this thread
+        return context.run(drain, groups[0])
     with concurrent.futures.ThreadPoolExecutor(len(groups)) as pool:
         try:
-            for future in [pool.submit(drain, group) for group in groups]:
-                future.result()
-        finally:  # this thread may be interrupted
-            _drop(left)
+            running = [pool.submit(drain, group) for group in groups]
+            concurrent.futures.wait(running, return_when=concurrent.futures.FIRST_EXCEPTION)
+            for future in running:
+                if future.done():
+                    future.result()
+        except BaseException:  # of a group, or this thread is interrupted
+            given_up.set()
+            raise
 
 
-def _drop(units: queue.SimpleQueue) -> None:
-    with contextlib.suppress(queue.Empty):
-        while True:
-            units.get_nowait()
+def is_given_up() -> bool:
+    """Whether long work in `one_by_one` should end, because that of another group has failed."""
+    given_up = _GIVEN_UP.get()
+    return given_up is not None and given_up.is_set()
 
 
 def on_each_device(run: Callable, constants: Any) -> Callable:

@@ -40,8 +40,8 @@ def raising() -> Iterator[None]:
 def noting() -> Iterator[Callable[[], bool]]:
     """Within, SIGTERM is only noted; yields a function that returns whether it came.
 
-    The signal may come more than once, e.g. to the process and again to its group. In another
-    thread than the main one, the function says whether it came to that one within `raising`.
+    The signal may come more than once, e.g. to the process and again to its group. In other
+    threads than the main one, the function says whether it came within `raising`.
 
     Raises:
       Stopped: At the end, if it came; at the beginning, if it came before and got lost.

@@ -9,6 +9,9 @@ import collections
 import contextlib
 import io
 import json
+import os
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
@@ -17,13 +20,18 @@ import jax
 import numpy as np
 
 from qnas_jax.errors import Diverged, InputError, ProcessLost
-from qnas_jax.run import parallel, preempt
+from qnas_jax.run import cli, parallel, preempt
 
+WATCH_S = 1  # between two looks whether another process has ended
+LEAVE_S = 20  # for the main thread to find out by itself; JAX's heartbeat aborts after 30
 GRACE_S = 5  # that the others have to learn why the first one ends
 READ_S = 300  # after which a text that must be there is given up
 POLL_S = 0.02, 0.5  # between two questions, at first and later
 LOST = "a process is gone or failed"
 AGAIN = "start all again"
+
+# How errors begin that say nothing of other processes.
+OWN_FAULTS = "RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "UNIMPLEMENTED", "NOT_FOUND"
 
 _LEFT = "left"  # the key under which a process says why it ends
 _KINDS: dict[str, type[BaseException]] = {
@@ -38,18 +46,49 @@ Result = TypeVar("Result")
 def ending_together() -> Iterator[None]:
     """Within, an error of one process ends all of them, with the same message.
 
+    SIGTERM to one of them reaches all.
+
     Raises:
       ProcessLost: A process ended without a word.
     """
+    over = threading.Event()
+    threading.Thread(target=_watch, args=(over,), daemon=True).start()
     try:
         yield
     except (InputError, Diverged, preempt.Stopped) as error:
+        over.set()
         _say_goodbye(error)
         raise
-    except jax.errors.JaxRuntimeError as error:  # a collective that lost a process
-        _check_all_there()
+    except jax.errors.JaxRuntimeError as error:  # a collective that lost a process, or an own fault
         reason = str(error).splitlines()[0][:200]
+        over.set()
+        if jax.process_count() == 1:
+            raise
+        if reason.startswith(OWN_FAULTS):
+            _say_goodbye(ProcessLost(f"{LOST} ({reason}); {AGAIN}"))
+            raise
+        with contextlib.suppress(jax.errors.JaxRuntimeError):  # the store may be gone, too
+            _check_all_there()
         raise ProcessLost(f"{LOST} ({reason}); {AGAIN}") from None
+    finally:
+        over.set()
+
+
+def _watch(over: threading.Event) -> None:
+    """Ends this process once another has ended: its main thread may work alone for hours."""
+    while not over.wait(WATCH_S):
+        with contextlib.suppress(jax.errors.JaxRuntimeError):  # the heartbeat will find it
+            found = _look_up(_LEFT)
+            if found is None:
+                continue
+            kind, message = json.loads(found)
+            if (
+                _KINDS.get(kind) is preempt.Stopped
+            ):  # in the main thread; a training saves its state
+                os.kill(os.getpid(), signal.SIGTERM)
+            if not over.wait(LEAVE_S):
+                cli.leave(message, cli.code_of(_KINDS.get(kind, InputError)))
+            return
 
 
 def _say_goodbye(error: BaseException) -> None:

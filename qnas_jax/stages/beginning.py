@@ -11,6 +11,7 @@ from qnas_jax.stages import fit
 from qnas_jax.stages import train as train_stage
 from qnas_jax.stages.evaluation import Trained
 from qnas_jax.stages.experiment import Problem
+from qnas_jax.train import mesh
 
 
 def held_out(problem: Problem, count: int) -> tuple[Problem, Part]:
@@ -43,6 +44,7 @@ def teacher(
       InputError: A setting, an image or a file cannot be used; before anything takes long.
     """
     training = fit.training(config)
+    mesh.check_batch("train.batch", config.train.batch)
     train_stage.teacher_stage(workdir, problem, training, mark, config.teacher)
     for split in (problem.train, problem.val):
         split.check()

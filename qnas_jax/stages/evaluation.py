@@ -124,7 +124,8 @@ def _quantized(
     changes = trained.weights == CHECKPOINT and post_training.changes_weights(how.quantize)
     if trained.learned and not file.exists():
         raise InputError(f"{file}: is missing; put it back, or delete {folder}")
-    if not file.exists() or (changes and not changed.exists()):
+    is_missing = not file.exists() or (changes and not changed.exists())
+    if is_missing and parallel.is_first():
         coded, found = post_trained(problem, how, trained, variables, quant)
         if changes:
             checkpoint.write_arrays(changed, coded)

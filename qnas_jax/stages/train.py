@@ -237,5 +237,5 @@ def _train_network(workdir, problem, how, trained, fresh, step_key, title, teach
         supervised.fresh_state(fresh, optimizer),
         batches(problem.train, how, given.batch),
     )
-    layout = mesh.layout(given.batch)
+    layout = loop.AS_SAVED if trained.stage.done else mesh.layout(given.batch)
     return fit(workdir, planned, steps, state, make_batch, layout).variables()

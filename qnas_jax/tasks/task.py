@@ -114,6 +114,8 @@ def _counts(source: Classify, data: Pairs, batch: int, task: Task) -> tuple[np.n
     def work(lane: int, device: parallel.Device) -> None:
         del device  # that of this thread
         for i, (images, labels) in enumerate(full_batches(data, batch, lane, lanes)):
+            if parallel.is_given_up():
+                return
             classes = ranked(source(images), labels)
             counts[lane] = counts[lane] + task.tally(labels, classes)
             if lane + i * lanes in needed:

@@ -179,9 +179,9 @@ def fit(
     with preempt.noting() as asked, checkpoint.opened(plan.folder) as manager:
         guard = _Guard(manager, plan, *checkpoint.restore(manager, state))
         first = guard.saved
-        processes.check_same(f"{plan.folder}: holds the states of steps", first)
+        processes.check_same(f"the checkpoint of {plan.title} has steps", first)
         metrics.resume(first)
-        stops = processes.Stops(plan.title, asked)
+        stops = processes.Stops(plan.title, lambda: asked() or parallel.is_given_up())
         spans = list(_spans(first, plan))
         making = prefetch(lambda i: _stacked(make_batch, spans[i]), 0, len(spans), plan.threads)
         batches = Timed(making)

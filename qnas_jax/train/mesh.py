@@ -30,17 +30,21 @@ def devices_for(batch: int, processes: int, each: int) -> int:
       batch: Number of images.
       processes: Number of processes.
       each: Devices of a process.
-
-    Raises:
-      InputError: The processes cannot.
     """
-    if batch % processes:
-        raise InputError(
-            f"a batch of {batch} images cannot be divided equally among {processes} processes; "
-            "change train.batch (or that of the stage), or start fewer processes"
-        )
     share = batch // processes
     return max(count for count in range(1, min(each, share) + 1) if share % count == 0)
+
+
+def check_batch(name: str, batch: int) -> None:
+    """Checks that the processes can share a batch, before anything takes long.
+
+    Raises:
+      InputError: They cannot; `name` is that of the setting.
+    """
+    count = parallel.team().count
+    if batch % count:
+        rule = f"must be a multiple of the number of processes, {count}"
+        raise InputError(f"{name}={batch}: {rule}")
 
 
 def layout(batch: int) -> loop.Layout:
@@ -48,6 +52,7 @@ def layout(batch: int) -> loop.Layout:
 
     The devices are those of the team, or as many as can share the batch equally.
     """
+    check_batch("the batch", batch)
     team = parallel.team()
     count = devices_for(batch, team.count, len(team.devices))
     if count * team.count == 1:
@@ -66,6 +71,7 @@ def layout(batch: int) -> loop.Layout:
 
 def here(tree: PyTree) -> PyTree:
     """Returns the copies on this process's first device."""
+    assert all(leaf.is_fully_replicated for leaf in jax.tree.leaves(tree)), "a divided state"
     return jax.tree.map(lambda leaf: leaf.addressable_data(0), tree)
 
 
@@ -89,7 +95,7 @@ def width_for(networks: int, batch: int, devices: int) -> int:
     return min(range(1, devices + 1), key=lambda width: (images_in_turn(width), width))
 
 
-def train_all(batch: int, trainings: Sequence[Callable[[], None]]) -> None:
+def train_all(batch: int, trainings: Sequence[Callable[[], Any]]) -> None:
     """Runs trainings of whole networks, side by side where this is faster.
 
     Several processes share each batch, and run one training after another.

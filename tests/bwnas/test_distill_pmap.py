@@ -117,9 +117,25 @@ def test_what_units_cost_is_measured():
 
 def test_every_device_finds_its_parts_among_those_that_are_read():
     share = balance.Share
-    mine = [[share((0,), 2), share((1,), 0)], [], [share((0, 1), 3)]]
-    order, slots = distill_pmap._read(mine)
-    assert order == [2, 0, 3]
-    assert slots.shape == (3, 2)
-    assert [order[i] for i in slots[0]] == [2, 0]
-    assert [order[i] for i in slots[2]] == [3, 3]
+    mine = [[share((0,), 2), share((1,), 0)], [], [share((0, 1), 2)]]
+    order, slots = distill_pmap._read(mine, 3)
+    assert order == [0, 2], "each part is read once"
+    assert slots.shape == (3, 3)
+    assert [order[i] for i in slots[0, :2]] == [2, 0]
+    assert order[slots[2, 0]] == 2
+
+
+@pytest.mark.parametrize(
+    ("processes", "each", "parts"), [(2, 1, 3), (3, 1, 4), (8, 2, 1), (4, 4, 8)]
+)
+def test_all_processes_have_programs_of_one_shape_even_without_work(processes, each, parts):
+    costs = balance.Costs(
+        (0.37, 0.13, 0.35, 1.00, 1.52, 0.47), (0.05, 0.07, 0.10, 0.16, 0.22, 0.25)
+    )
+    owners = balance.lay_out(costs, parts, processes * each)
+    work = [balance.shares(owners, device) for device in range(processes * each)]
+    most = max(map(len, work))
+    for first in range(0, processes * each, each):
+        order, slots = distill_pmap._read(work[first : first + each], most)
+        assert slots.shape == (each, most)
+        assert len(order) == len(set(order)) >= 1 and slots.max() < len(order)

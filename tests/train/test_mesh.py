@@ -152,9 +152,11 @@ def test_as_many_devices_as_can_share_a_batch_equally(batch, processes, each, ex
     assert mesh.devices_for(batch, processes, each) == expected
 
 
-def test_a_batch_that_processes_cannot_share_is_refused():
-    with pytest.raises(InputError, match="a batch of 8 images cannot be divided equally among 3"):
-        mesh.devices_for(8, 3, 1)
+def test_a_batch_that_processes_cannot_share_is_refused(monkeypatch):
+    monkeypatch.setattr(parallel, "team", lambda: parallel.Team(3, 0, ("a",), True))
+    with pytest.raises(InputError, match=r"^train\.batch=8: must be a multiple of .*, 3$"):
+        mesh.check_batch("train.batch", 8)
+    mesh.check_batch("train.batch", 9)
 
 
 @pytest.mark.parametrize(
