@@ -7,6 +7,7 @@ fill the same table. The work itself is in `prefix_tree.py`.
 """
 
 import dataclasses
+import functools
 import logging
 import pathlib
 import threading
@@ -114,15 +115,19 @@ class Job:
         """The file of the result of a unit."""
         return self.folder / f"noise-{chunk:05d}-{part:03d}.npy"
 
+    @functools.cached_property
+    def maps(self) -> tuple[jax.ShapeDtypeStruct, ...]:
+        """The shapes of the feature maps of the first chunk."""
+        return jax.eval_shape(lambda: self.features(self.chunks[0]))
+
     def works(self) -> list[workload.Work]:
         """The work of each part on one image."""
-        maps = jax.eval_shape(lambda: self.features(self.chunks[0]))
         return [
             workload.work(
                 self.searched.blocks[part.block],
                 self.searched.ops,
                 part.bits,
-                maps[part.block].shape[1:3],
+                self.maps[part.block].shape[1:3],
             )
             for part in self.parts
         ]
@@ -189,18 +194,21 @@ class _Worker:
         """Compiles what a device's units will run, on all cores."""
         job, place = self._job, jax.sharding.SingleDeviceSharding(device)
 
-        def maps(images, block):
-            shapes = jax.eval_shape(lambda: job.features(images))[block : block + 2]
-            return [jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=place) for m in shapes]
+        def maps(images, part):
+            block = job.parts[part].block
+            return [
+                jax.ShapeDtypeStruct((images, *m.shape[1:]), m.dtype, sharding=place)
+                for m in job.maps[block : block + 2]
+            ]
 
         def found():
             compute = job.method.calibration_compute
             for part in uncalibrated:
-                x, _ = maps(job.calibration, job.parts[part].block)
+                x, _ = maps(len(job.calibration), part)
                 nodes = self._nodes_per_pass(part, len(job.calibration), compute, device)
                 yield from programs.of_calibration(self._tree(part, device), x, nodes)
             for part, images in {(part, len(job.chunks[chunk])) for chunk, part in left}:
-                x, target = maps(range(images), job.parts[part].block)
+                x, target = maps(images, part)
                 nodes = self._nodes_per_pass(part, images, job.method.compute, device)
                 yield from programs.of_noise(self._tree(part, device), x, target, nodes)
 
