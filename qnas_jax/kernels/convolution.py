@@ -15,11 +15,11 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int8, UInt8
 
+from qnas_jax.kernels import forms
+
 NORM_EPSILON = 1e-5  # added to the variance, as in torch
-
-
-def _on_cpu() -> bool:
-    return jax.default_backend() == "cpu"
+# Shapes of a layer's input and kernel: 8 images of 512 x 1024 at an eighth of their size.
+MEASURED = (8, 64, 128, 192), (5, 5, 192)
 
 
 def pointwise(x: Float[Array, "*n h w i"], w: Float[Array, "i o"]) -> Float[Array, "*n h w o"]:
@@ -37,7 +37,7 @@ def pointwise_codes(x: UInt8[Array, "*n h w i"], w: Int8[Array, "i o"]) -> Float
     Codes of 8 bits are exact in bfloat16, the fastest type of accelerators; a CPU is fastest in
     float32.
     """
-    dtype = jnp.float32 if _on_cpu() else jnp.bfloat16
+    dtype = jnp.float32 if forms.on_cpu() else jnp.bfloat16
     x, w = x.astype(dtype), w.astype(dtype)
     return jnp.einsum("...i,io->...o", x, w, preferred_element_type=jnp.float32)
 
@@ -56,11 +56,32 @@ def conv(
 def depthwise(
     x: Float[Array, "n h w c"], w: Float[Array, "k k c"], stride: int, dilation: int
 ) -> Float[Array, "n h2 w2 c"]:
-    """A depthwise convolution: one kernel per channel."""
-    if _on_cpu():  # sums in float32, also of bfloat16
-        y: Any = _depthwise_taps(x.astype(jnp.float32), w.astype(jnp.float32), stride, dilation)
-        return y.astype(x.dtype)
-    return _lax_conv(x, w[:, :, None, :], stride, dilation, groups=x.shape[-1])
+    """A depthwise convolution, one kernel per channel, in the form of `depthwise_form`."""
+    form = depthwise_form()
+    if form == "grouped":
+        return _lax_conv(x, w[:, :, None, :], stride, dilation, groups=x.shape[-1])
+    run = _depthwise_taps if form == "cpu" else _padded_taps
+    # Sums in float32, also of bfloat16.
+    y: Any = run(x.astype(jnp.float32), w.astype(jnp.float32), stride, dilation)
+    return y.astype(x.dtype)
+
+
+def depthwise_form() -> forms.Form:
+    """The form of depthwise convolutions: on a CPU always "cpu", else the faster one.
+
+    An accelerator is measured at the first call in a process, on `MEASURED`, forward and backward.
+    """
+    return forms.chosen(_typical, MEASURED, ("grouped", "shifted"))
+
+
+@jax.jit
+def _typical(x, w):
+    """A layer with its gradients, in the form that is given."""
+
+    def total(x, w):
+        return jnp.sum(jnp.square(depthwise(x, w, 1, 1)))
+
+    return jax.value_and_grad(total, (0, 1))(x, w)
 
 
 def _lax_conv(x, w, stride, dilation, groups):
@@ -123,9 +144,14 @@ def _pad(x, pad):
     return jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
 
 
+def _padded_taps(x, w, stride, dilation):
+    return _taps(_pad(x, dilation * (w.shape[0] - 1) // 2), w, stride, dilation)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _depthwise_taps(x, w, stride, dilation):
-    return _taps(_pad(x, dilation * (w.shape[0] - 1) // 2), w, stride, dilation)
+    """`_padded_taps` with gradients for CPUs; those that JAX derives suit accelerators."""
+    return _padded_taps(x, w, stride, dilation)
 
 
 def _depthwise_taps_fwd(x, w, stride, dilation):
@@ -176,7 +202,7 @@ def _pixel_sums(function, *arrays):
     On the CPU row by row, in one pass for all sums: by itself, XLA stores the terms, or computes
     them again for each sum.
     """
-    if not _on_cpu():
+    if not forms.on_cpu():
         return tuple(jnp.sum(x, range(x.ndim - 1)) for x in function(*arrays))
     rows = [x.reshape(-1, *x.shape[-2:]) for x in arrays]
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from qnas_jax.kernels import convolution
+from qnas_jax.kernels import convolution, forms
 from qnas_jax.nn.conv import LINEAR, RELU, RELU6
 
 # On an odd image: every pair of kernel and stride, kernel and dilation, stride and dilation.
@@ -70,12 +70,20 @@ def test_depthwise_under_vmap_is_a_loop():
             np.testing.assert_allclose(ours[i], theirs, rtol=1e-6, atol=1e-6)
 
 
-def test_depthwise_of_other_platforms_gives_the_same(monkeypatch):
-    x, w = _normal((2, 5, 9, 3)), _normal((5, 5, 3), seed=1)
-    here = convolution.depthwise(x, w, 2, 2)
-    monkeypatch.setattr(convolution, "_on_cpu", lambda: not jax.default_backend() == "cpu")
-    there = convolution.depthwise.__wrapped__(x, w, 2, 2)
-    np.testing.assert_allclose(here, there, rtol=1e-5, atol=1e-5)
+@pytest.mark.parametrize("form", ["grouped", "shifted"])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_depthwise_of_accelerators_and_its_gradients_are_those_of_cpus(form, dtype):
+    x, w = _normal((2, 5, 9, 3)).astype(dtype), _normal((5, 5, 3), seed=1).astype(dtype)
+    g = _normal((2, 3, 5, 3), seed=2).astype(dtype)
+    here = _with_gradients(convolution.depthwise, x, w, g, 2, 2)
+    with forms.given(form):
+        there = _with_gradients(convolution.depthwise, x, w, g, 2, 2)
+    for ours, theirs in zip(here, there, strict=True):
+        assert theirs.dtype == dtype
+        size = float(jnp.max(jnp.abs(ours.astype(jnp.float32))))
+        atol = (1e-5 if dtype == jnp.float32 else 2e-2) * size
+        ours, theirs = np.asarray(ours, np.float32), np.asarray(theirs, np.float32)
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=atol)
 
 
 def test_depthwise_spreads_a_gradient_that_is_not_finite():
@@ -117,14 +125,14 @@ def test_pointwise_is_a_matrix_product_over_the_channels(shape):
     np.testing.assert_allclose(convolution.pointwise(x, w), expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("on_cpu", [True, False], ids=["float32", "bfloat16"])
-def test_products_of_codes_are_exact(monkeypatch, on_cpu):
-    monkeypatch.setattr(convolution, "_on_cpu", lambda: on_cpu)
+@pytest.mark.parametrize("form", ["cpu", "grouped"])
+def test_products_of_codes_are_exact(form):
     rng = np.random.default_rng(0)
     # The largest codes and as many of them as a float32 can add up.
     x, w = rng.integers(0, 256, (2, 3, 2, 512)), rng.integers(-127, 128, (512, 5))
     x[0, 0, 0], w[:, 0] = 255, 127
-    found = convolution.pointwise_codes(jnp.uint8(x), jnp.int8(w))
+    with forms.given(form):
+        found = convolution.pointwise_codes(jnp.uint8(x), jnp.int8(w))
     assert found.dtype == jnp.float32
     np.testing.assert_array_equal(found, x @ w)
 
@@ -150,11 +158,11 @@ def test_the_moments_of_a_constant_are_itself_and_zero():
     np.testing.assert_array_equal(var, 0.0)
 
 
-def test_pixel_moments_of_other_platforms_give_the_same(monkeypatch):
+def test_pixel_moments_of_accelerators_are_those_of_cpus():
     x = 5 + _normal((2, 5, 9, 3))
     here = convolution.pixel_moments(x)
-    monkeypatch.setattr(convolution, "_on_cpu", lambda: not jax.default_backend() == "cpu")
-    there = convolution.pixel_moments(x)
+    with forms.given("grouped"):
+        there = convolution.pixel_moments(x)
     np.testing.assert_allclose(here, there, rtol=1e-5)
 
 
