@@ -7,6 +7,7 @@
     python launch/bench/main.py regret --json regret.json
     python launch/bench/main.py haq --json haq.json
     python launch/bench/main.py hqnas --json hqnas.json
+    python launch/bench/main.py memory --json memory.json
 
 The comparison with torch needs pip install -e '.[bench]'.
 """
@@ -19,6 +20,7 @@ import front
 import haq
 import hqnas
 import lut
+import memory
 import regret
 import search
 from qnas_jax.run import parallel, paths
@@ -32,6 +34,7 @@ SUBJECTS = {
     "regret": regret,
     "haq": haq,
     "hqnas": hqnas,
+    "memory": memory,
 }
 
 

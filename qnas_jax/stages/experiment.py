@@ -89,16 +89,8 @@ def prepare(given: Given) -> tuple[Given, Problem, Deployment]:
     """
     parallel.check_devices()
     given = paths.with_homes(given, PATHS)
-    network = given.network
-    teacher_first, teacher_blocks = _groups(network, network.teacher_width or network.width)
-    first, narrow_blocks = _groups(network, network.width)
-    # The stem is the teacher's, so that a subnet can inherit it.
-    first = dataclasses.replace(first, in_channels=teacher_first.in_channels)
-    blocks = tuple(
-        dataclasses.replace(block, depth=depth)
-        for block, depth in zip(narrow_blocks, given.space.depths, strict=True)
-    )
-    shape = _image_shape(given)
+    network, shape = given.network, _image_shape(given)
+    first, blocks = _student_groups(network, given.space)
     stride = network.stem_stride * first.stride
     features = -(-shape[0] // stride), -(-shape[1] // stride)
     where = candidates.places(blocks, features)
@@ -112,17 +104,43 @@ def prepare(given: Given) -> tuple[Given, Problem, Deployment]:
     given.check_images(len(train))
     make_task = {"pixel": segmentation.task, "image": classification.task}[train.labels_per]
     task = make_task(train.names)
+    built = networks(network, given.space, task)
+    problem = Problem(task, train, sources.opened(given.data, "val"), *built)
+    smallest = tuple((space.Choice(ops[0], 8, 8),) * block.depth for block in blocks)
+    parts = _fixed_convs(problem.student(smallest), shape)
+    return given, problem, Deployment(device, where, parts)
+
+
+class Networks(NamedTuple):
+    """The teacher, the network of a subnet, and the search space of a config."""
+
+    teacher: nn.Module
+    student: Callable[[space.Subnet], nn.Module]
+    space: space.Space
+
+
+def networks(network: config.Network, chosen: config.Space, task: Task) -> Networks:
+    """Lays out the networks of a config; needs no images."""
+    width = network.teacher_width or network.width
+    teacher_first, teacher_blocks = _groups(network, width)
+    first, blocks = _student_groups(network, chosen)
+    ops = tuple(space.Op(k, e) for k in chosen.kernels for e in chosen.expansions)
     build = functools.partial(_network, network, task)
-    problem = Problem(
-        task,
-        train,
-        sources.opened(given.data, "val"),
+    return Networks(
         build(teacher_first, teacher_blocks, mobilenet.teacher_paths(teacher_blocks)),
         lambda subnet: build(first, blocks, tuple(tuple(c.op for c in b) for b in subnet)),
         space.Space(blocks, ops),
     )
-    smallest = build(first, blocks, tuple((ops[0],) * block.depth for block in blocks))
-    return given, problem, Deployment(device, where, _fixed_convs(smallest, shape))
+
+
+def _student_groups(network: config.Network, chosen: config.Space):
+    """The group that is in no block, and the blocks that are searched."""
+    teacher_first, _ = _groups(network, network.teacher_width or network.width)
+    first, narrow = _groups(network, network.width)
+    # The stem is the teacher's, so that a subnet can inherit it.
+    first = dataclasses.replace(first, in_channels=teacher_first.in_channels)
+    pairs = zip(narrow, chosen.depths, strict=True)
+    return first, tuple(dataclasses.replace(block, depth=depth) for block, depth in pairs)
 
 
 def _groups(network: config.Network, width: float) -> tuple[space.Block, tuple[space.Block, ...]]:

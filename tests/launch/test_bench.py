@@ -10,6 +10,8 @@ import time
 
 import pytest
 
+import small_audit
+
 ROOT = pathlib.Path(__file__).parents[2]
 
 
@@ -49,6 +51,22 @@ def test_a_training_step_is_measured(tmp_path):
     of_peak = 6 * found["macs"] / found["step_s"] / found["matmul_flops"]
     assert found["peak_share"] == pytest.approx(of_peak)
     assert "ratio_torch" not in found
+
+
+def test_a_row_of_memory_says_what_fits(bench):
+    memory = bench("memory")
+    row = memory.row("a step", memory.Memory(10**9, 13 * 10**9))
+    assert row == "| a step | 1.00 | 14.0 | ? | yes | yes |"  # 1.75 * 14 lies between 16 and 40
+    assert memory.row("a step", memory.Memory(0, 50 * 10**9)).endswith("| no | no | ? |")
+
+
+def test_memory_of_a_table_grows_with_its_images(bench):
+    memory, given = bench("memory"), small_audit.given()
+    built = memory.networks(given.network, given.space, memory.segmentation.task(("a", "b")))
+    case = memory.Case(given, None, built, None)
+    for compute in ("int8", "float32", "calibration"):
+        one, four = (memory.table_unit(case, images, compute).total for images in (1, 4))
+        assert 2 < four / one <= 4, compute  # the weights stay as they are
 
 
 def test_rates_follow_from_the_seconds(bench):
