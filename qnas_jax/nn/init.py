@@ -4,7 +4,9 @@ Modules create their kernels as zeros and this draws all of them at once: one ra
 for a whole network compiles in a second, one for each kernel takes ten.
 """
 
+import functools
 import math
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -23,13 +25,17 @@ def initialize(module: nn.Module, key: Key[Array, ""], shape: tuple[int, ...]) -
     Returns:
       ``{"params": ..., "batch_stats": ..., "quant": ...}``, as far as the module has them.
     """
+    return _program(module, shape)(key)
 
+
+@functools.lru_cache(maxsize=16)  # the same network is begun and read several times in a run
+def _program(module: nn.Module, shape: tuple[int, ...]) -> Callable[[Key[Array, ""]], PyTree]:
     @jax.jit
     def fresh(key):
         variables = module.init(key, jnp.zeros(shape))
         return {**variables, "params": draw_kernels(variables["params"], key)}
 
-    return fresh(key)
+    return fresh
 
 
 def draw_kernels(params: PyTree, key: Key[Array, ""]) -> PyTree:
