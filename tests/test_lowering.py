@@ -51,8 +51,9 @@ def test_the_search_and_its_table_in_both_arithmetics_lower(tmp_path):
     found = lower("search", tmp_path)
     check("search", found)
     (table,) = (found["programs"][stage] for stage in STAGES["search"] if "table" in stage)
-    for name in ("run_layer_int8", "nsr_int8", "run_layer_float", "nsr_float", "calibrate_layer"):
-        assert f"bwnas.lut.evaluate.{name}" in table
+    for kind in ("calibrate_layer", "run_layer", "nsr"):
+        for compute in ("int8", "float"):
+            assert f"bwnas.lut.evaluate.{kind}_{compute}" in table
 
 
 @pytest.mark.slow

@@ -111,12 +111,10 @@ def stages(case: Case) -> Iterator[tuple[str, Callable[[], Memory]]]:
         for images in PER_PASS:
             title = f"ranges, images_per_pass={images} of {size[0]} x {size[1]}"
             yield title, functools.partial(ranges, case, images, size)
-    images = case.given.lut.calibration_images
-    yield (
-        f"LUT, calibration_images={images} of {at}",
-        functools.partial(table_unit, case, images, "calibration"),
-    )
+    count = case.given.lut.calibration_images
     for compute in ("int8", "float32"):
+        title = f"LUT, calibration_images={count} of {at}, {compute}"
+        yield title, functools.partial(table_unit, case, count, compute, True)
         for images in PER_PASS:
             title = f"LUT, images_per_pass={images} of {at}, {compute}"
             yield title, functools.partial(table_unit, case, images, compute)
@@ -233,24 +231,26 @@ def in_integers(case: Case, size: tuple[int, int]) -> Memory:
     )
 
 
-def table_unit(case: Case, images: int, compute: str) -> Memory:
+def table_unit(case: Case, images: int, compute: str, calibrates: bool = False) -> Memory:
     """The largest pass over a prefix tree, one node at once.
 
     Args:
       case: The config and its networks.
       images: Those of a pass.
-      compute: The arithmetic of the noise; "calibration" for the pass that finds ranges.
+      compute: The arithmetic.
+      calibrates: Whether the passes find ranges; else they find the noise.
     """
     stride, worst = case.given.network.stem_stride, Memory(0, 0)
     size = tuple(-(-side // stride) for side in case.given.train.crop)
     for block in case.built.space.blocks:
-        found = _passes(case.built.space.ops, block, (images, *size, block.in_channels), compute)
+        shape = images, *size, block.in_channels
+        found = _passes(case.built.space.ops, block, shape, compute, calibrates)
         worst = max(worst, *found, key=lambda one: one.total)
         size = tuple(-(-side // block.stride) for side in size)
     return worst
 
 
-def _passes(ops, block: space.Block, shape, compute: str) -> Iterator[Memory]:
+def _passes(ops, block: space.Block, shape, compute: str, calibrates: bool) -> Iterator[Memory]:
     """The passes of each layer; those of the layers before it hold their results meanwhile."""
     params = jax.eval_shape(lambda: supernet.init_block(jax.random.key(0), block, ops))
     x = jax.ShapeDtypeStruct(shape, jnp.float32)
@@ -261,8 +261,8 @@ def _passes(ops, block: space.Block, shape, compute: str) -> Iterator[Memory]:
     node, held = jax.eval_shape(begin, x, BITS, limits), _nbytes((x, target))
     for number in range(block.depth):
         layer = mbconv_float.layer_spec(block, number, ops, calibrate.min_max)
-        run, given, outputs = _pass(layer, params[f"layer{number}"], node, compute)
-        if number + 1 == block.depth and compute != "calibration":
+        run, given, outputs = _pass(layer, params[f"layer{number}"], node, compute, calibrates)
+        if number + 1 == block.depth and not calibrates:
             last = evaluate.nsr_int8 if compute == "int8" else evaluate.nsr_float
             run = functools.partial(last, *run.args)
             given = *given, target, jax.ShapeDtypeStruct((block.channels,), jnp.float32)
@@ -272,21 +272,21 @@ def _passes(ops, block: space.Block, shape, compute: str) -> Iterator[Memory]:
         node = jax.tree.map(lambda y: jax.ShapeDtypeStruct((1, *y.shape[1:]), y.dtype), outputs)
 
 
-def _pass(layer: mbconv_float.LayerSpec, params, node, compute: str):
+def _pass(layer: mbconv_float.LayerSpec, params, node, compute: str, calibrates: bool):
     """A pass over a layer: its function, its arguments, and the outputs of all ops."""
-    real = jax.eval_shape(lambda p, b: mbconv_float.gather_weights(p, layer.ops, b), params, BITS)
-    xs = jax.eval_shape(lambda x: x.astype(jnp.float32), jax.tree.leaves(node)[0])
-    calibrated = functools.partial(evaluate.calibrate_layer, layer)
-    outputs, packed = jax.eval_shape(calibrated, real, xs, BITS)
-    if compute == "calibration":
-        return calibrated, (real, node, BITS), outputs
-    if compute == "float32":
-        return functools.partial(evaluate.run_layer_float, layer), (real, node, packed), outputs
-    codes = jax.eval_shape(
-        lambda p, b: mbconv_int8.gather_codes(p, layer.ops, XLA, b), params, BITS
-    )
-    run = functools.partial(evaluate.run_layer_int8, XLA, layer)
-    return run, (codes, node, packed), jax.eval_shape(run, codes, node, packed)
+    if compute == "int8":
+        functions, how = (evaluate.calibrate_layer_int8, evaluate.run_layer_int8), (XLA, layer)
+        ones = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), params)
+        weights: Any = mbconv_int8.gather_codes(ones, layer.ops, XLA, 8)
+    else:
+        functions, how = (evaluate.calibrate_layer_float, evaluate.run_layer_float), (layer,)
+        gather = functools.partial(mbconv_float.gather_weights, ops=layer.ops)
+        weights = jax.eval_shape(lambda given, bits: gather(given, w_bits=bits), params, BITS)
+    calibrate_, run = (functools.partial(function, *how) for function in functions)
+    outputs, packed = jax.eval_shape(calibrate_, weights, node, BITS)
+    if calibrates:
+        return calibrate_, (weights, node, BITS), outputs
+    return run, (weights, node, packed), outputs
 
 
 def _nbytes(tree: Any) -> int:

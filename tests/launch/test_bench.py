@@ -1,6 +1,7 @@
 """The benchmark: its program as a user starts it, and its figures from known seconds."""
 
 import importlib
+import itertools
 import json
 import os
 import pathlib
@@ -64,9 +65,9 @@ def test_memory_of_a_table_grows_with_its_images(bench):
     memory, given = bench("memory"), small_audit.given()
     built = memory.networks(given.network, given.space, memory.segmentation.task(("a", "b")))
     case = memory.Case(given, None, built, None)
-    for compute in ("int8", "float32", "calibration"):
-        one, four = (memory.table_unit(case, images, compute).total for images in (1, 4))
-        assert 2 < four / one <= 4, compute  # the weights stay as they are
+    for how in itertools.product(("int8", "float32"), (False, True)):
+        one, four = (memory.table_unit(case, images, *how).total for images in (1, 4))
+        assert 2 < four / one <= 4, how  # the weights stay as they are
 
 
 def test_rates_follow_from_the_seconds(bench):
