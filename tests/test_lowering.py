@@ -47,6 +47,7 @@ def check(run, found, form="grouped"):
     assert bool(found["grouped"]) == (form == "grouped")
 
 
+@pytest.mark.slow
 def test_the_search_and_its_table_in_both_arithmetics_lower(tmp_path):
     found = lower("search", tmp_path)
     check("search", found)
