@@ -4,7 +4,6 @@ The files are the project's own, with random numbers, which take as long as trai
 block is run: its output is not compared with a target, as the engine's is.
 """
 
-import pathlib
 import tempfile
 import time
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from qnas_jax import space
 from qnas_jax.export import runtimes
 from qnas_jax.nn.mbconv import BlockPath
 from qnas_jax.profiling import synthetic
+from qnas_jax.run.paths import named
 
 REPEATS = 20  # runs of a file; the fastest counts
 
@@ -30,7 +30,7 @@ def seconds(
     """
     runtime, runs, loads = runtimes.onnxruntime(), 0.0, 0.0
     with tempfile.TemporaryDirectory() as folder:
-        file = pathlib.Path(folder, f"block{runtime.suffix}")
+        file = named("a temporary folder", folder) / f"block{runtime.suffix}"
         for path in paths:
             graph = synthetic.piece(BlockPath(block, path), (*shape, block.in_channels))
             file.write_bytes(runtime.file(graph))
