@@ -8,7 +8,7 @@ import pytest
 from qnas_jax.bwnas import balance
 from qnas_jax.bwnas.balance import Costs, Share
 
-# Seconds of Table I's blocks, measured on a CPU (docs/scaling.md); those of the teacher are a guess.
+# Seconds of Table I's blocks, measured (docs/scaling.md); those of the teacher are a guess.
 TABLE_ONE = Costs((0.37, 0.13, 0.35, 1.00, 1.52, 0.47), (0.05, 0.07, 0.10, 0.16, 0.22, 0.25))
 
 
