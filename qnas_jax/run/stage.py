@@ -20,7 +20,7 @@ from types import MappingProxyType
 from typing import Any, BinaryIO
 
 from qnas_jax.errors import InputError
-from qnas_jax.run import disk, parallel
+from qnas_jax.run import disk
 from qnas_jax.run.artefacts import digest, plain, write_json
 from qnas_jax.run.listing import listed
 
@@ -230,6 +230,8 @@ class Stage:
         return self.seconds + time.time() - self._began
 
     def _write(self) -> None:
+        from qnas_jax.run import parallel  # imports JAX, which reading a run does without
+
         if not parallel.is_first():
             return
         mark = {

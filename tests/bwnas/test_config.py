@@ -42,6 +42,8 @@ BAD = [
     ("network.dropout", -0.1, "must lie in [0.0, 0.9]"),
     ("train.steps", 0, "must be at least 1"),
     ("train.batch", 0, "must be at least 1"),
+    ("train.parts", 0, "must be at least 1"),
+    ("train.parts", 3, "must divide train.batch=4"),
     ("train.lr", 0.0, "must be above 0"),
     ("space.kernels", (3.0, 5.0), "must be whole numbers below 2**31"),
     ("space.w_bits", ((8,),), "must be whole numbers below 2**31"),
