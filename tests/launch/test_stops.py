@@ -117,7 +117,7 @@ STOPS = {
     "table": (lambda run: any(run.glob("lut/partial/noise-*")), 0, signal.SIGTERM, (143, 143)),
     "retraining": (lambda run: _has_step(run, "retrain/", 5), 0, signal.SIGKILL, (-9, 4)),
     "qat": (lambda run: _has_step(run, "qat/", 5), 1, signal.SIGTERM, (143, 143)),
-    "files": (lambda run: any(run.glob("export/*/model.onnx")), 0, signal.SIGTERM, (143, 143)),
+    "files": (lambda run: any(run.glob("export/**/model.onnx")), 0, signal.SIGTERM, (143, 143)),
 }
 
 
