@@ -94,7 +94,7 @@ class Recorder:
 
 
 class Recorded:
-    """A jitted function that tells its recorder before it runs."""
+    """A jitted function whose calls are recorded before they run."""
 
     def __init__(self, recorder, program, settings):
         self._recorder, self._program = recorder, program

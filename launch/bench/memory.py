@@ -204,7 +204,7 @@ def in_float(case: Case, size: tuple[int, int]) -> Memory:
 
 
 def in_integers(case: Case, size: tuple[int, int]) -> Memory:
-    """The classes of an image's pixels as the files compute them, of a network of made-up numbers.
+    """The classes of pixels as a file computes them, for a network with random weights.
 
     The weights are constants of the program, which count as temporary here.
     """

@@ -7,8 +7,7 @@ gradients are added up over all devices outside of it, and each device updates a
 
 import functools
 import itertools
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -19,11 +18,11 @@ from jaxtyping import Array, Int, PyTree
 
 from qnas_jax.bwnas import balance, distill
 from qnas_jax.bwnas.balance import Costs, Owners
+from qnas_jax.kernels.forms import shortest_seconds
 from qnas_jax.run.parallel import Device
 from qnas_jax.train import loop
 
 AXIS = "devices"
-REPEATS = 3  # of each measurement
 
 # What a device does, without the numbers of its parts: the blocks of each run of equal parts, and
 # how many they are. Devices that do the same share a program.
@@ -50,20 +49,9 @@ def measured(recipe: distill.Recipe, teacher: PyTree, state: distill.State, imag
     ]
     number = jnp.int32(0)
     return Costs(
-        tuple(_seconds(trained[i], state[i].params, maps, number) for i in blocks),
-        tuple(_seconds(run, teacher, images) for run in forward),
+        tuple(shortest_seconds(trained[i], state[i].params, maps, number) for i in blocks),
+        tuple(shortest_seconds(run, teacher, images) for run in forward),
     )
-
-
-def _seconds(run: Callable, *given: Any) -> float:
-    """The shortest time of a few runs."""
-    jax.block_until_ready(run(*given))  # compiles
-    times = []
-    for _ in range(REPEATS):
-        begin = time.perf_counter()
-        jax.block_until_ready(run(*given))
-        times.append(time.perf_counter() - begin)
-    return min(times)
 
 
 class Divided(NamedTuple):

@@ -158,19 +158,18 @@ def _on_all_devices(
 
 def _costs(stage: Stage, recipe, variables, state, part) -> balance.Costs:
     """Measured once in a run, by the first process: all must lay out the same."""
-    file, none = stage.folder / "costs.json", (0.0,) * len(state)
-    costs = balance.Costs(none, none)
+    file, kept = stage.folder / "costs.json", np.zeros((len(balance.Costs._fields), len(state)))
     with processes.first_goes_first("measured"):
         if parallel.is_first() and not file.exists():
             begin = time.monotonic()
-            costs = distill_pmap.measured(recipe, variables, state, part)
+            measured = distill_pmap.measured(recipe, variables, state, part)
             logger.info("supernet: blocks were timed in %.0f s", time.monotonic() - begin)
-            artefacts.write_json(file, costs._asdict())
+            artefacts.write_json(file, measured._asdict())
         if parallel.is_first():
             found = read_json(file, *balance.Costs._fields)
-            costs = balance.Costs(*(found[name] for name in balance.Costs._fields))
-    of_first = processes.gathered("costs", np.array(costs))[0]
-    return balance.Costs(*map(tuple, of_first.tolist()))
+            kept = np.array([found[name] for name in balance.Costs._fields])
+    # Not from the file: it may not be visible to all at once.
+    return balance.Costs(*map(tuple, processes.gathered("costs", kept)[0].tolist()))
 
 
 def images_per_pass(how: Supernet, val: Dataset) -> int:

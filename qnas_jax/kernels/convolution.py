@@ -71,7 +71,7 @@ def depthwise_form() -> forms.Form:
 
     An accelerator is measured at the first call in a process, on `MEASURED`, forward and backward.
     """
-    return forms.chosen(_typical, MEASURED, ("grouped", "shifted"))
+    return forms.for_depthwise(_typical, MEASURED, ("grouped", "shifted"))
 
 
 @jax.jit

@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 # Of a depthwise convolution. "cpu": a sum of shifted products whose gradients XLA's CPU compiler
 # runs fast. "grouped": one convolution with a group for each channel. "shifted": a sum of shifted
-# products with the gradients that JAX derives. All other kernels only tell "cpu" from the rest.
+# products with the gradients that JAX derives. Other kernels have two forms: "cpu" and the rest.
 Form = Literal["cpu", "grouped", "shifted"]
 
 REPEATS = 5  # of each measurement
@@ -38,10 +38,10 @@ def on_cpu() -> bool:
     return (_given.value or jax.default_backend()) == "cpu"
 
 
-def chosen(
+def for_depthwise(
     run: Callable[..., Any], shapes: Sequence[tuple[int, ...]], candidates: tuple[Form, ...]
 ) -> Form:
-    """The form to trace in: the given one, the CPU's on a CPU, else the fastest candidate.
+    """The form of depthwise convolutions: the given one, the CPU's, or the fastest candidate.
 
     An accelerator is measured once in a process, also while a program is traced. Each of several
     processes might find another form, but all must trace the same programs: they take the first
@@ -73,14 +73,14 @@ def _fastest(run, shapes, candidates) -> Form:
         arguments = [jnp.ones(shape) for shape in shapes]
         for form in candidates:
             with given(form):
-                seconds[form] = _seconds(run, arguments)
+                seconds[form] = shortest_seconds(run, *arguments)
     best = min(candidates, key=lambda form: seconds[form])
     times = ", ".join(f"{form} {1000 * seconds[form]:.3g} ms" for form in candidates)
     logger.info("depthwise convolutions: %s, the fastest here (%s)", best, times)
     return best
 
 
-def _seconds(run: Callable[..., Any], arguments: Sequence[jax.Array]) -> float:
+def shortest_seconds(run: Callable[..., Any], *arguments: Any) -> float:
     """The shortest time of a few runs, without the first, which compiles."""
     jax.block_until_ready(run(*arguments))
     times = []

@@ -11,10 +11,10 @@ Kubernetes job or on the hosts of a TPU pod as it is, else once for each process
 
     qnas --config configs/cityscapes.py --coordinator=HOST:PORT --processes=4 --process=0
 
-All processes must see the same folder. The results are those of one process. SIGTERM to one of
-them stops all. If one is killed, the others end with exit code 4 within a minute. The same commands
-resume the run, also with other numbers of processes and devices. Several processes on one machine
-with GPUs need CUDA_VISIBLE_DEVICES, one GPU each.
+All processes must see the same folder. The results are those of one process up to rounding.
+SIGTERM to one of them stops all. If one is killed, the others end with exit code 4 within a minute.
+The same commands resume the run, also with other numbers of processes and devices. Several
+processes on one machine with GPUs need CUDA_VISIBLE_DEVICES, one GPU each.
 """
 
 import contextlib

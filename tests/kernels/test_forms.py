@@ -46,7 +46,7 @@ def traced_again(x, w):
 
 
 def test_a_cpu_measures_nothing(monkeypatch):
-    monkeypatch.setattr(forms, "_seconds", lambda *_: pytest.fail("measured"))
+    monkeypatch.setattr(forms, "shortest_seconds", lambda *_: pytest.fail("measured"))
     assert convolution.depthwise_form() == "cpu"
 
 
@@ -71,7 +71,7 @@ def test_an_accelerator_is_measured_once_while_it_traces(
 
 def test_several_processes_take_the_same_form_unmeasured(accelerator, monkeypatch, caplog):
     monkeypatch.setattr(forms.jax, "process_count", lambda: 2)
-    monkeypatch.setattr(forms, "_seconds", lambda *_: pytest.fail("measured"))
+    monkeypatch.setattr(forms, "shortest_seconds", lambda *_: pytest.fail("measured"))
     with caplog.at_level(logging.INFO):
         assert convolution.depthwise_form() == "grouped"
     assert "several processes" in caplog.text
