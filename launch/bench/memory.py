@@ -4,290 +4,108 @@
 
 For a config of segmentation, by default the published one. Nothing is compiled or run: programs
 are traced for the shapes that the stages call them with, and their arrays are counted (see
-`qnas_jax/profiling/memory.py`).
+`qnas_jax/profiling/memory.py`). With --run each program is also compiled and run on the device at
+hand: the table then has XLA's own bytes, and seconds.
 """
 
 import argparse
-import dataclasses
-import functools
 import runpy
-from collections.abc import Callable, Iterator
+import time
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from qnas_jax import space
-from qnas_jax.bwnas import distill
+import machine
 from qnas_jax.bwnas.config import Config
-from qnas_jax.bwnas.lut import evaluate, mbconv_int8
-from qnas_jax.data import labels
 from qnas_jax.errors import InputError
-from qnas_jax.export import fold, simulate
 from qnas_jax.kernels import forms
-from qnas_jax.kernels.int8 import Kernel
-from qnas_jax.nn import init, mbconv_float, supernet
-from qnas_jax.nn.fake_quant import PIXEL_RANGE
-from qnas_jax.nn.trace import trace
-from qnas_jax.nn.units import pixels
 from qnas_jax.profiling import memory
 from qnas_jax.profiling.memory import Memory
-from qnas_jax.quant import calibrate
 from qnas_jax.run import paths
-from qnas_jax.stages.experiment import Networks, networks
-from qnas_jax.stages.fit import optimizer_of
-from qnas_jax.tasks import segmentation
-from qnas_jax.tasks.task import Task
-from qnas_jax.train import learned, loop, supervised
+from stage_programs import Program, case_of, stages
 
 DEVICES_GB = (16, 40, 80)
-PARTS = (1, 2, 4, 8)
-PER_PASS = (8, 4, 2, 1)
-FULL = (1024, 2048)
-XLA: Kernel = "XLA"
-BITS = jax.ShapeDtypeStruct((), jnp.int32)
+REPEATS = 3
 
 
-class Case(NamedTuple):
-    """A config, its networks, and the shapes of the teacher's variables."""
+class Measured(NamedTuple):
+    """A program on the device at hand.
 
-    given: Config
-    task: Task
-    built: Networks
-    fresh: Any
+    Attributes:
+      bytes: Its arguments, results and temporary memory, as XLA plans them.
+      compile_s: Seconds of compilation.
+      run_s: Seconds of a run, the shortest.
+    """
+
+    bytes: int
+    compile_s: float
+    run_s: float
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of this subject."""
     parser.add_argument("--config", default="configs/cityscapes.py", help="of QA-BWNAS")
     parser.add_argument("--form", choices=("grouped", "shifted"), default="grouped")
+    parser.add_argument("--only", default="", help="programs whose names contain this")
+    parser.add_argument("--run", action="store_true", help="also compile and run each program")
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """Counts all stages; prints a table; returns the figures."""
-    given = runpy.run_path(str(paths.named("--config", arguments.config)))["get_config"]()
-    if not isinstance(given, Config):
-        raise InputError(f"--config={arguments.config}: must be a config of QA-BWNAS")
-    task = segmentation.task(labels.NAMES)
-    built = networks(given.network, given.space, task)
-    shape = (1, *given.train.crop, 3)
-    fresh = jax.eval_shape(lambda: init.initialize(built.teacher, jax.random.key(0), shape))
-    case, found = Case(given, task, built, fresh), {}
-    sizes = " | ".join(f"{size} GB" for size in DEVICES_GB)
-    print(f"| program | arguments GB | in all GB | {sizes} |\n|{'---|' * (3 + len(DEVICES_GB))}")
-    with forms.given(arguments.form):
-        for name, count in stages(case):
-            found[name] = count()
-            print(row(name, found[name]), flush=True)
     config, form = arguments.config, arguments.form
-    counted = {name: one._asdict() for name, one in found.items()}
-    return {"config": config, "form": form, "factor": memory.FACTOR, "bytes": counted}
+    given = runpy.run_path(str(paths.named("--config", config)))["get_config"]()
+    if not isinstance(given, Config):
+        raise InputError(f"--config={config}: must be a config of QA-BWNAS")
+    if arguments.run:
+        print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}, {form}")
+    columns = [*(f"{size} GB" for size in DEVICES_GB)]
+    columns += ["XLA GB", "compile s", "run ms"] if arguments.run else []
+    print(f"| program | arguments GB | in all GB | {' | '.join(columns)} |")
+    print(f"|{'---|' * (3 + len(columns))}")
+    counted, measured = {}, {}
+    with forms.given(form):
+        for name, made in stages(case_of(given)):
+            if arguments.only not in name:
+                continue
+            program = made()
+            counted[name] = found = program.memory()
+            cells = row(found)
+            if arguments.run:
+                measured[name] = ran = measure(program)
+                cells += [
+                    f"{ran.bytes / 1e9:.1f}",
+                    f"{ran.compile_s:.1f}",
+                    f"{1e3 * ran.run_s:.1f}",
+                ]
+            print(f"| {' | '.join((name, *cells))} |", flush=True)
+    figures = {"config": config, "form": form, "factor": memory.FACTOR}
+    figures["bytes"] = {name: one._asdict() for name, one in counted.items()}
+    figures["measured"] = {name: one._asdict() for name, one in measured.items()}
+    return figures
 
 
-def row(name: str, found: Memory) -> str:
-    """A line of the table: whether a device is large enough, with the factor of the count."""
+def row(found: Memory) -> list[str]:
+    """Cells of the table: bytes, and whether a device is large enough, with the count's factor."""
 
     def fits(size):
         return "yes" if memory.FACTOR * found.total <= size else "no" if found.total > size else "?"
 
-    cells = (f"{found.arguments / 1e9:.2f}", f"{found.total / 1e9:.1f}")
-    return f"| {' | '.join((name, *cells, *(fits(size * 1e9) for size in DEVICES_GB)))} |"
+    cells = [f"{found.arguments / 1e9:.2f}", f"{found.total / 1e9:.1f}"]
+    return [*cells, *(fits(size * 1e9) for size in DEVICES_GB)]
 
 
-def stages(case: Case) -> Iterator[tuple[str, Callable[[], Memory]]]:
-    """Yields the name of each program, and what counts it."""
-    batch, crop = case.given.train.batch, case.given.train.crop
-    at = f"{crop[0]} x {crop[1]}"
-    for compute in ("float32", "bfloat16"):
-        title = f"training step, {batch} images of {at}, {compute}"
-        yield title, functools.partial(training, case, compute)
-    yield f"QAT step, {batch} images of {at}, float32", functools.partial(aware, case)
-    for parts in PARTS:
-        title = f"supernet step, {case.given.supernet.batch} images of {at}, parts={parts}"
-        yield title, functools.partial(distilled, case, parts, "float32")
-    yield f"{title}, bfloat16", functools.partial(distilled, case, parts, "bfloat16")
-    for size in (crop, FULL):
-        for images in PER_PASS:
-            title = f"ranges, images_per_pass={images} of {size[0]} x {size[1]}"
-            yield title, functools.partial(ranges, case, images, size)
-    count = case.given.lut.calibration_images
-    for compute in ("int8", "float32"):
-        title = f"LUT, calibration_images={count} of {at}, {compute}"
-        yield title, functools.partial(table_unit, case, count, compute, True)
-        for images in PER_PASS:
-            title = f"LUT, images_per_pass={images} of {at}, {compute}"
-            yield title, functools.partial(table_unit, case, images, compute)
-    for size in (crop, FULL):
-        title = f"1 image of {size[0]} x {size[1]}"
-        yield f"evaluation in float, {title}", functools.partial(in_float, case, size)
-        yield f"evaluation in integers, {title}", functools.partial(in_integers, case, size)
-
-
-def _shapes(count, size):
-    """Images and labels."""
-    image = jax.ShapeDtypeStruct((count, *size, 3), jnp.uint8)
-    return image, jax.ShapeDtypeStruct((count, *size), jnp.uint8)
-
-
-def _steps(step, constants, state, count, size) -> Memory:
-    """One step, as `loop.fit` runs it."""
-    given = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape), leaf.dtype), _shapes(count, size)
-    )
-    number = jax.ShapeDtypeStruct((1,), jnp.int32)
-    return memory.of_program(loop.program(step), constants, state, *given, number, donated=(1,))
-
-
-def training(case: Case, compute: str) -> Memory:
-    """A step of the teacher; a subnet's is smaller."""
-    how, key = case.given.train, jax.random.key(0)
-    optimizer = optimizer_of(how, how.lr)
-    step = supervised.train_step(case.built.teacher, case.task.loss, optimizer, key, compute)
-    state = jax.eval_shape(lambda fresh: supervised.fresh_state(fresh, optimizer), case.fresh)
-    return _steps(step, (), state, how.batch, how.crop)
-
-
-def aware(case: Case) -> Memory:
-    """A step of quantization-aware training of the teacher, without a distillation."""
-    how = dataclasses.replace(case.given.train, weight_decay=0.0)
-    optimizer = optimizer_of(how, how.lr)
-    traced = trace(case.built.teacher, (*how.crop, 3))
-
-    def quantize(params, policy):
-        return learned.quantize(traced, params, policy, 0.01)
-
-    def begin(fresh):
-        params = learned.begin(traced, fresh["params"], fresh["quant"])
-        return supervised.fresh_state({**fresh, "params": params}, optimizer)
-
-    loss, key = case.task.loss, jax.random.key(0)
-    step = supervised.policy_step(case.built.teacher, loss, optimizer, key, quantize)
-    state = jax.eval_shape(begin, case.fresh)
-    return _steps(step, (case.fresh["quant"],), state, how.batch, how.crop)
-
-
-def distilled(case: Case, parts: int, compute: str) -> Memory:
-    """A step of the supernet, the teacher's forward pass included."""
-    how, searched = case.given.supernet, case.built.space
-    recipe = distill.Recipe(
-        supervised.features(case.built.teacher),
-        searched,
-        tuple(optimizer_of(how, lr) for lr in how.lr),
-        distill.SAMPLING[how.sampling],
-        jax.random.key(0),
-        parts,
-        compute,
-    )
-    state = jax.eval_shape(
-        lambda: distill.fresh_state(searched, recipe.optimizers, jax.random.key(0))
-    )
-    teacher = {name: case.fresh[name] for name in ("params", "batch_stats")}
-    step = distill.train_step(recipe)
-    return _steps(step, (teacher,), state, how.batch, case.given.train.crop)
-
-
-def ranges(case: Case, count: int, size: tuple[int, int]) -> Memory:
-    """A pass of the quantized teacher that widens its ranges; see `supervised.calibrated`."""
-
-    def widened(variables, images):
-        return case.built.teacher.apply(variables, pixels(images), mutable=["quant"])[1]["quant"]
-
-    return memory.of_program(widened, case.fresh, _shapes(count, size)[0])
-
-
-def in_float(case: Case, size: tuple[int, int]) -> Memory:
-    """The classes of an image's pixels in float."""
-    variables = {name: case.fresh[name] for name in ("params", "batch_stats")}
-    run = supervised.predictor(case.built.teacher, case.task.predict)
-    return memory.of_program(run, variables, _shapes(1, size)[0])
-
-
-def in_integers(case: Case, size: tuple[int, int]) -> Memory:
-    """The classes of pixels as a file computes them, for a network with random weights.
-
-    The weights are constants of the program, which count as temporary here.
-    """
-    rng = np.random.default_rng(0)
-
-    def made_up(path, leaf):
-        match path[-1].key:
-            case "range" if path[-2].key == "input":
-                return np.array(PIXEL_RANGE, np.float32)
-            case "range":
-                return np.broadcast_to(np.array([0, 6], np.float32), leaf.shape)
-            case "kernel":
-                return rng.normal(size=leaf.shape).astype(leaf.dtype)
-            case name:
-                return np.full(leaf.shape, 8 if name.endswith("bits") else 1, leaf.dtype)
-
-    variables = dict(jax.tree_util.tree_map_with_path(made_up, case.fresh))
-    quant = variables.pop("quant")
-    logits = simulate.logits(
-        fold.fold(case.built.teacher, variables, quant, (*size, 3), resize=True)
-    )
-    return memory.of_program(
-        lambda images: case.task.predict(logits(images), size), _shapes(1, size)[0]
-    )
-
-
-def table_unit(case: Case, images: int, compute: str, calibrates: bool = False) -> Memory:
-    """The largest pass over a prefix tree, one node at once.
-
-    Args:
-      case: The config and its networks.
-      images: Those of a pass.
-      compute: The arithmetic.
-      calibrates: Whether the passes find ranges; else they find the noise.
-    """
-    stride, worst = case.given.network.stem_stride, Memory(0, 0)
-    size = tuple(-(-side // stride) for side in case.given.train.crop)
-    for block in case.built.space.blocks:
-        shape = images, *size, block.in_channels
-        found = _passes(case.built.space.ops, block, shape, compute, calibrates)
-        worst = max(worst, *found, key=lambda one: one.total)
-        size = tuple(-(-side // block.stride) for side in size)
-    return worst
-
-
-def _passes(ops, block: space.Block, shape, compute: str, calibrates: bool) -> Iterator[Memory]:
-    """The passes of each layer; those of the layers before it hold their results meanwhile."""
-    params = jax.eval_shape(lambda: supernet.init_block(jax.random.key(0), block, ops))
-    x = jax.ShapeDtypeStruct(shape, jnp.float32)
-    sides = (-(-side // block.stride) for side in shape[1:3])
-    target = jax.ShapeDtypeStruct((shape[0], *sides, block.channels), jnp.float32)
-    begin = evaluate.int8_input if compute == "int8" else evaluate.float_input
-    limits = jax.ShapeDtypeStruct((2,), jnp.float32)
-    node, held = jax.eval_shape(begin, x, BITS, limits), _nbytes((x, target))
-    for number in range(block.depth):
-        layer = mbconv_float.layer_spec(block, number, ops, calibrate.min_max)
-        run, given, outputs = _pass(layer, params[f"layer{number}"], node, compute, calibrates)
-        if number + 1 == block.depth and not calibrates:
-            last = evaluate.nsr_int8 if compute == "int8" else evaluate.nsr_float
-            run = functools.partial(last, *run.args)
-            given = *given, target, jax.ShapeDtypeStruct((block.channels,), jnp.float32)
-        found = memory.of_program(run, *given)
-        yield found._replace(arguments=found.arguments + held)
-        held += _nbytes(outputs)
-        node = jax.tree.map(lambda y: jax.ShapeDtypeStruct((1, *y.shape[1:]), y.dtype), outputs)
-
-
-def _pass(layer: mbconv_float.LayerSpec, params, node, compute: str, calibrates: bool):
-    """A pass over a layer: its function, its arguments, and the outputs of all ops."""
-    if compute == "int8":
-        functions, how = (evaluate.calibrate_layer_int8, evaluate.run_layer_int8), (XLA, layer)
-        ones = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), params)
-        weights: Any = mbconv_int8.gather_codes(ones, layer.ops, XLA, 8)
-    else:
-        functions, how = (evaluate.calibrate_layer_float, evaluate.run_layer_float), (layer,)
-        gather = functools.partial(mbconv_float.gather_weights, ops=layer.ops)
-        weights = jax.eval_shape(lambda given, bits: gather(given, w_bits=bits), params, BITS)
-    calibrate_, run = (functools.partial(function, *how) for function in functions)
-    outputs, packed = jax.eval_shape(calibrate_, weights, node, BITS)
-    if calibrates:
-        return calibrate_, (weights, node, BITS), outputs
-    return run, (weights, node, packed), outputs
-
-
-def _nbytes(tree: Any) -> int:
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+def measure(program: Program) -> Measured:
+    """Compiles and runs a program on arrays of ones."""
+    begin = time.perf_counter()
+    jitted = jax.jit(program.function, donate_argnums=program.donated)
+    compiled = jitted.lower(*program.arguments).compile()
+    compile_s = time.perf_counter() - begin
+    plan: Any = compiled.memory_analysis()
+    needed = plan.argument_size_in_bytes + plan.output_size_in_bytes + plan.temp_size_in_bytes
+    times = []
+    for _ in range(REPEATS + 1):  # the first may load kernels
+        ones = jax.tree.map(lambda leaf: jnp.ones(leaf.shape, leaf.dtype), program.arguments)
+        jax.block_until_ready(ones)
+        times.append(machine.once(lambda ones=ones: compiled(*ones)))
+    return Measured(needed - plan.alias_size_in_bytes, compile_s, min(times[1:]))
