@@ -99,7 +99,7 @@ def resolve_compute(how: Lut, may_compile: bool, begun: str | None) -> str:
     if begun in workload.VALUE_BYTES:
         return begun
     found = int8.find_kernel(may_compile)
-    if not found.is_fast:
+    if found.reason:
         logger.warning("lut: float32, several times slower than int8 in C++: %s", found.reason)
     return "int8" if found.is_fast else "float32"
 
@@ -107,10 +107,10 @@ def resolve_compute(how: Lut, may_compile: bool, begun: str | None) -> str:
 def _kernel(may_compile: bool) -> int8.Kernel:
     """The kernel of an int8 table; logs which, and why the fast one is missing."""
     found = int8.find_kernel(may_compile)
-    if found.is_fast:
-        logger.info("lut: int8 in %s", found.kernel)
-    else:
+    if found.reason:
         logger.warning("lut: int8 in XLA, several times slower than in C++: %s", found.reason)
+    else:
+        logger.info("lut: int8 in %s", found.kernel)
     return found.kernel
 
 

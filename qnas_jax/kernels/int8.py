@@ -31,7 +31,7 @@ class Found(NamedTuple):
 
     Attributes:
       kernel: The faster one.
-      is_fast: Whether it is faster than convolutions of float32.
+      is_fast: Whether it is faster than convolutions of float32. XLA's is on no device.
       reason: On a CPU, why it is not C++; else empty.
     """
 
@@ -48,7 +48,7 @@ def find_kernel(may_compile: bool = True) -> Found:
         earlier run has compiled it.
     """
     if jax.default_backend() != "cpu":
-        return Found("XLA", True, "")
+        return Found("XLA", False, "")  # by 3 times on an H200, see docs/memory.md
     reason = native.missing(may_compile)
     return Found("XLA", False, reason) if reason else Found("C++", True, "")
 

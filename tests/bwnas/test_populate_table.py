@@ -13,7 +13,7 @@ from qnas_jax.run.stage import Stage, begun_with
 NO_CPP = int8.Found("XLA", False, "there is no C++ compiler (c++)")
 KERNELS = {
     "C++": int8.Found("C++", True, ""),
-    "accelerator": int8.Found("XLA", True, ""),
+    "accelerator": int8.Found("XLA", False, ""),
     "no C++": NO_CPP,
 }
 
@@ -35,7 +35,7 @@ def found(request, monkeypatch):
     ("found", "expected", "lines"),
     [
         ("C++", "int8", []),
-        ("accelerator", "int8", []),
+        ("accelerator", "float32", []),
         (
             "no C++",
             "float32",

@@ -239,4 +239,4 @@ def test_where_cpp_is_missing_xla_is_used_and_the_reason_given(monkeypatch):
 def test_an_accelerator_needs_no_cpp(monkeypatch):
     monkeypatch.setattr(int8.jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(native, "missing", lambda _: pytest.fail("asked for C++"))
-    assert int8.find_kernel() == ("XLA", True, "")
+    assert int8.find_kernel() == ("XLA", False, "")
