@@ -90,10 +90,8 @@ def _finish(
     how, subnets = fit.training(config), [point.subnet for point in picked]
     final = [aware.get(one.stage.folder.name, one) for one in (teacher, *retrained)]
     networks = dict(zip([latency_stage.TEACHER, *subnets], final, strict=True))
-    exported = {
-        name: export_stage.export(workdir, problem, how, deployed, trained)
-        for name, trained in networks.items()
-    }
+    written = export_stage.export_all(workdir, problem, how, deployed, list(networks.values()))
+    exported = dict(zip(networks, written, strict=True))
     timed = latency_stage.time_networks(workdir, problem, config.network, deployed, subnets)
     stages = [teacher.stage, found.distilled, found.populated, found.searched, timed]
     results = write_report(

@@ -69,12 +69,13 @@ def _finish(
     """Writes the files of all networks, and the results."""
     config, how = begun.config, fit.training(begun.config)
     folders = {row.network.stage.folder.name: row.network for row in rows}
-    exported = [
-        export_stage.export(workdir, begun.problem, how, begun.deployed, network).folder
-        for network in folders.values()
-    ]
+    exported = export_stage.export_all(
+        workdir, begun.problem, how, begun.deployed, list(folders.values())
+    )
     results = write_results(workdir, begun, shared.stage, rows)
-    export_stage.check(exported, begun.problem.task, config.export.max_drop)
+    export_stage.check(
+        [stage.folder for stage in exported], begun.problem.task, config.export.max_drop
+    )
     return results
 
 

@@ -25,9 +25,7 @@ def main() -> None:
     how, networks = fit.training(config), finished.trained(workdir, config, problem)
     networks = qat.finished(workdir, config.retrain, networks)
     with disk.only_one(workdir):
-        stages = [
-            export_stage.export(workdir, problem, how, deployed, network) for network in networks
-        ]
+        stages = export_stage.export_all(workdir, problem, how, deployed, networks)
     folders, (height, width, _) = [stage.folder for stage in stages], deployed.image_shape
     print(f"{len(problem.val)} images of {height} x {width}: {folders[0].parent}")
     print(export_stage.as_text(folders, problem.task))

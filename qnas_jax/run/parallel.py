@@ -6,6 +6,7 @@ Code asks `team()` and not JAX, because a part of a run may be done by one proce
 import concurrent.futures
 import contextlib
 import contextvars
+import functools
 import os
 import queue
 import threading
@@ -19,6 +20,7 @@ import numpy as np
 from qnas_jax.errors import InputError
 
 Unit = TypeVar("Unit")
+Result = TypeVar("Result")
 Device = Any  # a jax.Device, which type checkers do not know as a type
 
 
@@ -120,38 +122,79 @@ def one_by_one(
     Groups work side by side, each in a thread of its own, where `team()` is the group; raises like
     `spread`.
     """
+    left, writes = _queue(units), is_first()
+
+    def drain(group: Sequence[Device]) -> None:
+        with alone(group, writes):
+            for unit in _taken(left):
+                work(unit, group[0])
+
+    _in_threads([functools.partial(drain, group) for group in groups])
+
+
+def side_by_side(works: Sequence[Callable[[], Result]]) -> list[Result]:
+    """Calls functions that do not depend on each other, and returns their results; see `spread`.
+
+    On a CPU two at a time, because compilation, Python and small operations use one core only. An
+    accelerator has one at a time, for its memory.
+    """
+    found: dict[int, Result] = {}
+    left = _queue(range(len(works)))
+
+    def drain() -> None:
+        for place in _taken(left):
+            found[place] = works[place]()
+
+    on_cpu = team().devices[0].platform == "cpu"
+    at_once = min(2, os.cpu_count() or 1) if on_cpu else 1
+    _in_threads([drain] * min(at_once, max(len(works), 1)))
+    return [found[place] for place in range(len(works))]
+
+
+def _queue(units: Iterable[Unit]) -> "queue.SimpleQueue[Unit]":
     left: queue.SimpleQueue[Unit] = queue.SimpleQueue()
     for unit in units:
         left.put(unit)
-    writes, given_up = is_first(), threading.Event()
+    return left
 
-    def drain(group: Sequence[Device]) -> None:
-        _GIVEN_UP.set(given_up)
-        with alone(group, writes):
-            while not given_up.is_set():
-                try:
-                    unit = left.get_nowait()
-                except queue.Empty:
-                    return
-                work(unit, group[0])
 
-    if len(groups) == 1:
-        context = contextvars.copy_context()  # in this thread
-        return context.run(drain, groups[0])
-    with concurrent.futures.ThreadPoolExecutor(len(groups)) as pool:
+def _taken(left: "queue.SimpleQueue[Unit]") -> Iterator[Unit]:
+    """Yields the units that are left, until a thread has failed."""
+    while not is_given_up():
         try:
-            running = [pool.submit(drain, group) for group in groups]
+            yield left.get_nowait()
+        except queue.Empty:
+            return
+
+
+def _in_threads(drains: Sequence[Callable[[], None]]) -> None:
+    """Calls all functions at the same time; a single one in this thread."""
+    given_up = threading.Event()
+
+    def begin(drain: Callable[[], None]) -> None:
+        _GIVEN_UP.set(given_up)
+        drain()
+
+    contexts = [contextvars.copy_context() for _ in drains]  # the team, which is this thread's
+    if len(drains) == 1:
+        return contexts[0].run(begin, drains[0])
+    with concurrent.futures.ThreadPoolExecutor(len(drains)) as pool:
+        try:
+            running = [
+                pool.submit(context.run, begin, drain)
+                for context, drain in zip(contexts, drains, strict=True)
+            ]
             concurrent.futures.wait(running, return_when=concurrent.futures.FIRST_EXCEPTION)
             for future in running:
                 if future.done():
                     future.result()
-        except BaseException:  # of a group, or this thread is interrupted
+        except BaseException:  # of a thread, or this one is interrupted
             given_up.set()
             raise
 
 
 def is_given_up() -> bool:
-    """Whether long work in `one_by_one` should end, because that of another group has failed."""
+    """Whether long work beside other work should end, because that has failed."""
     given_up = _GIVEN_UP.get()
     return given_up is not None and given_up.is_set()
 

@@ -4,7 +4,7 @@ import functools
 import itertools
 import logging
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -18,7 +18,7 @@ from qnas_jax.export.graph import Graph
 from qnas_jax.export.runtimes import Runtime
 from qnas_jax.hardware.deployment import Deployment
 from qnas_jax.report import exports
-from qnas_jax.run import artefacts
+from qnas_jax.run import artefacts, parallel
 from qnas_jax.run.listing import listed
 from qnas_jax.run.stage import Stage, read_json
 from qnas_jax.stages import evaluation
@@ -36,6 +36,18 @@ LEAST_AGREEMENT = 99.9  # percent of the predictions; below it, a warning is log
 _LINE = "{:>9} {:>13} {:>6} {:>11} {:>10} {:>13}  {:12}  {}"
 SEE = "see docs/export.md"
 CODE_IMAGES = 2  # validation images that are compared code by code
+
+
+def export_all(
+    workdir: pathlib.Path,
+    problem: Problem,
+    how: Training,
+    deployed: Deployment,
+    networks: Sequence[Trained],
+) -> list[Stage]:
+    """Writes the files of several networks; see `export` and `parallel.side_by_side`."""
+    one = functools.partial(export, workdir, problem, how, deployed)
+    return parallel.side_by_side([functools.partial(one, network) for network in networks])
 
 
 def export(

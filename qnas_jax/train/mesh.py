@@ -98,7 +98,8 @@ def width_for(networks: int, batch: int, devices: int) -> int:
 def train_all(batch: int, trainings: Sequence[Callable[[], Any]]) -> None:
     """Runs trainings of whole networks, side by side where this is faster.
 
-    Several processes share each batch, and run one training after another.
+    Several processes share each batch, and run one training after another. Where all devices share
+    a batch, `parallel.side_by_side` decides.
 
     Args:
       batch: Images of a step.
@@ -106,9 +107,12 @@ def train_all(batch: int, trainings: Sequence[Callable[[], Any]]) -> None:
     """
     team = parallel.team()
     width = width_for(max(len(trainings), 1), batch, len(team.devices))
-    if team.count > 1 or width == len(team.devices):
+    if team.count > 1:
         for train in trainings:
             train()
+        return
+    if width == len(team.devices):
+        parallel.side_by_side(trainings)
         return
     starts = range(0, len(team.devices) - width + 1, width)[: len(trainings)]
     groups = [team.devices[start : start + width] for start in starts]

@@ -1,8 +1,10 @@
 """Devices and processes; several of them are made up, or started."""
 
 import contextlib
+import functools
 import threading
 import time
+import types
 
 import jax
 import pytest
@@ -59,6 +61,56 @@ def test_several_processes_share_the_units(devices, monkeypatch):
         parallel.spread([5, 1, 4, 0, 3, 2, 6], lambda unit, _, mine=mine: mine.append(unit))
         done.append(mine)
     assert done == [[0, 5, 6], [1, 3], [2, 4]], "every third unit, each share in order"
+
+
+def _made_up(monkeypatch, platform):
+    device = types.SimpleNamespace(platform=platform)
+    monkeypatch.setattr(parallel, "team", lambda: parallel.Team(1, 0, (device,), True))
+
+
+def test_works_that_do_not_depend_on_each_other_run_two_at_a_time_on_a_cpu(monkeypatch):
+    _made_up(monkeypatch, "cpu")
+    monkeypatch.setattr(parallel.os, "cpu_count", lambda: 8)
+    pairs = threading.Barrier(2, timeout=60)
+
+    def work(number):
+        pairs.wait()
+        return number
+
+    works = [functools.partial(work, number) for number in range(6)]
+    assert parallel.side_by_side(works) == list(range(6))
+    assert parallel.side_by_side([]) == []
+
+
+@pytest.mark.parametrize(("platform", "cores"), [("gpu", 8), ("cpu", 1)])
+def test_an_accelerator_and_a_single_core_do_one_work_after_the_other(monkeypatch, platform, cores):
+    _made_up(monkeypatch, platform)
+    monkeypatch.setattr(parallel.os, "cpu_count", lambda: cores)
+    assert set(parallel.side_by_side([threading.current_thread] * 3)) == {threading.main_thread()}
+
+
+def test_an_error_beside_other_work_is_raised_and_ends_it(monkeypatch):
+    _made_up(monkeypatch, "cpu")
+    monkeypatch.setattr(parallel.os, "cpu_count", lambda: 2)
+    both, begun = threading.Barrier(2, timeout=60), []
+
+    def fails():
+        both.wait()
+        raise InputError("broken")
+
+    def long():
+        both.wait()
+        while not parallel.is_given_up():
+            time.sleep(0.01)
+
+    with pytest.raises(InputError, match=r"^broken$"):
+        parallel.side_by_side([fails, long, functools.partial(begun.append, 1)])
+    assert not begun
+
+
+def test_work_beside_other_work_has_the_same_team():
+    with parallel.alone(writes=False):
+        assert parallel.side_by_side([parallel.is_first] * 3) == [False] * 3
 
 
 @pytest.mark.parametrize("failing", DEVICES)
