@@ -45,6 +45,16 @@ IMAGES, IMAGES_PER_PASS = 64, 8  # training images that the components are found
 Projection = Float[np.ndarray, "teacher student"]
 
 
+def are_needed(problem: Problem) -> bool:
+    """Whether the subnets have other channels than the teacher at the boundaries of blocks."""
+    narrow, wide = _boundaries(problem)
+    return narrow != wide
+
+
+def _boundaries(problem):
+    return _channels(problem.space.blocks), _channels(problem.teacher.encoder.blocks)
+
+
 def of_run(folder: pathlib.Path, problem: Problem, how: Training, variables: PyTree) -> PyTree:
     """Returns the teacher's variables with the adapters of a run, if its subnets are narrower.
 
@@ -56,9 +66,9 @@ def of_run(folder: pathlib.Path, problem: Problem, how: Training, variables: PyT
       how: Has the crop and the seed.
       variables: The teacher's variables.
     """
-    narrow, wide = _channels(problem.space.blocks), _channels(problem.teacher.encoder.blocks)
-    if narrow == wide:
+    if not are_needed(problem):
         return variables
+    narrow, wide = _boundaries(problem)
     check(problem.teacher, problem.val[0][0].shape)
     file = folder / "adapters.npz"
     with processes.first_goes_first("adapters"):

@@ -114,6 +114,11 @@ class Begun(NamedTuple):
 
 def begin(given: Config, workdir: pathlib.Path) -> Begun:
     """Runs only the first stage: prepares the run and trains the teacher."""
+    return _with_teacher(workdir, *_prepared(given, workdir))
+
+
+def _prepared(given: Config, workdir: pathlib.Path) -> tuple[Config, Problem, Deployment]:
+    """Checks all that can be checked before the first stage."""
     given.check()
     config, problem, deployed = prepare(given)
     inspection.inspect(config, problem, deployed)
@@ -127,6 +132,13 @@ def begin(given: Config, workdir: pathlib.Path) -> Begun:
             dry_run.dry_run(problem, config.space.bits, deployed.image_shape, runtime)
         if parallel.is_first() and not (workdir / "config.json").exists():
             artefacts.write_json(workdir / "config.json", config)
+    return config, problem, deployed
+
+
+def _with_teacher(
+    workdir: pathlib.Path, config: Config, problem: Problem, deployed: Deployment
+) -> Begun:
+    how = fit.training(config)
     teacher, variables = train_stage.train_teacher(
         workdir, problem, how, config.network, config.teacher
     )
@@ -157,12 +169,14 @@ class Searched(NamedTuple):
 
 def search(given: Config, workdir: pathlib.Path) -> Searched:
     """Runs all stages up to the front of the subnets; raises like `run`."""
-    begun = begin(given, workdir)
-    config, problem, deployed, teacher, variables = begun
+    config, problem, deployed = _prepared(given, workdir)
     how = fit.training(config)
+    ahead = train_supernet.compile_ahead(workdir, problem, how, config.supernet)
+    begun = _with_teacher(workdir, config, problem, deployed)
+    teacher, variables = begun.teacher, begun.variables
     variables = adapters.of_run(workdir / "supernet", problem, how, variables)
     distilled, params = train_supernet.train_supernet(
-        workdir, problem, how, config.space, config.supernet, teacher.stage, variables
+        workdir, problem, how, config.space, config.supernet, teacher.stage, variables, ahead
     )
     populated, rows = populate_table.populate_table(
         workdir, problem, deployed, config.space, config.lut, config.kernels, how.train.crop,

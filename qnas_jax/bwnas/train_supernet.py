@@ -1,22 +1,24 @@
 """Distills the supernet from the teacher."""
 
+import concurrent.futures
 import logging
 import operator
 import pathlib
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import SingleDeviceSharding
 from jaxtyping import PyTree
 
 from qnas_jax import space
-from qnas_jax.bwnas import balance, distill, distill_pmap
+from qnas_jax.bwnas import adapters, balance, distill, distill_pmap
 from qnas_jax.bwnas.config import Space, Supernet
 from qnas_jax.data.batching import Dataset, central_crops
-from qnas_jax.nn import inherit, supernet
+from qnas_jax.nn import inherit, init, supernet, weights
 from qnas_jax.run import artefacts, log, parallel, processes
-from qnas_jax.run.stage import Stage, read_json
+from qnas_jax.run.stage import Stage, is_finished, read_json
 from qnas_jax.stages import experiment
 from qnas_jax.stages.experiment import Problem, Purpose
 from qnas_jax.stages.fit import Training, batches, fit, optimizer_of, plan, rate_of
@@ -51,6 +53,61 @@ def supernet_stage(
     return Stage(workdir / "supernet", made_from)
 
 
+class Ahead(NamedTuple):
+    """The supernet's steps on one device, which are compiled before they are needed.
+
+    Attributes:
+      recipe: How the blocks are trained.
+      steps: The program, of `loop.program`.
+      compiled: Done when it is compiled.
+    """
+
+    recipe: distill.Recipe
+    steps: Any
+    compiled: concurrent.futures.Future[Any]
+
+
+def compile_ahead(
+    workdir: pathlib.Path, problem: Problem, training: Training, how: Supernet
+) -> Ahead | None:
+    """Begins to compile the steps in a thread, while the teacher is made; see `train_supernet`.
+
+    Compilation uses one core and may take longer than the steps. A program that is stopped waits
+    for its end.
+
+    Returns:
+      None if the supernet is finished, several devices share it, or the teacher gets adapters.
+    """
+    team = parallel.team()
+    several = team.count * len(team.devices) > 1
+    if several or is_finished(workdir / "supernet") or adapters.are_needed(problem):
+        return None
+    recipe = _recipe(problem, how, training.seed)
+    steps, place = loop.program(distill.train_step(recipe)), SingleDeviceSharding(team.devices[0])
+
+    def placed(leaf: Any) -> jax.ShapeDtypeStruct:
+        weak = leaf.weak_type
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place, weak_type=weak)
+
+    def run() -> None:
+        key = jax.random.key(0)
+        shape = 1, *training.train.crop, 3
+        fresh = jax.eval_shape(lambda: init.initialize(problem.teacher, key, shape))
+        variables = {kind: fresh[kind] for kind in weights.KINDS}
+        state = jax.eval_shape(lambda: distill.fresh_state(problem.space, recipe.optimizers, key))
+        given = jax.tree.map(placed, ((variables,), state))
+        at_once = min(training.run.per_dispatch, training.run.save_every, how.steps)
+        batch = batches(problem.train, training, how.batch)(0)
+        images, labels = (np.stack([array] * at_once) for array in batch)
+        # For arguments as `loop.fit` passes them.
+        steps.lower(*given, images, labels, np.arange(at_once, dtype=np.int32)).compile()
+
+    pool = concurrent.futures.ThreadPoolExecutor(1)
+    compiled = pool.submit(run)
+    pool.shutdown(wait=False)
+    return Ahead(recipe, steps, compiled)
+
+
 def train_supernet(
     workdir: pathlib.Path,
     problem: Problem,
@@ -59,6 +116,7 @@ def train_supernet(
     how: Supernet,
     teacher: Stage,
     variables: PyTree,
+    ahead: Ahead | None = None,
 ) -> tuple[Stage, list[supernet.Params]]:
     """Distills the teacher into every block of the supernet; measures some of its paths.
 
@@ -72,6 +130,7 @@ def train_supernet(
       how: How the supernet is distilled.
       teacher: The stage of the teacher.
       variables: The teacher's variables.
+      ahead: The steps, if they are compiled already.
 
     Returns:
       The stage of the supernet, and the parameters of each block.
@@ -81,7 +140,7 @@ def train_supernet(
         stage = supernet_stage(workdir, teacher, chosen, how, seed)
         if parallel.is_first():
             stage.begin()
-    recipe = _recipe(problem, how, seed)
+    recipe = ahead.recipe if ahead else _recipe(problem, how, seed)
     key = experiment.key(seed, Purpose.SUPERNET_INIT)
     drawn = distill.init_supernet(key, searched)
     if how.init == "teacher":
@@ -91,7 +150,10 @@ def train_supernet(
     state = distill.init_state(drawn, recipe.optimizers)
     team, read = parallel.team(), None
     if team.count * len(team.devices) == 1 or stage.done:
-        steps, layout = loop.several(distill.train_step(recipe), variables), loop.AS_SAVED
+        if ahead:
+            ahead.compiled.result()
+        program = ahead.steps if ahead else loop.program(distill.train_step(recipe))
+        steps, layout = loop.with_constants(program, variables), loop.AS_SAVED
     else:
         images = batches(problem.train, training, how.batch, range(how.batch // how.parts))
         part = images(0).images
