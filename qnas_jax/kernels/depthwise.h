@@ -1,131 +1,256 @@
 // INT8 depthwise convolutions. Weights are [channels / 16, kernel, kernel / 4] vectors of 16
 // channels x 4 columns, padded with zeros. The image is padded with code 0.
+//
+// An image's row is rearranged into groups: vectors of 16 channels x 4 columns, as one instruction
+// takes them. Four neighboring outputs read the same groups, each with its weights shifted by
+// some columns, so that a column is held once.
 
 #pragma once
+
+#include <numeric>
 
 #include "native.h"
 
 namespace qnas {
 
 constexpr int64_t kLine = 4;  // vectors of a piece of work: one cache line of codes
+constexpr int64_t kTile = 4;  // neighboring outputs that read the same groups
+
+// One axis of an image. Every so many outputs read inputs that are `dilation` apart. These are a
+// phase: on its own inputs, numbered by taps, the convolution is not dilated.
+struct Axis {
+  int64_t size, kernel, stride, dilation;
+
+  int64_t out() const { return CeilDiv(size, stride); }
+  int64_t phases() const { return dilation / std::gcd(stride, dilation); }
+  int64_t outputs(int64_t phase) const { return CeilDiv(out() - phase, phases()); }
+  // Taps from an output of a phase to the next.
+  int64_t step() const { return stride / std::gcd(stride, dilation); }
+  int64_t input(int64_t phase, int64_t tap) const {
+    return stride * phase + dilation * tap - dilation * (kernel - 1) / 2;
+  }
+  bool holds(int64_t input) const { return 0 <= input && input < size; }
+};
+
+// Taps before the first one, so that the image's first column begins a group.
+constexpr int64_t Lead(int64_t kernel) { return (kGroup - kernel / 2 % kGroup) % kGroup; }
+
+// Of an output in a tile: where its taps begin, and how many groups they touch.
+constexpr int64_t TapOf(int64_t kernel, int64_t step, int64_t output) {
+  return Lead(kernel) + output * step;
+}
+constexpr int64_t GroupsOf(int64_t kernel, int64_t step, int64_t output) {
+  return CeilDiv(TapOf(kernel, step, output) % kGroup + kernel, kGroup);
+}
+// Vectors of shifted weights for a row of the kernel.
+constexpr int64_t ShiftedOf(int64_t kernel, int64_t step) {
+  return GroupsOf(kernel, step, 0) + GroupsOf(kernel, step, 1) + GroupsOf(kernel, step, 2) +
+         GroupsOf(kernel, step, 3);
+}
+
+// The weights of a vector of channels, for each row of the kernel and output in a tile.
+inline void Shift(const __m512i* weights, int64_t kernel, int64_t step, __m512i* shifted) {
+  const int64_t groups = CeilDiv(kernel, kGroup);
+  for (int64_t row = 0; row < kernel; ++row, weights += groups)
+    for (int64_t output = 0; output < kTile; ++output) {
+      const int64_t bits = TapOf(kernel, step, output) % kGroup * 8;
+      for (int64_t group = 0; group < GroupsOf(kernel, step, output); ++group) {
+        const __m512i zero = _mm512_setzero_si512();
+        __m512i own = group < groups ? _mm512_loadu_si512(weights + group) : zero;
+        __m512i before = group > 0 ? _mm512_loadu_si512(weights + group - 1) : zero;
+        *shifted++ = _mm512_or_si512(_mm512_sll_epi32(own, _mm_cvtsi64_si128(bits)),
+                                     _mm512_srl_epi32(before, _mm_cvtsi64_si128(32 - bits)));
+      }
+    }
+}
+
+// A row of an image as groups, [phases, of_phase].
+struct Groups {
+  Axis columns;
+  int64_t phases, tiles, of_phase;  // tiles of outputs in a phase
+  std::vector<int64_t> first;       // each group's first column
+  std::vector<int32_t> masks;       // which bytes of each group are on the image
+
+  explicit Groups(const Axis& columns) : columns(columns), phases(columns.phases()) {
+    const int64_t kernel = columns.kernel, step = columns.step();
+    tiles = CeilDiv(columns.outputs(0), kTile);
+    of_phase = (tiles - 1) * step + TapOf(kernel, step, kTile - 1) / kGroup +
+               GroupsOf(kernel, step, kTile - 1);
+    for (int64_t phase = 0; phase < phases; ++phase)
+      for (int64_t group = 0; group < of_phase; ++group) {
+        first.push_back(columns.input(phase, group * kGroup - Lead(kernel)));
+        masks.push_back(0);
+        for (int64_t i = 0; i < kGroup; ++i)
+          if (columns.holds(column(first.size() - 1, i))) masks.back() |= 0xffu << 8 * i;
+      }
+  }
+
+  int64_t count() const { return masks.size(); }
+  int64_t column(int64_t group, int64_t i) const { return first[group] + i * columns.dilation; }
+};
+
+// Some neighboring rows of an image as groups, in a ring: the inputs of a row of outputs.
+struct Ring {
+  int64_t size, row;          // groups between the ring's rows; the row of outputs
+  int64_t start, first, last;  // the kernel's first row in the ring; its rows on the image
+};
+
+// Calls use(ring) for outputs `begin` to `end` of a phase of the rows, and before it
+// make(row, place in the ring) for each row of the image that it needs.
+template <typename Make, typename Use>
+void WalkRows(const Axis& rows, int64_t size, int64_t phase, int64_t begin, int64_t end,
+              const Make& make, const Use& use) {
+  int64_t made = 0;  // taps before this one are in the ring
+  for (int64_t output = begin; output < end; ++output) {
+    const int64_t tap = output * rows.step();
+    Ring ring{size, phase + output * rows.phases(), tap % rows.kernel, rows.kernel, 0};
+    for (int64_t i = 0; i < rows.kernel; ++i) {
+      const int64_t row = rows.input(phase, tap + i);
+      if (!rows.holds(row)) continue;
+      ring.first = std::min(ring.first, i);
+      ring.last = i + 1;
+      if (tap + i < made) continue;
+      make(row, (tap + i) % rows.kernel);
+      made = tap + i + 1;
+    }
+    use(ring);
+  }
+}
+
+// The sums of kTiles x 4 outputs. `groups` is where the first begins, in the ring's first row.
+template <int kTiles, typename Kernel, typename Step>
+[[gnu::always_inline]] inline void Correlate(Kernel kernel, Step step, const Ring& ring,
+                                             const __m512i* groups, const __m512i* weights,
+                                             __m512i (&sums)[kTiles * kTile]) {
+  weights += ring.first * ShiftedOf(kernel, step);
+  for (int64_t i = ring.first; i < ring.last; ++i) {
+    int64_t place = ring.start + i;
+    const __m512i* at = groups + (place < kernel ? place : place - kernel) * ring.size;
+#pragma GCC unroll 4
+    for (int output = 0; output < kTile; ++output) {
+      const int64_t first = TapOf(kernel, step, output) / kGroup;
+#pragma GCC unroll 4
+      for (int64_t group = 0; group < GroupsOf(kernel, step, output); ++group) {
+        __m512i four = _mm512_loadu_si512(weights++);
+        asm("" : "+v"(four));  // else GCC 12 loads it for each tile: loads are what takes time
+#pragma GCC unroll 4
+        for (int tile = 0; tile < kTiles; ++tile) {
+          __m512i& sum = sums[tile * kTile + output];
+          sum = _mm512_dpbusd_epi32(sum, at[tile * step + first + group], four);
+        }
+      }
+    }
+  }
+}
+
+// A row of outputs of one vector of channels. Calls put(phase, first, sums) for a few
+// neighboring outputs of a phase, the last of which may lie beyond its end.
+template <typename Put>
+void CorrelateRow(const Groups& layout, const Ring& ring, const __m512i* groups,
+                  const __m512i* weights, const Put& put) {
+  auto run = [&](auto kernel, auto step) {
+    auto tiles = [&](auto count, int64_t phase, int64_t tile) {
+      constexpr int kTiles = decltype(count)::value;
+      __m512i sums[kTiles * kTile] = {};
+      const __m512i* at = groups + phase * layout.of_phase + tile * step;
+      Correlate<kTiles>(kernel, step, ring, at, weights, sums);
+      put(phase, tile * kTile, sums);
+    };
+    for (int64_t phase = 0; phase < layout.phases; ++phase) {
+      int64_t tile = 0;
+      for (; tile + 2 <= layout.tiles; tile += 2) tiles(Count<2>(), phase, tile);
+      if (tile < layout.tiles) tiles(Count<1>(), phase, tile);
+    }
+  };
+  // The usual sizes, known to the compiler, keep the groups in registers.
+  auto with_step = [&](auto step) {
+    switch (layout.columns.kernel) {
+      case 3: return run(Count<3>(), step);
+      case 5: return run(Count<5>(), step);
+      case 7: return run(Count<7>(), step);
+      default: return run(layout.columns.kernel, step);
+    }
+  };
+  switch (layout.columns.step()) {
+    case 1: return with_step(Count<1>());
+    case 2: return with_step(Count<2>());
+    default: return with_step(layout.columns.step());
+  }
+}
 
 struct Window {
-  int64_t height, width, channels, out_height, out_width, kernel, stride, dilation;
+  Axis rows, columns;
+  int64_t channels;
 
-  int64_t groups() const { return CeilDiv(kernel, kGroup); }
-  int64_t pad() const { return dilation * (kernel - 1) / 2; }
-  // Groups of four columns that the sums of a row read.
-  int64_t fours() const {
-    return (out_width - 1) * stride + kGroup * (groups() - 1) * dilation + 1;
-  }
-  // The columns of a padded row that are `dilation` apart.
-  int64_t phase_width() const {
-    return CeilDiv(std::max(width + pad(), fours() + 3 * dilation), dilation) + kGroup;
-  }
+  int64_t vectors() const { return CeilDiv(channels, kLanes); }
+  int64_t of_vector() const { return rows.kernel * CeilDiv(rows.kernel, kGroup); }  // weights
 };
 
-// Rearranges a row: for every column c of the padded row, the columns c, c + d, c + 2d, c + 3d
-// of each of 16 channels. `padded` holds columns that are d apart side by side.
-inline void Interleave(const Window& w, const uint8_t* row, __mmask16 mask, __m128i* padded,
-                       __m512i* fours) {
+// Rearranges a row of 16 channels.
+inline void Arrange(const Groups& layout, const uint8_t* row, int64_t channels, __mmask16 mask,
+                    __m512i* groups) {
   const auto quarters = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-  const __m512i bytes = _mm512_broadcast_i32x4(
-      _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
-  // Local copies: the compiler then knows that no store changes them.
-  const int64_t channels = w.channels, width = w.width, count = w.fours(), d = w.dilation;
-  const int64_t pad = w.pad(), phase_width = w.phase_width();
-  for (int64_t phase = 0; phase < d; ++phase) {
-    __m128i* to = padded + phase * phase_width;
-    int64_t begin = CeilDiv(std::max<int64_t>(pad - phase, 0), d);
-    const uint8_t* from = row + (begin * d + phase - pad) * channels;
-    int64_t end = CeilDiv(pad + width - phase, d), step = d * channels;
-    if (mask == 0xffff)
-      for (int64_t i = begin; i < end; ++i, from += step)
-        to[i] = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
-    else
-      for (int64_t i = begin; i < end; ++i, from += step) to[i] = _mm_maskz_loadu_epi8(mask, from);
-    for (int64_t c = phase, i = 0; c < count; c += d, ++i) {
-      __m512i four = _mm512_permutexvar_epi32(quarters, _mm512_loadu_si512(to + i));
-      fours[c] = _mm512_shuffle_epi8(four, bytes);
+  for (int64_t group = 0; group < layout.count(); ++group) {
+    __m128i columns[kGroup];
+#pragma GCC unroll 4
+    for (int64_t i = 0; i < kGroup; ++i) {
+      const int64_t column = layout.column(group, i);
+      columns[i] = _mm_maskz_loadu_epi8(layout.columns.holds(column) ? mask : 0,
+                                        row + column * channels);
     }
+    __m512i four = _mm512_castsi128_si512(columns[0]);
+    four = _mm512_inserti32x4(four, columns[1], 1);
+    four = _mm512_inserti32x4(four, columns[2], 2);
+    four = _mm512_inserti32x4(four, columns[3], 3);
+    groups[group] = Transpose(_mm512_permutexvar_epi32(quarters, four));
   }
 }
-
-// The rows of the kernel that lie on the image, for a row of the output.
-struct Rows {
-  int64_t top, first, last;  // the image's row at the kernel's top; the kernel's rows
-
-  Rows(const Window& w, int64_t row)
-      : top(row * w.stride - w.pad()),
-        first(top < 0 ? CeilDiv(-top, w.dilation) : 0),
-        last(std::min(w.kernel, CeilDiv(w.height - top, w.dilation))) {}
-};
-
-// kColumns pixels of a row, from column `column` of the padded image on.
-template <int kColumns>
-inline void Correlate(const Window& w, const Rows& rows, int64_t column, const __m512i* fours,
-                      const __m512i* weights, __m512i (&sums)[kColumns]) {
-  for (int64_t i = rows.first; i < rows.last; ++i)
-    for (int64_t group = 0; group < w.groups(); ++group) {
-      __m512i four = _mm512_loadu_si512(weights + i * w.groups() + group);
-      const __m512i* at = fours + (rows.top + i * w.dilation) * w.fours() + column +
-                          group * kGroup * w.dilation;
-#pragma GCC unroll 8
-      for (int c = 0; c < kColumns; ++c)
-        sums[c] = _mm512_dpbusd_epi32(sums[c], at[c * w.stride], four);
-    }
-}
-
-template <int kCount>
-using Count = std::integral_constant<int, kCount>;
 
 // 16 channels of an image. `pixel` and `tile` are the image's first pixel and row, for the sink.
 template <typename Column>
-void CorrelateImage(const Window& w, const uint8_t* x, __mmask16 mask, const __m512i* weights,
-                    int64_t pixel, int64_t tile, const Column& sink) {
-  thread_local std::vector<__m512i> fours;
-  thread_local std::vector<__m128i> padded;
-  fours.resize(std::max<size_t>(fours.size(), w.height * w.fours()));
-  padded.assign(w.dilation * w.phase_width(), _mm_setzero_si128());
-  auto columns = [&](auto count, const Rows& rows, int64_t row, int64_t c) {
-    constexpr int kColumns = decltype(count)::value;
-    __m512i sums[kColumns] = {};
-    Correlate<kColumns>(w, rows, c * w.stride, fours.data(), weights, sums);
-    sink.template Put<kColumns>(sums, pixel + row * w.out_width + c, 1, tile + row);
+void CorrelateImage(const Window& w, const Groups& layout, const uint8_t* x, __mmask16 mask,
+                    const __m512i* weights, int64_t pixel, int64_t tile, const Column& sink) {
+  const int64_t width = w.columns.out(), phases = layout.phases, count = layout.count();
+  std::vector<__m512i> groups(w.rows.kernel * count), sums(phases * layout.tiles * kTile);
+  std::vector<__m512i> shifted(w.rows.kernel * ShiftedOf(w.rows.kernel, w.columns.step()));
+  Shift(weights, w.rows.kernel, w.columns.step(), shifted.data());
+  auto make = [&](int64_t row, int64_t place) {
+    Arrange(layout, x + row * w.columns.size * w.channels, w.channels, mask,
+            groups.data() + place * count);
   };
-  // Rows that are `dilation` apart share inputs: in this order these stay in the cache.
-  for (int64_t phase = 0; phase < std::min(w.dilation, w.out_height); ++phase) {
-    int64_t made = 0;  // rows before this one are rearranged, of this phase's inputs
-    for (int64_t row = phase; row < w.out_height; row += w.dilation) {
-      Rows rows(w, row);
-      for (int64_t i = rows.first; i < rows.last; ++i) {
-        int64_t at = rows.top + i * w.dilation;
-        if (at < made) continue;
-        Interleave(w, x + at * w.width * w.channels, mask, padded.data(),
-                   fours.data() + at * w.fours());
-        made = at + 1;
-      }
-      int64_t c = 0;
-      for (; c + 8 <= w.out_width; c += 8) columns(Count<8>(), rows, row, c);
-      for (; c + 4 <= w.out_width; c += 4) columns(Count<4>(), rows, row, c);
-      for (; c < w.out_width; ++c) columns(Count<1>(), rows, row, c);
-    }
-  }
+  auto use = [&](const Ring& ring) {
+    CorrelateRow(layout, ring, groups.data(), shifted.data(),
+                 [&](int64_t phase, int64_t first, const auto& found) {
+                   for (const __m512i& sum : found) sums[phase + phases * first++] = sum;
+                 });
+    auto put = [&](auto few, int64_t column) {
+      constexpr int kFew = decltype(few)::value;
+      __m512i found[kFew];
+      std::copy_n(sums.data() + column, kFew, found);
+      sink.template Put<kFew>(found, pixel + ring.row * width + column, tile + ring.row);
+    };
+    int64_t c = 0;
+    for (; c + 8 <= width; c += 8) put(Count<8>(), c);
+    for (; c + 4 <= width; c += 4) put(Count<4>(), c);
+    for (; c < width; ++c) put(Count<1>(), c);
+  };
+  for (int64_t phase = 0; phase < w.rows.phases(); ++phase)
+    WalkRows(w.rows, count, phase, 0, w.rows.outputs(phase), make, use);
 }
 
 // All sums of some images, `of_node` of each node.
 template <typename Sink>
 ffi::Error Depthwise(ffi::ThreadPool pool, const uint8_t* x, const __m512i* weights,
                      const Window& w, int64_t images, int64_t of_node, Sink& sink) {
-  const int64_t vectors = CeilDiv(w.channels, kLanes), pieces = CeilDiv(vectors, kLine);
+  const Groups layout(w.columns);
+  const int64_t pieces = CeilDiv(w.vectors(), kLine), pixels = w.rows.out() * w.columns.out();
   return Spread(pool, images * pieces, [&](int64_t piece) {
     int64_t image = piece / pieces, begin = piece % pieces * kLine;
-    for (int64_t vector = begin; vector < std::min(begin + kLine, vectors); ++vector) {
+    for (int64_t vector = begin; vector < std::min(begin + kLine, w.vectors()); ++vector) {
       int64_t first = vector * kLanes;
-      CorrelateImage(w, x + image * w.height * w.width * w.channels + first,
-                     MaskOf(w.channels, first), weights + vector * w.kernel * w.groups(),
-                     image * w.out_height * w.out_width, image % of_node * w.out_height,
-                     sink.At(image / of_node, first));
+      CorrelateImage(w, layout, x + image * w.rows.size * w.columns.size * w.channels + first,
+                     MaskOf(w.channels, first), weights + vector * w.of_vector(), image * pixels,
+                     image % of_node * w.rows.out(), sink.At(image / of_node, first));
     }
   });
 }

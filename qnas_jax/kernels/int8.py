@@ -13,6 +13,7 @@ exact up to sums of 2**24; below that both give the same codes. This module is t
 C++: nothing else imports `native`.
 """
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import jax
@@ -104,6 +105,68 @@ def depthwise(
         return native.depthwise(x, w, norm, stride, dilation)
     sums = convolution.depthwise(x.astype(jnp.float32), w.astype(jnp.float32), stride, dilation)
     return _requantized(sums, norm)
+
+
+def mbconv(
+    x: UInt8[Array, "n h w i"],
+    weights: Sequence[Int8[Array, "..."]],
+    norms: Sequence[Float[Array, "3 _"]],
+    grids: Float[Array, "grids 4"],
+    stride: int,
+    dilation: int,
+    kernel: Kernel,
+) -> UInt8[Array, "n h2 w2 o"]:
+    """An inverted residual: `pointwise`, `depthwise`, `pointwise`, and the sum with the input.
+
+    Args:
+      x: Activation codes.
+      weights: Of the three convolutions, packed for the same kernel.
+      norms: Factor, offset and highest code of each output channel, of each convolution.
+      grids: Scale, zero point, inverse of the scale and highest code: of the output; if the
+        input is added, of the input, of what it is added to, and of the sum.
+      stride: Of the depthwise convolution.
+      dilation: Of the depthwise convolution.
+      kernel: What computes it, from `find_kernel`.
+    """
+    if kernel == "C++":
+        return native.mbconv(x, weights, norms, grids, stride, dilation)
+    y = pointwise(x, weights[0], norms[0], kernel)
+    y = depthwise(y, weights[1], norms[1], stride, dilation, kernel)
+    y = pointwise(y, weights[2], norms[2], kernel)
+    if len(grids) == 1:
+        return y
+    _, zero_point, inverse, top = grids[2]
+    total = real(x, *grids[0, :2]) + real(y, *grids[1, :2])
+    return jnp.clip(jnp.round(total * inverse) + zero_point, 0, top).astype(jnp.uint8)
+
+
+def mbconv_noise(
+    x: UInt8[Array, "n h w i"],
+    weights: Sequence[Int8[Array, "..."]],
+    norms: Sequence[Float[Array, "3 _"]],
+    grids: Float[Array, "grids 4"],
+    target: Float[Array, "n h2 w2 o"],
+    stride: int,
+    dilation: int,
+    kernel: Kernel,
+) -> Float[Array, "o"]:
+    """Squared distances of `mbconv` from a target, summed over images and pixels."""
+    if kernel == "C++":
+        return native.mbconv_noise(x, weights, norms, grids, target, stride, dilation)
+    y = mbconv(x, weights, norms, grids, stride, dilation, kernel)
+    return jnp.sum(jnp.square(real(y, *grids[-1, :2]) - target), axis=(0, 1, 2))
+
+
+def real(
+    codes: UInt8[Array, "n h w c"], scale: Float[Array, ""], zero_point: Float[Array, ""]
+) -> Float[Array, "n h w c"]:
+    """Real values, ``scale * (codes - zero_point)``, bit-identical to those of the float path.
+
+    The bound changes no value. It keeps the compiler from fusing the product into a sum that
+    follows, which would change the rounding: thousands of sums of two grids are half-way between
+    codes.
+    """
+    return jnp.maximum((codes - zero_point) * scale, -zero_point * scale)
 
 
 def pointwise_statistics(

@@ -4,6 +4,7 @@
 // sums. native.py packs the weights and compiles this file.
 
 #include "depthwise.h"
+#include "mbconv.h"
 #include "native.h"
 #include "pointwise.h"
 #include "statistics.h"
@@ -13,6 +14,11 @@ namespace {
 namespace ffi = xla::ffi;
 using namespace qnas;
 using Pool = ffi::ThreadPool;
+
+bool FitProduct(const Weights& weights, int64_t in, int64_t channels) {
+  int64_t vectors = CeilDiv(channels, kLanes) * CeilDiv(in, kGroup);
+  return int64_t(weights.element_count()) == vectors * kLanes * kGroup;
+}
 
 // The sizes of a 1x1 convolution.
 struct Pixels {
@@ -25,8 +31,7 @@ struct Pixels {
         nodes(nodes) {}
 
   bool Fit(const Weights& weights) const {
-    int64_t vectors = CeilDiv(channels, kLanes) * CeilDiv(in, kGroup);
-    return int64_t(weights.element_count()) == vectors * kLanes * kGroup && count % nodes == 0;
+    return FitProduct(weights, in, channels) && count % nodes == 0;
   }
 };
 
@@ -62,13 +67,11 @@ int64_t ImagesOf(const Bytes& x) {
 
 Window WindowOf(const Bytes& x, int64_t kernel, int64_t stride, int64_t dilation) {
   auto in = x.dimensions().last(3);
-  return {in[0],  in[1],  in[2], CeilDiv(in[0], stride), CeilDiv(in[1], stride),
-          kernel, stride, dilation};
+  return {{in[0], kernel, stride, dilation}, {in[1], kernel, stride, dilation}, in[2]};
 }
 
 bool FitWindow(const Window& w, const Weights& weights) {
-  int64_t vectors = CeilDiv(w.channels, kLanes) * w.kernel * w.groups();
-  return int64_t(weights.element_count()) == vectors * kLanes * kGroup;
+  return int64_t(weights.element_count()) == w.vectors() * w.of_vector() * kLanes * kGroup;
 }
 
 ffi::Error DepthwiseCodes(Pool pool, Bytes x, Weights weights, Floats norms,
@@ -77,7 +80,7 @@ ffi::Error DepthwiseCodes(Pool pool, Bytes x, Weights weights, Floats norms,
   const Window w = WindowOf(x, kernel, stride, dilation);
   const int64_t images = ImagesOf(x), nodes = norms.element_count() / (3 * w.channels);
   if (!FitNodes(x, norms) || !FitWindow(w, weights) ||
-      int64_t(out->element_count()) != images * w.out_height * w.out_width * w.channels)
+      int64_t(out->element_count()) != images * w.rows.out() * w.columns.out() * w.channels)
     return Unfit();
   Codes sink{norms.typed_data(), out->typed_data(), w.channels};
   return Depthwise(pool, x.typed_data(), Vectors(weights), w, images, images / nodes, sink);
@@ -90,10 +93,79 @@ ffi::Error DepthwiseStatistics(Pool pool, Bytes x, Weights weights, ffi::Result<
   if (!FitWindow(w, weights) || int64_t(out->element_count()) != 4 * nodes * w.channels ||
       images % nodes)
     return Unfit();
-  Statistics sink(nodes, w.channels, images / nodes * w.out_height);
+  Statistics sink(nodes, w.channels, images / nodes * w.rows.out());
   ffi::Error done =
       Depthwise(pool, x.typed_data(), Vectors(weights), w, images, images / nodes, sink);
   return done.failure() ? done : sink.Write(pool, nullptr, 0, out->typed_data());
+}
+
+// What both functions of an inverted residual read.
+struct Inverted {
+  Bytes x;
+  Weights expand, depthwise, project;
+  Floats expand_norms, depthwise_norms, norms, grids;
+
+  int64_t Nodes() const { return norms.element_count() / (3 * norms.dimensions().back()); }
+
+  Mbconv Sizes(int64_t kernel, int64_t stride, int64_t dilation) const {
+    Window w = WindowOf(x, kernel, stride, dilation);
+    const int64_t in = std::exchange(w.channels, depthwise_norms.dimensions().back());
+    const bool adds = int64_t(grids.element_count()) == Nodes() * 3 * 4;
+    Mbconv m{w, in, norms.dimensions().back(), ImagesOf(x) / Nodes(), adds};
+    m.x = x.typed_data();
+    m.expand = Vectors(expand), m.depthwise = Vectors(depthwise), m.project = Vectors(project);
+    m.expand_norms = expand_norms.typed_data();
+    m.depthwise_norms = depthwise_norms.typed_data();
+    m.norms = norms.typed_data(), m.grids = grids.typed_data();
+    return m;
+  }
+
+  bool Fit(const Mbconv& m) const {
+    const int64_t hidden = m.w.channels, nodes = Nodes(), grids_of_node = m.adds ? 3 : 1;
+    const bool same_shape = m.in == m.out && m.w.rows.stride == 1;
+    return FitNodes(x, norms) && FitNodes(x, expand_norms) && FitNodes(x, depthwise_norms) &&
+           FitNodes(x, grids) && int64_t(expand_norms.element_count()) == nodes * 3 * hidden &&
+           int64_t(depthwise_norms.element_count()) == nodes * 3 * hidden &&
+           int64_t(grids.element_count()) == nodes * grids_of_node * 4 &&
+           (same_shape || !m.adds) && FitWindow(m.w, depthwise) &&
+           FitProduct(expand, m.in, hidden) && FitProduct(project, hidden, m.out);
+  }
+};
+
+ffi::Error MbconvCodes(Pool pool, Bytes x, Weights expand, Weights depthwise, Weights project,
+                       Floats expand_norms, Floats depthwise_norms, Floats norms, Floats grids,
+                       ffi::Result<Bytes> out, int64_t kernel, int64_t stride, int64_t dilation) {
+  Inverted of{x, expand, depthwise, project, expand_norms, depthwise_norms, norms, grids};
+  Mbconv m = of.Sizes(kernel, stride, dilation);
+  const int64_t images = ImagesOf(x);
+  if (!of.Fit(m) || int64_t(out->element_count()) != images * m.w.rows.out() * m.of_row())
+    return Unfit();
+  m.codes = out->typed_data();
+  return Run(pool, m, images);
+}
+
+ffi::Error MbconvNoise(Pool pool, Bytes x, Weights expand, Weights depthwise, Weights project,
+                       Floats expand_norms, Floats depthwise_norms, Floats norms, Floats grids,
+                       Floats target, ffi::Result<Floats> out, int64_t kernel, int64_t stride,
+                       int64_t dilation) {
+  Inverted of{x, expand, depthwise, project, expand_norms, depthwise_norms, norms, grids};
+  Mbconv m = of.Sizes(kernel, stride, dilation);
+  const int64_t images = ImagesOf(x), nodes = of.Nodes(), rows = m.of_node * m.w.rows.out();
+  if (!of.Fit(m) || int64_t(out->element_count()) != nodes * m.out || images % nodes ||
+      int64_t(target.element_count()) != rows * m.of_row())
+    return Unfit();
+  std::vector<float> noise(nodes * rows * m.out);
+  m.target = target.typed_data(), m.noise = noise.data();
+  ffi::Error done = Run(pool, m, images);
+  if (done.failure()) return done;
+  for (int64_t node = 0; node < nodes; ++node)
+    for (int64_t channel = 0; channel < m.out; ++channel) {
+      double total = 0;
+      for (int64_t row = 0; row < rows; ++row)
+        total += noise[(node * rows + row) * m.out + channel];
+      out->typed_data()[node * m.out + channel] = total;
+    }
+  return done;
 }
 
 // The attributes of a depthwise convolution.
@@ -106,6 +178,11 @@ auto Windowed(Signature signature) {
 }
 
 auto Signature() { return ffi::Ffi::Bind().Ctx<Pool>().Arg<Bytes>().Arg<Weights>(); }
+
+auto OfMbconv() {
+  return Signature().Arg<Weights>().Arg<Weights>().Arg<Floats>().Arg<Floats>().Arg<Floats>()
+      .Arg<Floats>();
+}
 
 }  // namespace
 
@@ -124,3 +201,6 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(qnas_jax_depthwise, DepthwiseCodes,
                               Windowed(Signature().Arg<Floats>().Ret<Bytes>()));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(qnas_jax_depthwise_statistics, DepthwiseStatistics,
                               Windowed(Signature().Ret<Floats>()));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(qnas_jax_mbconv, MbconvCodes, Windowed(OfMbconv().Ret<Bytes>()));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(qnas_jax_mbconv_noise, MbconvNoise,
+                              Windowed(OfMbconv().Arg<Floats>().Ret<Floats>()));

@@ -27,7 +27,11 @@ namespace ffi = xla::ffi;
 constexpr int64_t kLanes = 16;  // channels of a vector of sums
 constexpr int64_t kGroup = 4;   // products that one instruction adds to a sum
 
-inline int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
+constexpr int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// A number that the compiler knows, also inside a function that is called with it.
+template <int kCount>
+using Count = std::integral_constant<int, kCount>;
 
 // The channels of a vector, fewer in the last one.
 inline __mmask16 MaskOf(int64_t channels, int64_t first) {
@@ -85,12 +89,23 @@ ffi::Error Spread(ffi::ThreadPool pool, int64_t count, const Body& body) {
   return ffi::Error(ffi::ErrorCode::kResourceExhausted, "an int8 convolution lacks memory");
 }
 
-// The numbers of four vectors, each 16 integers, as bytes, one vector after another; integers
-// beyond a byte become the nearest byte.
+// The numbers of four vectors, each 16 integers, as bytes: four of each vector side by side.
+// Integers beyond a byte become the nearest byte.
+inline __m512i PackFours(__m512i a, __m512i b, __m512i c, __m512i d) {
+  return _mm512_packus_epi16(_mm512_packs_epi32(a, b), _mm512_packs_epi32(c, d));
+}
+
+// The same, one vector after another.
 inline __m512i PackBytes(__m512i a, __m512i b, __m512i c, __m512i d) {
   const auto order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-  __m512i bytes = _mm512_packus_epi16(_mm512_packs_epi32(a, b), _mm512_packs_epi32(c, d));
-  return _mm512_permutexvar_epi32(order, bytes);
+  return _mm512_permutexvar_epi32(order, PackFours(a, b, c, d));
+}
+
+// Turns four times four neighboring bytes, the result of `PackFours`, around: the four vectors'
+// bytes of each channel side by side.
+inline __m512i Transpose(__m512i fours) {
+  const auto order = _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  return _mm512_shuffle_epi8(fours, _mm512_broadcast_i32x4(order));
 }
 
 inline void StoreVector(__m128i bytes, __mmask16 mask, uint8_t* out) {
@@ -133,26 +148,25 @@ struct Codes {
     uint8_t* out;
     int64_t channels;
 
-    // Puts a few pixels, `step` apart.
+    // Puts a few neighboring pixels.
     template <int kPixels>
-    void Put(const __m512i (&sums)[kPixels], int64_t pixel, int64_t step, int64_t) const {
+    void Put(const __m512i (&sums)[kPixels], int64_t pixel, int64_t) const {
       uint8_t* to = out + pixel * channels;
-      const int64_t bytes = step * channels;
       if constexpr (kPixels % 4 == 0) {
 #pragma GCC unroll 2
         for (int i = 0; i < kPixels; i += 4) {
           __m512i four = PackBytes(norm.Round(sums[i]), norm.Round(sums[i + 1]),
                                    norm.Round(sums[i + 2]), norm.Round(sums[i + 3]));
-          StoreVector(_mm512_castsi512_si128(four), mask, to + i * bytes);
-          StoreVector(_mm512_extracti32x4_epi32(four, 1), mask, to + (i + 1) * bytes);
-          StoreVector(_mm512_extracti32x4_epi32(four, 2), mask, to + (i + 2) * bytes);
-          StoreVector(_mm512_extracti32x4_epi32(four, 3), mask, to + (i + 3) * bytes);
+          StoreVector(_mm512_castsi512_si128(four), mask, to + i * channels);
+          StoreVector(_mm512_extracti32x4_epi32(four, 1), mask, to + (i + 1) * channels);
+          StoreVector(_mm512_extracti32x4_epi32(four, 2), mask, to + (i + 2) * channels);
+          StoreVector(_mm512_extracti32x4_epi32(four, 3), mask, to + (i + 3) * channels);
         }
       } else {
         for (int i = 0; i < kPixels; ++i) {
           __m512i code = norm.Round(sums[i]);
           __m512i four = PackBytes(code, code, code, code);
-          StoreVector(_mm512_castsi512_si128(four), mask, to + i * bytes);
+          StoreVector(_mm512_castsi512_si128(four), mask, to + i * channels);
         }
       }
     }
@@ -169,27 +183,20 @@ struct Codes {
            int64_t) const {
     const float* own = norms + 3 * node * channels;
     const __mmask16 mask = MaskOf(channels, first + (kVectors - 1) * kLanes);
-#pragma GCC unroll 6
+#pragma GCC unroll 8
     for (int r = 0; r < kPixels; ++r) {
-      __m512i codes[4];
-#pragma GCC unroll 4
+      __m512i codes[3] = {};
+#pragma GCC unroll 3
       for (int v = 0; v < kVectors; ++v)
         codes[v] = Norm(own, channels, first + v * kLanes).Round(sums[r][v]);
-#pragma GCC unroll 4
-      for (int v = kVectors; v < 4; ++v) codes[v] = codes[kVectors - 1];
-      __m512i four = PackBytes(codes[0], codes[1], codes[2], codes[3]);
+      __m512i four = PackBytes(codes[0], codes[1], codes[2], codes[2]);
       uint8_t* to = out + (pixel + r) * channels + first;
-      if (kVectors == 4 && mask == 0xffff) {
-        _mm512_storeu_si512(to, four);
-        continue;
-      }
       const __mmask16 whole = 0xffff;
       StoreVector(_mm512_castsi512_si128(four), kVectors == 1 ? mask : whole, to);
       if (kVectors > 1)
         StoreVector(_mm512_extracti32x4_epi32(four, 1), kVectors == 2 ? mask : whole, to + 16);
       if (kVectors > 2)
-        StoreVector(_mm512_extracti32x4_epi32(four, 2), kVectors == 3 ? mask : whole, to + 32);
-      if (kVectors > 3) StoreVector(_mm512_extracti32x4_epi32(four, 3), mask, to + 48);
+        StoreVector(_mm512_extracti32x4_epi32(four, 2), mask, to + 32);
     }
   }
 };

@@ -16,6 +16,7 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +31,8 @@ GROUP = 4  # products that one instruction adds to a sum
 
 SOURCE = pathlib.Path(__file__).with_suffix(".cc")
 HEADERS = tuple(
-    SOURCE.with_name(f"{name}.h") for name in ("native", "pointwise", "depthwise", "statistics")
+    SOURCE.with_name(f"{name}.h")
+    for name in ("native", "pointwise", "depthwise", "mbconv", "statistics")
 )
 MACHINES = ("x86_64", "AMD64")  # which may have AVX-512 VNNI
 FLAGS = (
@@ -43,6 +45,8 @@ FUNCTIONS = (
     "qnas_jax_depthwise",
     "qnas_jax_pointwise_statistics",
     "qnas_jax_depthwise_statistics",
+    "qnas_jax_mbconv",
+    "qnas_jax_mbconv_noise",
 )
 COMPILE_S = 300
 
@@ -196,6 +200,37 @@ def depthwise_statistics(
     """Statistics of a depthwise convolution's sums; see `int8.depthwise_statistics`."""
     out = jax.ShapeDtypeStruct((4, x.shape[-1]), jnp.float32)
     return _call(FUNCTIONS[3], out)(x, w, **_sizes(w, stride, dilation))
+
+
+def mbconv(
+    x: UInt8[Array, "n h w i"],
+    weights: Sequence[Int8[Array, "..."]],
+    norms: Sequence[Float[Array, "3 _"]],
+    grids: Float[Array, "grids 4"],
+    stride: int,
+    dilation: int,
+) -> UInt8[Array, "n h2 w2 o"]:
+    """An inverted residual; see `int8.mbconv`."""
+    n, height, width, _ = x.shape
+    out = (n, -(-height // stride), -(-width // stride), norms[-1].shape[-1])
+    sizes = _sizes(weights[1], stride, dilation)
+    call = _call(FUNCTIONS[4], jax.ShapeDtypeStruct(out, jnp.uint8))
+    return call(x, *weights, *norms, grids, **sizes)
+
+
+def mbconv_noise(
+    x: UInt8[Array, "n h w i"],
+    weights: Sequence[Int8[Array, "..."]],
+    norms: Sequence[Float[Array, "3 _"]],
+    grids: Float[Array, "grids 4"],
+    target: Float[Array, "n h2 w2 o"],
+    stride: int,
+    dilation: int,
+) -> Float[Array, "o"]:
+    """Its noise; see `int8.mbconv_noise`."""
+    out = jax.ShapeDtypeStruct(target.shape[-1:], jnp.float32)
+    sizes = _sizes(weights[1], stride, dilation)
+    return _call(FUNCTIONS[5], out)(x, *weights, *norms, grids, target, **sizes)
 
 
 def _sizes(w, stride, dilation):

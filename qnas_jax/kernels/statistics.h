@@ -43,7 +43,7 @@ struct Statistics {
     Tile* tiles;
 
     template <int kPixels>
-    void Put(const __m512i (&sums)[kPixels], int64_t, int64_t, int64_t tile) const {
+    void Put(const __m512i (&sums)[kPixels], int64_t, int64_t tile) const {
       Tile found = tiles[tile];
 #pragma GCC unroll 8
       for (int i = 0; i < kPixels; ++i) found.Add(sums[i]);
@@ -56,11 +56,11 @@ struct Statistics {
   template <int kPixels, int kVectors>
   void Put(const __m512i (&sums)[kPixels][kVectors], int64_t node, int64_t first, int64_t,
            int64_t tile) {
-#pragma GCC unroll 4
+#pragma GCC unroll 3
     for (int v = 0; v < kVectors; ++v) {
       Tile& at = Of(node, first + v * kLanes)[tile];
       Tile found = at;
-#pragma GCC unroll 6
+#pragma GCC unroll 8
       for (int r = 0; r < kPixels; ++r) found.Add(sums[r][v]);
       at = found;
     }

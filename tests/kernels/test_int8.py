@@ -1,6 +1,10 @@
 """INT8 convolutions: both kernels against sums of integers in NumPy, and against each other."""
 
 import functools
+import os
+import pathlib
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -202,6 +206,135 @@ def test_both_kernels_give_the_same_codes_depthwise(size, stride, dilation):
     cpp, xla = (np.asarray(_depthwise(x, w, norm, stride, dilation, k)) for k in ("C++", "XLA"))
     assert len(np.unique(xla)) == 256
     np.testing.assert_array_equal(cpp, xla)
+
+
+# Rows and columns that fill no tile, inputs and channels that fill no vector, and kernels and
+# strides beyond those that the C++ knows at compile time.
+INVERTED = [
+    *((k, s, d, (9, 13), (8, 20, 8)) for k in (3, 5, 7, 9) for s in (1, 2, 3) for d in (1, 2)),
+    *((7, 1, 4, image, (8, 17, 8)) for image in ((1, 1), (1, 20), (20, 1), (3, 3), (16, 32))),
+    *((5, 2, 3, image, (6, 36, 10)) for image in ((1, 1), (2, 17), (64, 31))),
+    *((3, 1, 1, (23, 41), channels) for channels in ((24, 72, 24), (16, 96, 24), (40, 240, 65))),
+]
+
+
+class Inverted:
+    """Inputs of `int8.mbconv` for some nodes, as batch norms and ranges give them."""
+
+    def __init__(self, size, stride, dilation, image, channels, nodes):
+        rng = np.random.default_rng(size + nodes)
+        inputs, hidden, outputs = channels
+        self.sizes, self.adds = (stride, dilation), stride == 1 and inputs == outputs
+        self.x = _codes(rng, (nodes, 2, *image, inputs))
+        shapes = (inputs, hidden), (size, size, hidden), (hidden, outputs)
+        self.weights = [_weights(rng, shape) for shape in shapes]
+        spreads = zip(
+            (hidden, hidden, outputs), (inputs**0.5, size, 0.6 * hidden**0.5), strict=True
+        )
+        self.norms = [
+            np.stack([_any_norm(rng, count, 128 * 74 * spread) for _ in range(nodes)])
+            for count, spread in spreads
+        ]
+        self.norms[0][:, 2] = 63
+        scale = rng.uniform(0.01, 0.1, (nodes, 3 if self.adds else 1))
+        grids = scale, rng.integers(0, 256, scale.shape), 1 / scale, np.full(scale.shape, 255)
+        self.grids = np.stack(grids, -1).astype("f4")
+        out = [-(-pixels // stride) for pixels in image]
+        self.target = rng.normal(0, 3, (2, *out, outputs)).astype("f4")
+
+    def run(self, kernel):
+        """The codes and the noise of all nodes."""
+        pack = int8.pack_pointwise, int8.pack_depthwise, int8.pack_pointwise
+        pairs = zip(pack, self.weights, strict=True)
+        weights = [jnp.asarray(pack(np.float32(w), kernel)) for pack, w in pairs]
+
+        target = jnp.asarray(self.target)
+
+        def one(x, norms, grids):
+            shared = x, weights, norms, grids
+            noise = int8.mbconv_noise(*shared, target, *self.sizes, kernel)
+            return int8.mbconv(*shared, *self.sizes, kernel), noise
+
+        found = jax.jit(jax.vmap(one))(self.x, self.norms, self.grids)
+        return tuple(map(np.asarray, found))
+
+    def expected(self, node):
+        """The codes in NumPy; norms and sums of grids are rounded as float32 rounds them."""
+        norms = [norm[node] for norm in self.norms]
+
+        def normed(sums, norm):
+            fused = (sums * norm[0].astype(np.float64) + norm[1]).astype("f4")
+            return np.clip(np.rint(fused), 0, norm[2]).astype(np.int64)
+
+        x = self.x[node].astype(np.int64)
+        y = normed(x @ self.weights[0], norms[0])
+        y = normed(_correlated(y, self.weights[1], *self.sizes), norms[1])
+        y = normed(y @ self.weights[2], norms[2])
+        if not self.adds:
+            return y
+        of_x, of_y, own = self.grids[node]
+        total = (x - of_x[1]).astype("f4") * of_x[0] + (y - of_y[1]).astype("f4") * of_y[0]
+        return np.clip(np.rint(total * own[2]) + own[1], 0, own[3])
+
+
+@pytest.mark.parametrize("nodes", [1, 3])
+@pytest.mark.parametrize(("size", "stride", "dilation", "image", "channels"), INVERTED)
+def test_inverted_residuals_are_those_of_integers(
+    kernel, size, stride, dilation, image, channels, nodes
+):
+    given = Inverted(size, stride, dilation, image, channels, nodes)
+    codes, noise = given.run(kernel)
+    for node in range(nodes):
+        np.testing.assert_array_equal(codes[node], given.expected(node))
+        scale, zero_point = given.grids[node, -1, :2]
+        errors = (codes[node] - np.float64(zero_point)) * scale - given.target
+        np.testing.assert_allclose(noise[node], (errors**2).sum((0, 1, 2)), rtol=1e-5)
+
+
+def _run_in_eight_threads(folder):
+    """What a process of its own does for the test below; XLA takes the number from NPROC."""
+    for number, case in enumerate(INVERTED[::5]):
+        codes, noise = Inverted(*case, nodes=1).run("C++")
+        np.savez(folder / f"{number}.npz", codes=codes, noise=noise)
+
+
+@cpu.needs_vnni
+def test_inverted_residuals_do_not_depend_on_the_number_of_threads(tmp_path):
+    """Threads share an image row by row; codes and sums are the same to the last bit."""
+    _load()
+    program = (
+        "import pathlib, sys; sys.path[:0] = sys.argv[2:]; import test_int8; "
+        "test_int8.int8.find_kernel(); "
+        "test_int8._run_in_eight_threads(pathlib.Path(sys.argv[1]))"
+    )
+    paths = (
+        str(tmp_path),
+        str(pathlib.Path(__file__).parent),
+        str(pathlib.Path(cpu.__file__).parent),
+    )
+    subprocess.run(
+        [sys.executable, "-c", program, *paths], env={**os.environ, "NPROC": "8"}, check=True
+    )
+    for number, case in enumerate(INVERTED[::5]):
+        with np.load(tmp_path / f"{number}.npz") as found:
+            codes, noise = Inverted(*case, nodes=1).run("C++")
+            np.testing.assert_array_equal(found["codes"], codes)
+            np.testing.assert_array_equal(found["noise"], noise)
+
+
+@cpu.needs_vnni
+@pytest.mark.parametrize("wrong", ["norms", "grids", "target"])
+def test_inverted_residuals_that_do_not_fit_are_refused_in_cpp(wrong):
+    _load()
+    given = Inverted(3, 1, 1, (9, 13), (8, 20, 8), nodes=2)
+    if wrong == "norms":
+        given.norms[1] = given.norms[1][..., :16]
+    elif wrong == "grids":
+        given.grids = given.grids[:, :2]
+    else:
+        given.target = given.target[:, 1:]
+    with pytest.raises(jax.errors.JaxRuntimeError, match="shapes do not fit"):
+        given.run("C++")
 
 
 @cpu.needs_vnni

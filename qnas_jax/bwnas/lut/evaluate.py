@@ -113,7 +113,8 @@ def run_layer_int8(
     """`run_layer_float` in int8: weights are codes, and so are the outputs between layers."""
 
     def run(x, packed):
-        ys = _ops_int8(kernel, layer, weights, x, packed)
+        pairs = zip(weights, unpack(layer, packed), strict=True)
+        ys = [mbconv_int8.run_op(layer, kernel, *both, x) for both in pairs]
         return jax.tree.map(lambda *leaves: jnp.stack(leaves), *ys)
 
     return jax.tree.map(_children, jax.vmap(run)(xs, packed))
@@ -155,8 +156,10 @@ def nsr_int8(
     """`nsr_float` in int8."""
 
     def run(x, packed):
-        ys = _ops_int8(kernel, layer, weights, x, packed)
-        return _noise([y.real() for y in ys], target)
+        pairs = zip(weights, unpack(layer, packed), strict=True)
+        return jnp.stack(
+            [mbconv_int8.noise_of_op(layer, kernel, *both, x, target) for both in pairs]
+        )
 
     noise = jax.vmap(run)(xs, packed).reshape(-1, len(variance))
     return metrics.nsr_from_noise(noise, variance)
@@ -176,11 +179,6 @@ def _ops_float(layer, weights, x, packed) -> list[Array]:
     pairs = zip(weights, unpack(layer, packed), strict=True)
     with _float32_products():
         return [mbconv_float.run_op(layer, *both, x) for both in pairs]
-
-
-def _ops_int8(kernel, layer, weights, x, packed) -> list[QTensor]:
-    pairs = zip(weights, unpack(layer, packed), strict=True)
-    return [mbconv_int8.run_op(layer, kernel, *both, x) for both in pairs]
 
 
 def _stacked(results):

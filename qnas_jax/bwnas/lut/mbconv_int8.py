@@ -51,14 +51,8 @@ class QTensor(NamedTuple):
     zero_point: Array  # []
 
     def real(self) -> Array:
-        """The real values, bit-identical to those of the float path.
-
-        The bound changes no value. It keeps the compiler from fusing the product into a sum
-        that follows, which would change the rounding: thousands of sums of two grids are
-        half-way between codes.
-        """
-        lowest = -self.zero_point * self.scale
-        return jnp.maximum((self.codes - self.zero_point) * self.scale, lowest)
+        """The real values."""
+        return int8.real(self.codes, self.scale, self.zero_point)
 
 
 def quantized(y: Float[Array, "n h w c"], grid: QParams) -> QTensor:
@@ -150,10 +144,41 @@ def run_op(
     After ReLU6 the code of zero is 0, so padding with code 0 is right, and there is no zero
     point to correct for.
     """
-    h = _expanded(kernel, weights, found.expand, x)
-    h = _filtered(layer, kernel, weights, found.depthwise, found.expand.grid.scale[0], h)
-    y = _projected(kernel, weights, found.project, found.depthwise.grid.scale[0], h)
-    return y if found.add is None else quantized(x.real() + y.real(), found.add)
+    values, norms, grids = _arguments(weights, found, x)
+    y = int8.mbconv(x.codes, values, norms, grids, layer.stride, layer.dilation, kernel)
+    return QTensor(y, *grids[-1, :2])
+
+
+def noise_of_op(
+    layer: LayerSpec,
+    kernel: Kernel,
+    weights: OpWeights,
+    found: OpCalibration,
+    x: QTensor,
+    target: Float[Array, "n h2 w2 o"],
+) -> Float[Array, "o"]:
+    """Squared errors of `run_op`, summed over images and pixels."""
+    values, norms, grids = _arguments(weights, found, x)
+    sizes = layer.stride, layer.dilation
+    return int8.mbconv_noise(x.codes, values, norms, grids, target, *sizes, kernel)
+
+
+def _arguments(weights, found, x):
+    """Weights, norms and grids as `int8.mbconv` takes them."""
+    scales = x.scale, found.expand.grid.scale[0], found.depthwise.grid.scale[0]
+    zero_points, steps = (x.zero_point, 0.0, 0.0), (found.expand, found.depthwise, found.project)
+    norms = [_norm(*one) for one in zip(steps, weights, scales, zero_points, strict=True)]
+    grids = [_grid(found.project.grid)]
+    if found.add is not None:
+        of_x = jnp.stack([x.scale, x.zero_point, *jnp.zeros(2)])  # nothing is rounded to it
+        grids = [of_x, *grids, _grid(found.add)]
+    return [one.values for one in weights], norms, jnp.stack(grids)
+
+
+def _grid(grid):
+    """A grid that is the same for all channels as `kernels/int8.py` takes it."""
+    one = [grid.scale[0], grid.zero_point()[0], grid.inverse[0], grid.q_max()[0]]
+    return jnp.stack(one)
 
 
 def _expanded(kernel, weights, step, x):
