@@ -13,6 +13,7 @@ exact up to sums of 2**24; below that both give the same codes. This module is t
 C++: nothing else imports `native`.
 """
 
+import itertools
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
@@ -107,13 +108,34 @@ def depthwise(
     return _requantized(sums, norm)
 
 
+class Place(NamedTuple):
+    """An inverted residual among others of a layer, whose norms and grids are held together.
+
+    Attributes:
+      kernel: Of the depthwise convolution, as are the next two.
+      stride: Step between output pixels.
+      dilation: Step between the kernel's taps.
+      hidden: Channels in between.
+      channels: Channels of the output.
+      first: Where its norms begin: those of the three convolutions follow each other.
+      op: The number of its grids.
+    """
+
+    kernel: int
+    stride: int
+    dilation: int
+    hidden: int
+    channels: int
+    first: int
+    op: int
+
+
 def mbconv(
     x: UInt8[Array, "n h w i"],
     weights: Sequence[Int8[Array, "..."]],
-    norms: Sequence[Float[Array, "3 _"]],
-    grids: Float[Array, "grids 4"],
-    stride: int,
-    dilation: int,
+    norms: Float[Array, "3 all"],
+    grids: Float[Array, "ops grids 4"],
+    place: Place,
     kernel: Kernel,
 ) -> UInt8[Array, "n h2 w2 o"]:
     """An inverted residual: `pointwise`, `depthwise`, `pointwise`, and the sum with the input.
@@ -121,40 +143,40 @@ def mbconv(
     Args:
       x: Activation codes.
       weights: Of the three convolutions, packed for the same kernel.
-      norms: Factor, offset and highest code of each output channel, of each convolution.
-      grids: Scale, zero point, inverse of the scale and highest code: of the output; if the
-        input is added, of the input, of what it is added to, and of the sum.
-      stride: Of the depthwise convolution.
-      dilation: Of the depthwise convolution.
+      norms: Factor, offset and highest code of each channel of several inverted residuals.
+      grids: Of each: scale, zero point, inverse of the scale and highest code of the output; if
+        the input is added, of the input, of what it is added to, and of the sum.
+      place: Which one it is, and its sizes.
       kernel: What computes it, from `find_kernel`.
     """
     if kernel == "C++":
-        return native.mbconv(x, weights, norms, grids, stride, dilation)
-    y = pointwise(x, weights[0], norms[0], kernel)
-    y = depthwise(y, weights[1], norms[1], stride, dilation, kernel)
-    y = pointwise(y, weights[2], norms[2], kernel)
-    if len(grids) == 1:
+        return native.mbconv(x, weights, norms, grids, place._asdict())
+    ends = np.cumsum([place.first, place.hidden, place.hidden, place.channels])
+    own = [norms[:, start:end] for start, end in itertools.pairwise(ends)]
+    y = pointwise(x, weights[0], own[0], kernel)
+    y = depthwise(y, weights[1], own[1], place.stride, place.dilation, kernel)
+    y = pointwise(y, weights[2], own[2], kernel)
+    if grids.shape[1] == 1:
         return y
-    _, zero_point, inverse, top = grids[2]
-    total = real(x, *grids[0, :2]) + real(y, *grids[1, :2])
+    of_x, of_y, (_, zero_point, inverse, top) = grids[place.op]
+    total = real(x, *of_x[:2]) + real(y, *of_y[:2])
     return jnp.clip(jnp.round(total * inverse) + zero_point, 0, top).astype(jnp.uint8)
 
 
 def mbconv_noise(
     x: UInt8[Array, "n h w i"],
     weights: Sequence[Int8[Array, "..."]],
-    norms: Sequence[Float[Array, "3 _"]],
-    grids: Float[Array, "grids 4"],
+    norms: Float[Array, "3 all"],
+    grids: Float[Array, "ops grids 4"],
     target: Float[Array, "n h2 w2 o"],
-    stride: int,
-    dilation: int,
+    place: Place,
     kernel: Kernel,
 ) -> Float[Array, "o"]:
     """Squared distances of `mbconv` from a target, summed over images and pixels."""
     if kernel == "C++":
-        return native.mbconv_noise(x, weights, norms, grids, target, stride, dilation)
-    y = mbconv(x, weights, norms, grids, stride, dilation, kernel)
-    return jnp.sum(jnp.square(real(y, *grids[-1, :2]) - target), axis=(0, 1, 2))
+        return native.mbconv_noise(x, weights, norms, grids, target, place._asdict())
+    y = mbconv(x, weights, norms, grids, place, kernel)
+    return jnp.sum(jnp.square(real(y, *grids[place.op, -1, :2]) - target), axis=(0, 1, 2))
 
 
 def real(

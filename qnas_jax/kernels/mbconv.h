@@ -43,8 +43,8 @@ struct Grid {
 
 // A sink of the first convolution: one row, its codes as groups.
 struct GroupCodes {
-  const float* norms;  // [3, channels]
-  int64_t channels;
+  const float* norms;  // [3, channels], `step` numbers apart
+  int64_t channels, step;
   const Groups& layout;
   __m512i* out;  // [channels / 16, groups]
 
@@ -54,7 +54,7 @@ struct GroupCodes {
     static_assert(kPixels % kGroup == 0);
 #pragma GCC unroll 3
     for (int v = 0; v < kVectors; ++v) {
-      const Norm norm(norms, channels, first + v * kLanes);
+      const Norm norm(norms, step, channels, first + v * kLanes);
 #pragma GCC unroll 2
       for (int r = 0; r < kPixels; r += kGroup) {
         const int64_t group = (pixel + r) / kGroup;
@@ -75,8 +75,9 @@ struct Mbconv {
   bool adds;                                             // the input to the output
   const uint8_t* x;                                      // [images, height, width, in]
   const __m512i *expand, *depthwise, *project;           // weights
-  const float *expand_norms, *depthwise_norms, *norms;   // [nodes, 3, channels]
-  const float* grids;   // [nodes, 1, 4]: the output's; if it adds, [nodes, 3, 4]: x's, y's, its own
+  const float* norms;  // [nodes, 3, of_norms]: of the three convolutions' channels, from 0 on
+  const float* grids;  // [nodes, of_grids]: the output's; if it adds, those of x, of y and of its own
+  int64_t of_norms, of_grids;
   uint8_t* codes;       // the output, or null: then its noise is asked for
   const float* target;  // [images of a node, out height, out width, out]
   float* noise;         // [images, out height, out]
@@ -91,7 +92,7 @@ class Rows {
       : m_(m),
         layout_(layout),
         image_(image),
-        node_(image / m.of_node),
+        norms_(m.norms + image / m.of_node * 3 * m.of_norms),
         pixels_(layout.phases * layout.tiles * kTile),
         shifted_(m.w.vectors() * Shifted()),
         ring_(m.w.rows.kernel * m.w.vectors() * layout.count()),
@@ -132,8 +133,7 @@ class Rows {
       std::memcpy(beside_.data() + Margin() * m_.in, x, bytes);
       x = beside_.data() + Margin() * m_.in;
     }
-    const float* norms = m_.expand_norms + 3 * node_ * m_.w.channels;
-    const GroupCodes sink{norms, m_.w.channels, layout_, groups};
+    const GroupCodes sink{norms_, m_.w.channels, m_.of_norms, layout_, groups};
     const int64_t step = columns.dilation * m_.in;
     Panels({x, m_.in, step, kLanes, m_.expand, 0, 0, 0}, m_.w.channels,
            [&](Product p, auto vectors) {
@@ -150,9 +150,9 @@ class Rows {
 
   // The depthwise convolution: 16 channels of all pixels, then the next 16.
   void Filter(const Ring& ring) {
-    const float* norms = m_.depthwise_norms + 3 * node_ * m_.w.channels;
+    const float* norms = norms_ + m_.w.channels;
     for (int64_t v = 0; v < m_.w.vectors(); ++v) {
-      const Norm norm(norms, m_.w.channels, v * kLanes);
+      const Norm norm(norms, m_.of_norms, m_.w.channels, v * kLanes);
       uint8_t* out = wide_.data() + v * pixels_ * kLanes;
       CorrelateRow(layout_, ring, ring_.data() + v * layout_.count(),
                    shifted_.data() + v * Shifted(),
@@ -168,7 +168,7 @@ class Rows {
   }
 
   void Project() {
-    const Codes sink{m_.norms + 3 * node_ * m_.out, row_.data(), m_.out};
+    const Codes sink{norms_ + 2 * m_.w.channels, row_.data(), m_.out, m_.of_norms};
     Panels({wide_.data(), m_.w.channels, kLanes, pixels_ * kLanes, m_.project, 0, 0, 0}, m_.out,
            [&](const Product& p, auto vectors) {
              MultiplyFours<decltype(vectors)::value>(p, 0, pixels_, sink);
@@ -176,15 +176,15 @@ class Rows {
   }
 
   void Finish(int64_t row) {
-    const int64_t at = (image_ * m_.w.rows.out() + row) * m_.of_row(), grids = m_.adds ? 3 : 1;
-    const float* grid = m_.grids + node_ * grids * 4;
+    const int64_t at = (image_ * m_.w.rows.out() + row) * m_.of_row();
+    const float* grid = m_.grids + image_ / m_.of_node * m_.of_grids;
     const uint8_t* y = Order();
     uint8_t* out = m_.codes ? m_.codes + at : ordered_.data();
     if (m_.adds)
       Add(Grid(grid), m_.x + at, Grid(grid + 4), y, Grid(grid + 8), out);
     else if (y != out)
       std::memcpy(out, y, m_.of_row());
-    if (!m_.codes) AddNoise(Grid(grid + 4 * (grids - 1)), out, row);
+    if (!m_.codes) AddNoise(Grid(m_.adds ? grid + 8 : grid), out, row);
   }
 
   // The row's codes in the order of the columns.
@@ -224,7 +224,8 @@ class Rows {
 
   const Mbconv& m_;
   const Groups& layout_;
-  const int64_t image_, node_;
+  const int64_t image_;
+  const float* norms_;             // of the node
   const int64_t pixels_;           // of a row of outputs, each phase padded to whole tiles
   std::vector<__m512i> shifted_;   // weights of the depthwise convolution
   std::vector<__m512i> ring_;      // [kernel, channels / 16, groups], zero beside the image

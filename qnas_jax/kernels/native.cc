@@ -42,7 +42,7 @@ ffi::Error PointwiseCodes(Pool pool, Bytes x, Weights weights, Floats norms,
   if (!FitNodes(x, norms) || !p.Fit(weights) ||
       int64_t(out->element_count()) != p.count * channels)
     return Unfit();
-  Codes sink{norms.typed_data(), out->typed_data(), channels};
+  Codes sink{norms.typed_data(), out->typed_data(), channels, channels};
   return Pointwise(pool, x.typed_data(), p.in, Vectors(weights), channels, p.nodes,
                    p.count / p.nodes, sink);
 }
@@ -82,7 +82,7 @@ ffi::Error DepthwiseCodes(Pool pool, Bytes x, Weights weights, Floats norms,
   if (!FitNodes(x, norms) || !FitWindow(w, weights) ||
       int64_t(out->element_count()) != images * w.rows.out() * w.columns.out() * w.channels)
     return Unfit();
-  Codes sink{norms.typed_data(), out->typed_data(), w.channels};
+  Codes sink{norms.typed_data(), out->typed_data(), w.channels, w.channels};
   return Depthwise(pool, x.typed_data(), Vectors(weights), w, images, images / nodes, sink);
 }
 
@@ -99,66 +99,66 @@ ffi::Error DepthwiseStatistics(Pool pool, Bytes x, Weights weights, ffi::Result<
   return done.failure() ? done : sink.Write(pool, nullptr, 0, out->typed_data());
 }
 
+// The sizes of an inverted residual: `first` and `op` say where its norms and grids are.
+struct Place {
+  int64_t kernel, stride, dilation, hidden, channels, first, op;
+};
+
 // What both functions of an inverted residual read.
 struct Inverted {
   Bytes x;
   Weights expand, depthwise, project;
-  Floats expand_norms, depthwise_norms, norms, grids;
+  Floats norms, grids;
 
   int64_t Nodes() const { return norms.element_count() / (3 * norms.dimensions().back()); }
 
-  Mbconv Sizes(int64_t kernel, int64_t stride, int64_t dilation) const {
-    Window w = WindowOf(x, kernel, stride, dilation);
-    const int64_t in = std::exchange(w.channels, depthwise_norms.dimensions().back());
-    const bool adds = int64_t(grids.element_count()) == Nodes() * 3 * 4;
-    Mbconv m{w, in, norms.dimensions().back(), ImagesOf(x) / Nodes(), adds};
+  // Without outputs; of no images of a node if the shapes do not fit each other.
+  Mbconv At(const Place& place) const {
+    Window w = WindowOf(x, place.kernel, place.stride, place.dilation);
+    const int64_t in = std::exchange(w.channels, place.hidden), nodes = Nodes();
+    const auto of_grids = grids.dimensions().last(3);  // ops, grids of one, 4
+    Mbconv m{w, in, place.channels, 0, of_grids[1] == 3};
+    m.of_norms = norms.dimensions().back();
+    m.of_grids = of_grids[0] * of_grids[1] * 4;
+    const bool fit =
+        FitNodes(x, norms) && of_grids[2] == 4 && place.op < of_grids[0] &&
+        int64_t(grids.element_count()) == nodes * m.of_grids && ImagesOf(x) % nodes == 0 &&
+        place.first + 2 * place.hidden + place.channels <= m.of_norms &&
+        (!m.adds || (in == place.channels && place.stride == 1)) && FitWindow(w, depthwise) &&
+        FitProduct(expand, in, place.hidden) && FitProduct(project, place.hidden, place.channels);
+    if (!fit) return m;
+    m.of_node = ImagesOf(x) / nodes;
     m.x = x.typed_data();
     m.expand = Vectors(expand), m.depthwise = Vectors(depthwise), m.project = Vectors(project);
-    m.expand_norms = expand_norms.typed_data();
-    m.depthwise_norms = depthwise_norms.typed_data();
-    m.norms = norms.typed_data(), m.grids = grids.typed_data();
+    m.norms = norms.typed_data() + place.first;
+    m.grids = grids.typed_data() + place.op * of_grids[1] * 4;
     return m;
-  }
-
-  bool Fit(const Mbconv& m) const {
-    const int64_t hidden = m.w.channels, nodes = Nodes(), grids_of_node = m.adds ? 3 : 1;
-    const bool same_shape = m.in == m.out && m.w.rows.stride == 1;
-    return FitNodes(x, norms) && FitNodes(x, expand_norms) && FitNodes(x, depthwise_norms) &&
-           FitNodes(x, grids) && int64_t(expand_norms.element_count()) == nodes * 3 * hidden &&
-           int64_t(depthwise_norms.element_count()) == nodes * 3 * hidden &&
-           int64_t(grids.element_count()) == nodes * grids_of_node * 4 &&
-           (same_shape || !m.adds) && FitWindow(m.w, depthwise) &&
-           FitProduct(expand, m.in, hidden) && FitProduct(project, hidden, m.out);
   }
 };
 
 ffi::Error MbconvCodes(Pool pool, Bytes x, Weights expand, Weights depthwise, Weights project,
-                       Floats expand_norms, Floats depthwise_norms, Floats norms, Floats grids,
-                       ffi::Result<Bytes> out, int64_t kernel, int64_t stride, int64_t dilation) {
-  Inverted of{x, expand, depthwise, project, expand_norms, depthwise_norms, norms, grids};
-  Mbconv m = of.Sizes(kernel, stride, dilation);
+                       Floats norms, Floats grids, ffi::Result<Bytes> out, Place place) {
+  Mbconv m = Inverted{x, expand, depthwise, project, norms, grids}.At(place);
   const int64_t images = ImagesOf(x);
-  if (!of.Fit(m) || int64_t(out->element_count()) != images * m.w.rows.out() * m.of_row())
+  if (!m.of_node || int64_t(out->element_count()) != images * m.w.rows.out() * m.of_row())
     return Unfit();
   m.codes = out->typed_data();
   return Run(pool, m, images);
 }
 
 ffi::Error MbconvNoise(Pool pool, Bytes x, Weights expand, Weights depthwise, Weights project,
-                       Floats expand_norms, Floats depthwise_norms, Floats norms, Floats grids,
-                       Floats target, ffi::Result<Floats> out, int64_t kernel, int64_t stride,
-                       int64_t dilation) {
-  Inverted of{x, expand, depthwise, project, expand_norms, depthwise_norms, norms, grids};
-  Mbconv m = of.Sizes(kernel, stride, dilation);
-  const int64_t images = ImagesOf(x), nodes = of.Nodes(), rows = m.of_node * m.w.rows.out();
-  if (!of.Fit(m) || int64_t(out->element_count()) != nodes * m.out || images % nodes ||
+                       Floats norms, Floats grids, Floats target, ffi::Result<Floats> out,
+                       Place place) {
+  Mbconv m = Inverted{x, expand, depthwise, project, norms, grids}.At(place);
+  const int64_t images = ImagesOf(x), rows = m.of_node * m.w.rows.out();
+  if (!m.of_node || int64_t(out->element_count()) * m.of_node != images * m.out ||
       int64_t(target.element_count()) != rows * m.of_row())
     return Unfit();
-  std::vector<float> noise(nodes * rows * m.out);
+  std::vector<float> noise(images * m.w.rows.out() * m.out);
   m.target = target.typed_data(), m.noise = noise.data();
   ffi::Error done = Run(pool, m, images);
   if (done.failure()) return done;
-  for (int64_t node = 0; node < nodes; ++node)
+  for (int64_t node = 0; node < images / m.of_node; ++node)
     for (int64_t channel = 0; channel < m.out; ++channel) {
       double total = 0;
       for (int64_t row = 0; row < rows; ++row)
@@ -180,11 +180,16 @@ auto Windowed(Signature signature) {
 auto Signature() { return ffi::Ffi::Bind().Ctx<Pool>().Arg<Bytes>().Arg<Weights>(); }
 
 auto OfMbconv() {
-  return Signature().Arg<Weights>().Arg<Weights>().Arg<Floats>().Arg<Floats>().Arg<Floats>()
-      .Arg<Floats>();
+  return Signature().Arg<Weights>().Arg<Weights>().Arg<Floats>().Arg<Floats>();
 }
 
 }  // namespace
+
+XLA_FFI_REGISTER_STRUCT_ATTR_DECODING(
+    Place, StructMember<int64_t>("kernel"), StructMember<int64_t>("stride"),
+    StructMember<int64_t>("dilation"), StructMember<int64_t>("hidden"),
+    StructMember<int64_t>("channels"), StructMember<int64_t>("first"),
+    StructMember<int64_t>("op"));
 
 // Whether this CPU has the instructions that this file is compiled to.
 extern "C" bool qnas_jax_runs_here() {
@@ -201,6 +206,6 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(qnas_jax_depthwise, DepthwiseCodes,
                               Windowed(Signature().Arg<Floats>().Ret<Bytes>()));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(qnas_jax_depthwise_statistics, DepthwiseStatistics,
                               Windowed(Signature().Ret<Floats>()));
-XLA_FFI_DEFINE_HANDLER_SYMBOL(qnas_jax_mbconv, MbconvCodes, Windowed(OfMbconv().Ret<Bytes>()));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(qnas_jax_mbconv, MbconvCodes, OfMbconv().Ret<Bytes>().Attrs<Place>());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(qnas_jax_mbconv_noise, MbconvNoise,
-                              Windowed(OfMbconv().Arg<Floats>().Ret<Floats>()));
+                              OfMbconv().Arg<Floats>().Ret<Floats>().Attrs<Place>());

@@ -120,12 +120,12 @@ inline void StoreVector(__m128i bytes, __mmask16 mask, uint8_t* out) {
 struct Norm {
   __m512 factor, offset, top;
 
-  // For the channels from `first` on; norms are [3, channels].
-  Norm(const float* norms, int64_t channels, int64_t first) {
+  // For the channels from `first` on; norms are [3, channels], `step` numbers apart.
+  Norm(const float* norms, int64_t step, int64_t channels, int64_t first) {
     __mmask16 mask = MaskOf(channels, first);
     factor = _mm512_maskz_loadu_ps(mask, norms + first);
-    offset = _mm512_maskz_loadu_ps(mask, norms + channels + first);
-    top = _mm512_maskz_loadu_ps(mask, norms + 2 * channels + first);
+    offset = _mm512_maskz_loadu_ps(mask, norms + step + first);
+    top = _mm512_maskz_loadu_ps(mask, norms + 2 * step + first);
   }
 
   // Codes that are not above the top, but may be negative.
@@ -137,9 +137,9 @@ struct Norm {
 
 // A sink: codes, [pixels, channels].
 struct Codes {
-  const float* norms;  // [nodes, 3, channels]
+  const float* norms;  // [nodes, 3, step]: of each node, `channels` numbers thrice
   uint8_t* out;
-  int64_t channels;
+  int64_t channels, step;
 
   // One vector of channels, of one node.
   struct Column {
@@ -173,22 +173,22 @@ struct Codes {
   };
 
   Column At(int64_t node, int64_t first) const {
-    const float* own = norms + 3 * node * channels;
-    return {Norm(own, channels, first), MaskOf(channels, first), out + first, channels};
+    const float* own = norms + 3 * node * step;
+    return {Norm(own, step, channels, first), MaskOf(channels, first), out + first, channels};
   }
 
   // Puts neighboring pixels x neighboring vectors.
   template <int kPixels, int kVectors>
   void Put(const __m512i (&sums)[kPixels][kVectors], int64_t node, int64_t first, int64_t pixel,
            int64_t) const {
-    const float* own = norms + 3 * node * channels;
+    const float* own = norms + 3 * node * step;
     const __mmask16 mask = MaskOf(channels, first + (kVectors - 1) * kLanes);
 #pragma GCC unroll 8
     for (int r = 0; r < kPixels; ++r) {
       __m512i codes[3] = {};
 #pragma GCC unroll 3
       for (int v = 0; v < kVectors; ++v)
-        codes[v] = Norm(own, channels, first + v * kLanes).Round(sums[r][v]);
+        codes[v] = Norm(own, step, channels, first + v * kLanes).Round(sums[r][v]);
       __m512i four = PackBytes(codes[0], codes[1], codes[2], codes[2]);
       uint8_t* to = out + (pixel + r) * channels + first;
       const __mmask16 whole = 0xffff;

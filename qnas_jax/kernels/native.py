@@ -16,7 +16,7 @@ import shlex
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -205,36 +205,35 @@ def depthwise_statistics(
 def mbconv(
     x: UInt8[Array, "n h w i"],
     weights: Sequence[Int8[Array, "..."]],
-    norms: Sequence[Float[Array, "3 _"]],
-    grids: Float[Array, "grids 4"],
-    stride: int,
-    dilation: int,
+    norms: Float[Array, "3 all"],
+    grids: Float[Array, "ops grids 4"],
+    place: Mapping[str, int],
 ) -> UInt8[Array, "n h2 w2 o"]:
     """An inverted residual; see `int8.mbconv`."""
-    n, height, width, _ = x.shape
-    out = (n, -(-height // stride), -(-width // stride), norms[-1].shape[-1])
-    sizes = _sizes(weights[1], stride, dilation)
+    n, *pixels, _ = x.shape
+    out = (n, *(-(-size // place["stride"]) for size in pixels), place["channels"])
     call = _call(FUNCTIONS[4], jax.ShapeDtypeStruct(out, jnp.uint8))
-    return call(x, *weights, *norms, grids, **sizes)
+    return call(x, *weights, norms, grids, **_integers(place))
 
 
 def mbconv_noise(
     x: UInt8[Array, "n h w i"],
     weights: Sequence[Int8[Array, "..."]],
-    norms: Sequence[Float[Array, "3 _"]],
-    grids: Float[Array, "grids 4"],
+    norms: Float[Array, "3 all"],
+    grids: Float[Array, "ops grids 4"],
     target: Float[Array, "n h2 w2 o"],
-    stride: int,
-    dilation: int,
+    place: Mapping[str, int],
 ) -> Float[Array, "o"]:
     """Its noise; see `int8.mbconv_noise`."""
     out = jax.ShapeDtypeStruct(target.shape[-1:], jnp.float32)
-    sizes = _sizes(weights[1], stride, dilation)
-    return _call(FUNCTIONS[5], out)(x, *weights, *norms, grids, target, **sizes)
+    return _call(FUNCTIONS[5], out)(x, *weights, norms, grids, target, **_integers(place))
 
 
 def _sizes(w, stride, dilation):
-    sizes = {"kernel": w.shape[1], "stride": stride, "dilation": dilation}
+    return _integers({"kernel": w.shape[1], "stride": stride, "dilation": dilation})
+
+
+def _integers(sizes):
     return {name: np.int64(size) for name, size in sizes.items()}
 
 

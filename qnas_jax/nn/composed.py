@@ -160,7 +160,7 @@ def calibrate(
             def run(params, x):
                 own = mbconv_float.gather_weights(params, (op,), w_bits)[0]
                 y, one = mbconv_float.calibrate_op(spec, own, x, a_bits)
-                packed = mbconv_float.pack(one)
+                packed = mbconv_float.pack((one,))
                 return y, jnp.pad(packed, (0, longest - len(packed)))
 
             return run

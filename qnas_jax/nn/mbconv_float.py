@@ -6,12 +6,13 @@ in another order.
 """
 
 import functools
+import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.flatten_util
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
@@ -249,31 +250,50 @@ def grid_of(range_: Float[Array, "2 c"], a_bits: Int[Array, ""]) -> QParams:
     return QParams(1 / scale, scale, scale * low, scale * high)
 
 
-def pack(found: OpCalibration) -> Float[Array, "size"]:
-    """What calibration found for an op, as one vector."""
-    return jax.flatten_util.ravel_pytree((found,))[0]
+def widths(layer: LayerSpec) -> list[int]:
+    """Channels of all steps of a layer: of each op's three convolutions."""
+    return [
+        width
+        for op in layer.ops
+        for width in (*[layer.in_channels * op.expansion] * 2, layer.channels)
+    ]
+
+
+def pack(found: Node) -> Float[Array, "size"]:
+    """What calibration found for a layer's ops as one vector: see `joined`."""
+    steps = [step for op in found for step in (op.expand, op.depthwise, op.project)]
+    grids = [step.grid for step in steps] + [op.add for op in found if op.add is not None]
+    factors, offsets = [step.factor for step in steps], [step.offset for step in steps]
+    return jnp.concatenate([*factors, *offsets, *itertools.chain(*zip(*grids, strict=True))])
+
+
+def joined(layer: LayerSpec, packed: Float[Array, "size"]) -> Step:
+    """All steps of a layer as one, side by side; behind their grids those of the sums."""
+    steps = sum(widths(layer))
+    sums = len(layer.ops) * layer.channels if layer.residual else 0
+    factor, offset, *grids = jnp.split(packed, np.cumsum([steps, steps, *[steps + sums] * 3]))
+    return Step(factor, offset, QParams(*grids))
 
 
 def packed_size(layer: LayerSpec) -> int:
     """How many numbers calibration finds for all ops of a layer on a node's output."""
-    return len(jax.flatten_util.ravel_pytree(_like(layer))[0])
+    steps, numbers = sum(widths(layer)), len(QParams._fields)
+    sums = len(layer.ops) * layer.channels if layer.residual else 0
+    return (2 + numbers) * steps + numbers * sums
 
 
 def unpack(layer: LayerSpec, packed: Float[Array, "size"]) -> Node:
     """A node's calibration from one vector; passing a hundred small arrays would take 1 ms."""
-    return jax.flatten_util.ravel_pytree(_like(layer))[1](packed)
+    whole, sizes = joined(layer, packed), widths(layer)
+    added = [layer.channels] * len(layer.ops) if layer.residual else []
 
+    def parts(values, sizes):
+        return jnp.split(values, np.cumsum(sizes)[:-1])
 
-def _like(layer: LayerSpec) -> Node:
-    def step(width):
-        return Step(jnp.zeros(width), jnp.zeros(width), grid(width))
-
-    def grid(width):
-        return QParams(*[jnp.zeros(width)] * len(QParams._fields))
-
-    like = []
-    for op in layer.ops:
-        hidden = layer.in_channels * op.expansion
-        add = grid(layer.channels) if layer.residual else None
-        like.append(OpCalibration(step(hidden), step(hidden), step(layer.channels), add))
-    return tuple(like)
+    fields = zip(*[parts(values, sizes + added) for values in whole.grid], strict=True)
+    grids = [QParams(*values) for values in fields]
+    both = zip(parts(whole.factor, sizes), parts(whole.offset, sizes), grids, strict=False)
+    steps = [Step(*values) for values in both]
+    sums = grids[len(steps) :] or [None] * len(layer.ops)
+    of_ops = steps[0::3], steps[1::3], steps[2::3], sums
+    return tuple(OpCalibration(*op) for op in zip(*of_ops, strict=True))

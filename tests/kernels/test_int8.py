@@ -219,24 +219,28 @@ INVERTED = [
 
 
 class Inverted:
-    """Inputs of `int8.mbconv` for some nodes, as batch norms and ranges give them."""
+    """Inputs of `int8.mbconv` for some nodes, as batch norms and ranges give them.
+
+    Before its norms and grids are those of another op.
+    """
 
     def __init__(self, size, stride, dilation, image, channels, nodes):
         rng = np.random.default_rng(size + nodes)
         inputs, hidden, outputs = channels
-        self.sizes, self.adds = (stride, dilation), stride == 1 and inputs == outputs
+        self.place = int8.Place(size, stride, dilation, hidden, outputs, first=5, op=1)
+        self.adds = stride == 1 and inputs == outputs
         self.x = _codes(rng, (nodes, 2, *image, inputs))
         shapes = (inputs, hidden), (size, size, hidden), (hidden, outputs)
         self.weights = [_weights(rng, shape) for shape in shapes]
-        spreads = zip(
-            (hidden, hidden, outputs), (inputs**0.5, size, 0.6 * hidden**0.5), strict=True
-        )
-        self.norms = [
+        spreads = 5, inputs**0.5, size, 0.6 * hidden**0.5
+        counts = self.place.first, hidden, hidden, outputs
+        norms = [
             np.stack([_any_norm(rng, count, 128 * 74 * spread) for _ in range(nodes)])
-            for count, spread in spreads
+            for count, spread in zip(counts, spreads, strict=True)
         ]
-        self.norms[0][:, 2] = 63
-        scale = rng.uniform(0.01, 0.1, (nodes, 3 if self.adds else 1))
+        norms[1][:, 2] = 63
+        self.norms = np.concatenate(norms, -1)
+        scale = rng.uniform(0.01, 0.1, (nodes, 2, 3 if self.adds else 1))
         grids = scale, rng.integers(0, 256, scale.shape), 1 / scale, np.full(scale.shape, 255)
         self.grids = np.stack(grids, -1).astype("f4")
         out = [-(-pixels // stride) for pixels in image]
@@ -244,23 +248,23 @@ class Inverted:
 
     def run(self, kernel):
         """The codes and the noise of all nodes."""
-        pack = int8.pack_pointwise, int8.pack_depthwise, int8.pack_pointwise
-        pairs = zip(pack, self.weights, strict=True)
+        packs = int8.pack_pointwise, int8.pack_depthwise, int8.pack_pointwise
+        pairs = zip(packs, self.weights, strict=True)
         weights = [jnp.asarray(pack(np.float32(w), kernel)) for pack, w in pairs]
-
         target = jnp.asarray(self.target)
 
         def one(x, norms, grids):
             shared = x, weights, norms, grids
-            noise = int8.mbconv_noise(*shared, target, *self.sizes, kernel)
-            return int8.mbconv(*shared, *self.sizes, kernel), noise
+            noise = int8.mbconv_noise(*shared, target, self.place, kernel)
+            return int8.mbconv(*shared, self.place, kernel), noise
 
         found = jax.jit(jax.vmap(one))(self.x, self.norms, self.grids)
         return tuple(map(np.asarray, found))
 
     def expected(self, node):
         """The codes in NumPy; norms and sums of grids are rounded as float32 rounds them."""
-        norms = [norm[node] for norm in self.norms]
+        _, stride, dilation, hidden, _, first, op = self.place
+        norms = np.split(self.norms[node], np.cumsum([first, hidden, hidden]), axis=1)[1:]
 
         def normed(sums, norm):
             fused = (sums * norm[0].astype(np.float64) + norm[1]).astype("f4")
@@ -268,11 +272,11 @@ class Inverted:
 
         x = self.x[node].astype(np.int64)
         y = normed(x @ self.weights[0], norms[0])
-        y = normed(_correlated(y, self.weights[1], *self.sizes), norms[1])
+        y = normed(_correlated(y, self.weights[1], stride, dilation), norms[1])
         y = normed(y @ self.weights[2], norms[2])
         if not self.adds:
             return y
-        of_x, of_y, own = self.grids[node]
+        of_x, of_y, own = self.grids[node, op]
         total = (x - of_x[1]).astype("f4") * of_x[0] + (y - of_y[1]).astype("f4") * of_y[0]
         return np.clip(np.rint(total * own[2]) + own[1], 0, own[3])
 
@@ -286,7 +290,7 @@ def test_inverted_residuals_are_those_of_integers(
     codes, noise = given.run(kernel)
     for node in range(nodes):
         np.testing.assert_array_equal(codes[node], given.expected(node))
-        scale, zero_point = given.grids[node, -1, :2]
+        scale, zero_point = given.grids[node, given.place.op, -1, :2]
         errors = (codes[node] - np.float64(zero_point)) * scale - given.target
         np.testing.assert_allclose(noise[node], (errors**2).sum((0, 1, 2)), rtol=1e-5)
 
@@ -328,9 +332,9 @@ def test_inverted_residuals_that_do_not_fit_are_refused_in_cpp(wrong):
     _load()
     given = Inverted(3, 1, 1, (9, 13), (8, 20, 8), nodes=2)
     if wrong == "norms":
-        given.norms[1] = given.norms[1][..., :16]
+        given.norms = given.norms[..., :-1]
     elif wrong == "grids":
-        given.grids = given.grids[:, :2]
+        given.grids = given.grids[:, :1]
     else:
         given.target = given.target[:, 1:]
     with pytest.raises(jax.errors.JaxRuntimeError, match="shapes do not fit"):

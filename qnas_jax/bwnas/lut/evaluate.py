@@ -8,7 +8,6 @@ import functools
 from typing import Any
 
 import jax
-import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
@@ -113,9 +112,7 @@ def run_layer_int8(
     """`run_layer_float` in int8: weights are codes, and so are the outputs between layers."""
 
     def run(x, packed):
-        pairs = zip(weights, unpack(layer, packed), strict=True)
-        ys = [mbconv_int8.run_op(layer, kernel, *both, x) for both in pairs]
-        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *ys)
+        return mbconv_int8.run_ops(layer, kernel, weights, packed, x)
 
     return jax.tree.map(_children, jax.vmap(run)(xs, packed))
 
@@ -156,10 +153,7 @@ def nsr_int8(
     """`nsr_float` in int8."""
 
     def run(x, packed):
-        pairs = zip(weights, unpack(layer, packed), strict=True)
-        return jnp.stack(
-            [mbconv_int8.noise_of_op(layer, kernel, *both, x, target) for both in pairs]
-        )
+        return mbconv_int8.noise_of_ops(layer, kernel, weights, packed, x, target)
 
     noise = jax.vmap(run)(xs, packed).reshape(-1, len(variance))
     return metrics.nsr_from_noise(noise, variance)
@@ -185,7 +179,7 @@ def _stacked(results):
     """What calibration returns for each op, as arrays over the ops and as one vector."""
     ys, found = zip(*results, strict=True)
     ys = jax.tree.map(lambda *leaves: jnp.stack(leaves), *ys)
-    return ys, jax.flatten_util.ravel_pytree(found)[0]
+    return ys, mbconv_float.pack(found)
 
 
 def _float32_products():

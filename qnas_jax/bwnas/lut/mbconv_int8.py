@@ -6,6 +6,7 @@ statistics of the sums suffice. It computes every sum twice, for its statistics 
 which takes less time than to write the sums and to read them.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -17,6 +18,7 @@ from jaxtyping import Array, Float, Int
 from qnas_jax import space
 from qnas_jax.kernels import convolution, int8
 from qnas_jax.kernels.int8 import Kernel
+from qnas_jax.nn import mbconv_float
 from qnas_jax.nn.conv import LINEAR, RELU6, W_RANGE
 from qnas_jax.nn.mbconv_float import (
     LayerSpec,
@@ -136,49 +138,83 @@ def calibrate_op(
     return quantized(total, add), OpCalibration(expand, depthwise, project, add)
 
 
-def run_op(
-    layer: LayerSpec, kernel: Kernel, weights: OpWeights, found: OpCalibration, x: QTensor
-) -> QTensor:
-    """Runs an op that is calibrated; see `mbconv_float.run_op`.
-
-    After ReLU6 the code of zero is 0, so padding with code 0 is right, and there is no zero
-    point to correct for.
-    """
-    values, norms, grids = _arguments(weights, found, x)
-    y = int8.mbconv(x.codes, values, norms, grids, layer.stride, layer.dilation, kernel)
-    return QTensor(y, *grids[-1, :2])
-
-
-def noise_of_op(
+def run_ops(
     layer: LayerSpec,
     kernel: Kernel,
-    weights: OpWeights,
-    found: OpCalibration,
+    weights: Sequence[OpWeights],
+    packed: Float[Array, "size"],
+    x: QTensor,
+) -> QTensor:
+    """Runs all ops of a layer that are calibrated, see `mbconv_float.run_op`; ops come first."""
+    norms, grids = _norms_and_grids(layer, weights, packed, x)
+    ys = [
+        int8.mbconv(x.codes, values, norms, grids, place, kernel)
+        for values, place in _places(layer, weights)
+    ]
+    return QTensor(jnp.stack(ys), *grids[:, -1, :2].T)
+
+
+def noise_of_ops(
+    layer: LayerSpec,
+    kernel: Kernel,
+    weights: Sequence[OpWeights],
+    packed: Float[Array, "size"],
     x: QTensor,
     target: Float[Array, "n h2 w2 o"],
-) -> Float[Array, "o"]:
-    """Squared errors of `run_op`, summed over images and pixels."""
-    values, norms, grids = _arguments(weights, found, x)
-    sizes = layer.stride, layer.dilation
-    return int8.mbconv_noise(x.codes, values, norms, grids, target, *sizes, kernel)
+) -> Float[Array, "ops o"]:
+    """Squared errors of `run_ops`, summed over images and pixels."""
+    norms, grids = _norms_and_grids(layer, weights, packed, x)
+    return jnp.stack(
+        [
+            int8.mbconv_noise(x.codes, values, norms, grids, target, place, kernel)
+            for values, place in _places(layer, weights)
+        ]
+    )
 
 
-def _arguments(weights, found, x):
-    """Weights, norms and grids as `int8.mbconv` takes them."""
-    scales = x.scale, found.expand.grid.scale[0], found.depthwise.grid.scale[0]
-    zero_points, steps = (x.zero_point, 0.0, 0.0), (found.expand, found.depthwise, found.project)
-    norms = [_norm(*one) for one in zip(steps, weights, scales, zero_points, strict=True)]
-    grids = [_grid(found.project.grid)]
-    if found.add is not None:
+def _places(layer, weights):
+    """Each op's weights, and where its norms and grids are."""
+    first = 0
+    for number, (op, own) in enumerate(zip(layer.ops, weights, strict=True)):
+        hidden = layer.in_channels * op.expansion
+        sizes = op.kernel, layer.stride, layer.dilation, hidden, layer.channels
+        yield [one.values for one in own], int8.Place(*sizes, first, number)
+        first += 2 * hidden + layer.channels
+
+
+def _norms_and_grids(layer, weights, packed, x):
+    """Norms and grids of all ops as `int8.mbconv` takes them.
+
+    In a few operations on all channels: with some for each op, programs take ten times as long to
+    compile. After ReLU6 the code of zero is 0, so padding with code 0 is right, and there is no
+    zero point to correct for.
+    """
+    found, sizes = mbconv_float.joined(layer, packed), mbconv_float.widths(layer)
+    added = [layer.channels] * len(layer.ops) if layer.residual else []
+    of_channel, total = np.repeat(np.arange(len(sizes)), sizes), sum(sizes)
+    is_first = of_channel % 3 == 0  # of an op's convolutions: it reads x
+
+    def one_of_each(values):  # by step, then by sum
+        return values[np.cumsum([0, *sizes, *added])[:-1]]
+
+    scale, zero_point = found.grid.scale, found.grid.zero_point()
+    inverse, top = found.grid.inverse, found.grid.q_max()
+    before = jnp.concatenate([x.scale[None], one_of_each(scale)])  # of each step's input, but x
+    scale_before = before[np.where(is_first, 0, of_channel)]
+    zero_before = jnp.where(is_first, x.zero_point, 0.0)
+    kernels = [one for op in weights for one in op]
+    own_scale = jnp.concatenate([one.scale for one in kernels])
+    own_total = jnp.concatenate([one.total for one in kernels])
+    factor = found.factor * inverse[:total] * own_scale * scale_before
+    offset = found.offset * inverse[:total] + zero_point[:total] - own_total * factor * zero_before
+    norms = jnp.stack([factor, offset, top[:total]])
+
+    grids = jnp.stack([one_of_each(values) for values in (scale, zero_point, inverse, top)], -1)
+    outputs = [grids[2 : len(sizes) : 3]]
+    if added:
         of_x = jnp.stack([x.scale, x.zero_point, *jnp.zeros(2)])  # nothing is rounded to it
-        grids = [of_x, *grids, _grid(found.add)]
-    return [one.values for one in weights], norms, jnp.stack(grids)
-
-
-def _grid(grid):
-    """A grid that is the same for all channels as `kernels/int8.py` takes it."""
-    one = [grid.scale[0], grid.zero_point()[0], grid.inverse[0], grid.q_max()[0]]
-    return jnp.stack(one)
+        outputs = [jnp.broadcast_to(of_x, (len(added), 4)), *outputs, grids[len(sizes) :]]
+    return norms, jnp.stack(outputs, 1)
 
 
 def _expanded(kernel, weights, step, x):

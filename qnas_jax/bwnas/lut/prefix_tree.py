@@ -261,7 +261,7 @@ _RANGE_FILE = "input_range.npy"
 
 
 def _nodes_file(layer: int, choice: int) -> str:
-    return f"nodes-{layer}-{choice}.npy"
+    return f"steps-{layer}-{choice}.npy"
 
 
 def pass_sizes(tree: PrefixTree, nodes_per_pass: int) -> Iterator[tuple[int, int]]:
