@@ -7,39 +7,15 @@
 
 #pragma once
 
+#include "correlate.h"
 #include "depthwise.h"
+#include "grid.h"
 #include "native.h"
 #include "pointwise.h"
 
 namespace qnas {
 
 constexpr int64_t kLeastRows = 16;  // of a piece: its first rows need some that others make too
-
-// The grid of a quantized value: the real number of a code, and the code of a real number.
-struct Grid {
-  __m512 scale, zero_point, inverse, top, lowest;
-
-  explicit Grid(const float* grid)
-      : scale(_mm512_set1_ps(grid[0])),
-        zero_point(_mm512_set1_ps(grid[1])),
-        inverse(_mm512_set1_ps(grid[2])),
-        top(_mm512_set1_ps(grid[3])),
-        lowest(_mm512_set1_ps(-grid[1] * grid[0])) {}
-
-  // The bound changes no value: it keeps the compiler from fusing the product into a sum.
-  __m512 Real(const uint8_t* codes, __mmask16 mask) const {
-    __m512i code = _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(mask, codes));
-    __m512 real = _mm512_mul_ps(_mm512_sub_ps(_mm512_cvtepi32_ps(code), zero_point), scale);
-    return _mm512_max_ps(real, lowest);
-  }
-
-  __m128i Code(__m512 real) const {
-    const int to_even = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
-    __m512 code = _mm512_roundscale_ps(_mm512_mul_ps(real, inverse), to_even);
-    code = _mm512_min_ps(_mm512_add_ps(code, zero_point), top);
-    return _mm512_cvtusepi32_epi8(_mm512_cvtps_epi32(_mm512_max_ps(code, _mm512_setzero_ps())));
-  }
-};
 
 // A sink of the first convolution: one row, its codes as groups.
 struct GroupCodes {
@@ -69,14 +45,16 @@ struct GroupCodes {
 
 // What is computed, but for which rows.
 struct Mbconv {
-  Window w;                                              // of the channels in between
-  int64_t in, out;                                       // channels of input and output
-  int64_t of_node;                                       // images of a node
-  bool adds;                                             // the input to the output
-  const uint8_t* x;                                      // [images, height, width, in]
-  const __m512i *expand, *depthwise, *project;           // weights
-  const float* norms;  // [nodes, 3, of_norms]: of the three convolutions' channels, from 0 on
-  const float* grids;  // [nodes, of_grids]: the output's; if it adds, those of x, of y and of its own
+  Window w;          // of the channels in between
+  int64_t in, out;   // channels of input and output
+  int64_t of_node;   // images of a node
+  bool adds;         // the input to the output
+  const uint8_t* x;  // [images, height, width, in]
+  const __m512i *expand, *depthwise, *project;  // weights
+  // [nodes, 3, of_norms], of which the first are the three convolutions' channels.
+  const float* norms;
+  // [nodes, of_grids], of which the first are the output's; if it adds, x's, y's and the sum's.
+  const float* grids;
   int64_t of_norms, of_grids;
   uint8_t* codes;       // the output, or null: then its noise is asked for
   const float* target;  // [images of a node, out height, out width, out]

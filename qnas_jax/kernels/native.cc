@@ -99,7 +99,7 @@ ffi::Error DepthwiseStatistics(Pool pool, Bytes x, Weights weights, ffi::Result<
   return done.failure() ? done : sink.Write(pool, nullptr, 0, out->typed_data());
 }
 
-// The sizes of an inverted residual: `first` and `op` say where its norms and grids are.
+// The sizes of an inverted residual, the first of its norms, and the number of its grids.
 struct Place {
   int64_t kernel, stride, dilation, hidden, channels, first, op;
 };

@@ -32,7 +32,7 @@ GROUP = 4  # products that one instruction adds to a sum
 SOURCE = pathlib.Path(__file__).with_suffix(".cc")
 HEADERS = tuple(
     SOURCE.with_name(f"{name}.h")
-    for name in ("native", "pointwise", "depthwise", "mbconv", "statistics")
+    for name in ("native", "pointwise", "correlate", "depthwise", "grid", "mbconv", "statistics")
 )
 MACHINES = ("x86_64", "AMD64")  # which may have AVX-512 VNNI
 FLAGS = (
