@@ -175,6 +175,11 @@ def search(given: Config, workdir: pathlib.Path) -> Searched:
     begun = _with_teacher(workdir, config, problem, deployed)
     teacher, variables = begun.teacher, begun.variables
     variables = adapters.of_run(workdir / "supernet", problem, how, variables)
+    if ahead:  # while its thread compiles, this one would wait
+        populate_table.compile_ahead(
+            workdir, problem, deployed, config.space, config.lut, config.kernels, how.train.crop,
+            variables,
+        )  # fmt: skip
     distilled, params = train_supernet.train_supernet(
         workdir, problem, how, config.space, config.supernet, teacher.stage, variables, ahead
     )

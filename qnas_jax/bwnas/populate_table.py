@@ -10,8 +10,9 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
+from qnas_jax.bwnas import distill
 from qnas_jax.bwnas.config import Kernels, Lut, Space
-from qnas_jax.bwnas.lut import layer_scales, populate, table, workload
+from qnas_jax.bwnas.lut import agreement, layer_scales, populate, table, workload
 from qnas_jax.data.batching import central_crops
 from qnas_jax.hardware.deployment import Deployment
 from qnas_jax.kernels import int8
@@ -79,6 +80,38 @@ def populate_table(
         _finish_table(deployed, stage, made_from, job, found, rows)
     processes.wait_for_all("table")
     return stage, rows
+
+
+def compile_ahead(
+    workdir: pathlib.Path,
+    problem: Problem,
+    deployed: Deployment,
+    chosen: Space,
+    how: Lut,
+    kernels: Kernels,
+    crop: tuple[int, int],
+    variables: PyTree,
+) -> None:
+    """Compiles what `populate_table` will run, for a supernet that is not distilled yet.
+
+    Does nothing where it would compile something else: if a table was begun, for several devices,
+    or with one scale of weights for a layer.
+    """
+    team = parallel.team()
+    several = team.count * len(team.devices) > 1
+    if several or (workdir / "lut").exists() or not deployed.target.per_channel:
+        return
+    found = int8.find_kernel(kernels.compile == "auto")
+    is_auto = how.compute == "auto" and how.a_ranges_per == "tensor"
+    in_int8 = how.compute == "int8" or (is_auto and found.is_fast)
+    key, searched = jax.random.key(0), problem.space
+    shapes = jax.eval_shape(lambda: distill.init_supernet(key, searched))
+    ones = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), list(shapes))
+    parts = table.parts_of(searched, chosen.bits, chosen.bits_per == "layer")
+    kernel = found.kernel if in_int8 else None
+    populate.compile_ahead(
+        _job(problem, how, crop, parts, variables, ones, kernel, workdir / "lut" / "partial")
+    )
 
 
 def resolve_compute(how: Lut, may_compile: bool, begun: str | None) -> str:
@@ -168,7 +201,7 @@ def _finish_table(deployed, stage, made_from, job, found, rows) -> None:
         **made_from,
         "images_done": found.images,
         "kernel": job.method.kernel or "XLA",
-        "agreement": populate.agreement(found, rows),
+        "agreement": agreement.of_halves(found, rows),
         "ops": [str(op) for op in rows.ops],
         "blocks": job.searched.blocks,
         "fixed_size_bytes": deployed.fixed()["size_bytes"],

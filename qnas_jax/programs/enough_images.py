@@ -12,7 +12,7 @@ import numpy as np
 from absl import flags
 
 from qnas_jax.bwnas import search_front
-from qnas_jax.bwnas.lut import populate, table
+from qnas_jax.bwnas.lut import agreement, table
 from qnas_jax.errors import InputError
 from qnas_jax.report import figures
 from qnas_jax.run import artefacts, paths
@@ -41,7 +41,7 @@ def main() -> None:
         for draw in range(DRAWS):
             picked = np.random.default_rng((draw, count)).choice(chunks, count, replace=False)
             nsr = by_chunk[picked].mean(0)
-            taus.append(populate.block_taus(rows, nsr, by_chunk.mean(0)))
+            taus.append(agreement.block_taus(rows, nsr, by_chunk.mean(0)))
             shares.append(len(_subnets(rows, nsr) & whole) / len(whole))
         mean, least, share = np.mean(taus), np.min(np.mean(taus, 0)), np.mean(shares)
         images = count * per_chunk

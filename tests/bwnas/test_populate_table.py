@@ -1,5 +1,8 @@
 """How the arithmetic of a table is chosen: once, named, and with a reason."""
 
+import dataclasses
+
+import jax
 import pytest
 
 import chip
@@ -7,7 +10,7 @@ from qnas_jax.bwnas import populate_table
 from qnas_jax.bwnas.config import Lut
 from qnas_jax.errors import InputError
 from qnas_jax.kernels import int8
-from qnas_jax.run import artefacts
+from qnas_jax.run import artefacts, parallel
 from qnas_jax.run.stage import Stage, begun_with
 
 NO_CPP = int8.Found("XLA", False, "there is no C++ compiler (c++)")
@@ -95,6 +98,54 @@ def test_the_kernel_of_int8_is_named_in_one_line(found, kernel, line, caplog):
     caplog.set_level("INFO")
     assert populate_table._kernel(False) == kernel
     assert caplog.messages == [line] and found == [False]
+
+
+def _ahead(laid_out, **lut):
+    config = laid_out.config
+    config.lut = dataclasses.replace(config.lut, **lut)
+    where = laid_out.workdir, laid_out.problem, laid_out.deployed
+    how = config.space, config.lut, config.kernels, config.train.crop
+    populate_table.compile_ahead(*where, *how, {})
+
+
+@pytest.mark.parametrize(
+    ("found", "lut", "kernel"),
+    [
+        ("C++", {}, "C++"),
+        ("C++", {"compute": "float32"}, None),
+        ("C++", {"a_ranges_per": "channel"}, None),
+        ("no C++", {}, None),
+        ("no C++", {"compute": "int8"}, "XLA"),
+        ("accelerator", {}, None),
+    ],
+    indirect=["found"],
+)
+def test_the_programs_of_the_table_that_follows_are_compiled(
+    found, lut, kernel, tmp_path, monkeypatch
+):
+    jobs = []
+    monkeypatch.setattr(populate_table.populate, "compile_ahead", jobs.append)
+    laid_out = chip.prepared(chip.smoke(), tmp_path)
+    _ahead(laid_out, **lut)
+    ((job,), how) = jobs, laid_out.config.lut
+    assert job.method.kernel == kernel
+    in_full = populate_table.resolve_compute(how, True, None)
+    assert job.method.compute == in_full
+
+
+@pytest.mark.parametrize("why", ["begun", "devices", "per_tensor"])
+def test_nothing_is_compiled_that_the_table_would_not_run(found, tmp_path, monkeypatch, why):
+    monkeypatch.setattr(populate_table.populate, "compile_ahead", lambda _: pytest.fail(why))
+    laid_out = chip.prepared(chip.smoke(), tmp_path)
+    if why == "begun":
+        (tmp_path / "lut").mkdir()
+    elif why == "devices":
+        team = parallel.Team(1, 0, (*jax.devices(), *jax.devices()), True)
+        monkeypatch.setattr(parallel, "team", lambda: team)
+    else:
+        target = dataclasses.replace(laid_out.deployed.target, per_channel=False)
+        laid_out = laid_out._replace(deployed=laid_out.deployed._replace(target=target))
+    _ahead(laid_out)
 
 
 def test_a_finished_table_of_a_version_with_fewer_settings_is_kept(tmp_path):

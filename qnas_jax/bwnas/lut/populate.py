@@ -18,8 +18,8 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from qnas_jax import metrics, space
-from qnas_jax.bwnas.lut import evaluate, prefix_tree, programs, table, targets, workload
+from qnas_jax import space
+from qnas_jax.bwnas.lut import evaluate, prefix_tree, programs, targets, workload
 from qnas_jax.bwnas.lut.table import Part
 from qnas_jax.kernels.int8 import Kernel
 from qnas_jax.nn import supernet
@@ -34,7 +34,6 @@ logger = logging.getLogger(__name__)
 MAX_NODES_PER_PASS = 64
 MEMORY_SHARE = 0.4  # of an accelerator's free memory, for one pass
 CPU_PASS_BYTES = 48 * 2**20  # two nodes at once keep both cores busy, if they fit the caches
-RANKED_ROWS = 1500  # of a block, at most, for a comparison of rankings
 LEAST_CHUNKS = 2  # done even when time is up: two halves to compare
 
 
@@ -120,6 +119,13 @@ class Job:
         """The shapes of the feature maps of the first chunk."""
         return jax.eval_shape(lambda: self.features(self.chunks[0]))
 
+    def units(self) -> list[tuple[int, int]]:
+        """All chunks of all parts, as (chunk, part).
+
+        Part by part, so that processes, which take every n-th unit, share each part evenly.
+        """
+        return [(c, i) for i in range(len(self.parts)) for c in range(len(self.chunks))]
+
     def works(self) -> list[workload.Work]:
         """The work of each part on one image."""
         return [
@@ -141,11 +147,9 @@ def populate(job: Job, time_budget_s: float = 0) -> Scores:
       time_budget_s: No chunk is begun after so many seconds; 0: no limit.
     """
     begin = time.monotonic()
-    works = job.works()
+    works, units = job.works(), job.units()
     _announce(job, works)
     uncalibrated = [i for i in range(len(job.parts)) if not job.calibration_folder(i).exists()]
-    # Part by part, so that processes, which take every n-th unit, share each part evenly.
-    units = [(c, i) for i in range(len(job.parts)) for c in range(len(job.chunks))]
     left = [unit for unit in units if not job.noise_file(*unit).exists()]
     if len(left) < len(units):
         logger.info("lut: resumed, %d of %d units done", len(units) - len(left), len(units))
@@ -182,6 +186,12 @@ def populate(job: Job, time_budget_s: float = 0) -> Scores:
     return found
 
 
+def compile_ahead(job: Job) -> None:
+    """Compiles what `populate` will run on one device; the parameters may be any numbers."""
+    worker, device = _Worker(job, job.works(), ()), parallel.team().devices[0]
+    worker.compile(range(len(job.parts)), job.units(), device)
+
+
 class _Worker:
     """Runs units; keeps the trees that it has built, and each device's latest feature maps."""
 
@@ -212,7 +222,7 @@ class _Worker:
                 nodes = self._nodes_per_pass(part, images, job.method.compute, device)
                 yield from programs.of_noise(self._tree(part, device), x, target, nodes)
 
-        programs.compile_all(found())
+        programs.compile_all(found(), default=device)  # as `parallel.spread` sets it
 
     def calibrate(self, part, device):
         x = self._maps(self._job.calibration, device)[self._job.parts[part].block]
@@ -280,32 +290,6 @@ def scores(job: Job) -> Scores:
 def _read_noise(file: pathlib.Path) -> np.ndarray:
     with reading(file) as content:
         return np.load(content)
-
-
-def agreement(found: Scores, rows: table.Table) -> list[float]:
-    """Kendall's tau between two halves of the images, for each block's ranking of its paths.
-
-    Empty if there is only one chunk.
-    """
-    if len(found.by_chunk) < LEAST_CHUNKS:
-        return []
-    taus = block_taus(rows, *(found.by_chunk[half::2].mean(0) for half in (0, 1)))
-    logger.info("lut: two halves of %d images agree to tau %s", found.images, taus)
-    return taus
-
-
-def block_taus(rows: table.Table, a: np.ndarray, b: np.ndarray) -> list[float]:
-    """Kendall's tau between two scores of a table's rows, for each block.
-
-    Of a large block, `RANKED_ROWS` rows drawn at random.
-    """
-    rng = np.random.default_rng(0)
-    taus = []
-    for block in range(rows.blocks):
-        places = rows.rows_of(block)
-        places = rng.choice(places, min(len(places), RANKED_ROWS), replace=False)
-        taus.append(round(metrics.kendall_tau(a[places], b[places]), 4))
-    return taus
 
 
 def _announce(job: Job, works: Sequence[workload.Work]) -> None:

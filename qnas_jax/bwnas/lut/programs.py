@@ -77,11 +77,22 @@ def of_noise(
         xs = jax.eval_shape(functools.partial(passes.run_layer, spec), *arguments[1:])
 
 
-def compile_all(programs: Iterator[Program]) -> None:
-    """Compiles different programs at the same time; equal ones once."""
+def compile_all(programs: Iterator[Program], default: Any = None) -> None:
+    """Compiles different programs at the same time; equal ones once.
+
+    Args:
+      programs: The programs.
+      default: The default device where they will be called, if one is set there, as JAX compiles
+        again for another one.
+    """
     different = {program.key(): program for program in programs}
+
+    def compile_(program: Program) -> None:
+        with jax.default_device(default):
+            program.lower().compile()
+
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        for done in [pool.submit(lambda p=p: p.lower().compile()) for p in different.values()]:
+        for done in [pool.submit(compile_, program) for program in different.values()]:
             done.result()
 
 

@@ -13,7 +13,7 @@ from scipy.stats import kendalltau
 import reference
 from qnas_jax import metrics, space
 from qnas_jax.bwnas import search_front
-from qnas_jax.bwnas.lut import populate, table
+from qnas_jax.bwnas.lut import agreement, populate, table
 from qnas_jax.quant import calibrate
 
 OPS = (space.Op(3, 2), space.Op(5, 3))
@@ -124,8 +124,8 @@ def test_when_time_is_up_every_row_has_the_same_images(whole, tmp_path, caplog):
     assert found.by_chunk.shape == (2, 12)
     np.testing.assert_allclose(found.nsr, found.by_chunk.mean(0), rtol=1e-6)
     rows = table.build(found.nsr, SEARCHED, table.parts_of(SEARCHED, BITS, per_layer=False))
-    with caplog.at_level(logging.INFO, "qnas_jax.bwnas.lut.populate"):
-        taus = populate.agreement(found, rows)
+    with caplog.at_level(logging.INFO, "qnas_jax.bwnas.lut.agreement"):
+        taus = agreement.of_halves(found, rows)
     assert len(taus) == 2
     assert taus[0] == pytest.approx(kendalltau(*found.by_chunk[:, :8]).statistic, abs=1e-4)
     assert "two halves of 2 images" in caplog.text

@@ -21,12 +21,13 @@ def _shape(x):
     return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
 
 
+# Images of sizes that no other test has, as programs are kept.
+@pytest.mark.parametrize(("columns", "default"), [(13, None), (17, jax.devices()[0])])
 @pytest.mark.parametrize("kernel", [None, "XLA", pytest.param("C++", marks=cpu.needs_vnni)])
-def test_a_walk_finds_its_programs_compiled(kernel, caplog):
+def test_a_walk_finds_its_programs_compiled(kernel, columns, default, caplog):
     assert kernel in (None, "XLA", int8.find_kernel().kernel)
     place = jax.devices()[0]
-    # Of a size that no other test has, as programs are kept.
-    maps = reference.random_maps(BLOCK, 2, (5, 13))
+    maps = reference.random_maps(BLOCK, 2, (5, columns))
     x, target = (jax.device_put(one, place) for one in maps)
     params = jax.device_put(reference.random_block(BLOCK, OPS), place)
     bits = [[(8, 8)], [(8, 8), (4, 4)], [(8, 8)]]
@@ -35,8 +36,9 @@ def test_a_walk_finds_its_programs_compiled(kernel, caplog):
     to_calibrate = list(programs.of_calibration(built, _shape(x), 2))
     to_score = list(programs.of_noise(built, _shape(x), _shape(target), 2))
     assert len(to_calibrate) == len(to_score) == BLOCK.depth
-    programs.compile_all(itertools.chain(to_calibrate, to_score, to_score))
-    with caplog.at_level(logging.WARNING), jax.log_compiles():
+    # Within `parallel.spread` there is a default device, which belongs to the key of a program.
+    programs.compile_all(itertools.chain(to_calibrate, to_score, to_score), default)
+    with caplog.at_level(logging.WARNING), jax.log_compiles(), jax.default_device(default):
         found = prefix_tree.calibrate(built, x, 2)
         prefix_tree.noise(built, found, x, target, variance, 2)
     compiled = [r.getMessage() for r in caplog.records if "XLA compilation" in r.getMessage()]
