@@ -11,6 +11,7 @@ import collections
 import dataclasses
 import functools
 import json
+import os
 import pathlib
 import re
 import shutil
@@ -214,6 +215,7 @@ def main():
     run, folder, form = sys.argv[1:]
     recorder = Recorder(form)
     jax.jit = recorder.jit
+    os.cpu_count = lambda: 1  # networks one after another: a recorder is for one thread
     jax.config.update("jax_disable_most_optimizations", True)
     RUNS[run](pathlib.Path(folder))
     print(

@@ -2,10 +2,10 @@
 
     python launch/bench/main.py memory --json memory.json
 
-For a config of segmentation, by default the published one. Nothing is compiled or run: programs
-are traced for the shapes that the stages call them with, and their arrays are counted (see
-`qnas_jax/profiling/memory.py`). With --run each program is also compiled and run on the device at
-hand: the table then has XLA's own bytes, and seconds.
+For a config of segmentation, by default the published one. Programs are traced for the shapes that
+the stages call them with, and their arrays are counted (see `qnas_jax/profiling/memory.py`). With
+--run each program is also compiled and run on the device at hand, on arrays of ones: the table then
+has XLA's own bytes, and seconds. Without, nothing is compiled or run.
 """
 
 import argparse

@@ -175,6 +175,9 @@ def search(given: Config, workdir: pathlib.Path) -> Searched:
     begun = _with_teacher(workdir, config, problem, deployed)
     teacher, variables = begun.teacher, begun.variables
     variables = adapters.of_run(workdir / "supernet", problem, how, variables)
+    train_supernet.supernet_stage(  # refuses another one before anything takes long
+        workdir, teacher.stage, config.space, config.supernet, how.seed
+    )
     if ahead:  # while its thread compiles, this one would wait
         populate_table.compile_ahead(
             workdir, problem, deployed, config.space, config.lut, config.kernels, how.train.crop,

@@ -95,11 +95,11 @@ def compile_ahead(
     """Compiles what `populate_table` will run, for a supernet that is not distilled yet.
 
     Does nothing where it would compile something else: if a table was begun, for several devices,
-    or with one scale of weights for a layer.
+    with one scale of weights for a layer, or where free memory decides how much a pass computes.
     """
     team = parallel.team()
-    several = team.count * len(team.devices) > 1
-    if several or (workdir / "lut").exists() or not deployed.target.per_channel:
+    fixed = team.count * len(team.devices) == 1 and parallel.free_bytes(team.devices[0]) is None
+    if not fixed or (workdir / "lut").exists() or not deployed.target.per_channel:
         return
     found = int8.find_kernel(kernels.compile == "auto")
     is_auto = how.compute == "auto" and how.a_ranges_per == "tensor"

@@ -72,15 +72,15 @@ def compile_ahead(
 ) -> Ahead | None:
     """Begins to compile the steps in a thread, while the teacher is made; see `train_supernet`.
 
-    Compilation uses one core and may take longer than the steps. A program that is stopped waits
-    for its end.
+    Compilation uses one core and may take longer than the steps.
 
     Returns:
-      None if the supernet is finished, several devices share it, or the teacher gets adapters.
+      None if no step is left, several devices share it, or the teacher gets adapters.
     """
-    team = parallel.team()
+    team, folder = parallel.team(), workdir / "supernet"
     several = team.count * len(team.devices) > 1
-    if several or is_finished(workdir / "supernet") or adapters.are_needed(problem):
+    trained = is_finished(folder) or (folder / "checkpoint" / str(how.steps)).is_dir()
+    if several or trained or adapters.are_needed(problem):
         return None
     recipe = _recipe(problem, how, training.seed)
     steps, place = loop.program(distill.train_step(recipe)), SingleDeviceSharding(team.devices[0])

@@ -51,9 +51,9 @@ struct Mbconv {
   bool adds;         // the input to the output
   const uint8_t* x;  // [images, height, width, in]
   const __m512i *expand, *depthwise, *project;  // weights
-  // [nodes, 3, of_norms], of which the first are the three convolutions' channels.
+  // [nodes, 3, of_norms], from the three convolutions' channels on.
   const float* norms;
-  // [nodes, of_grids], of which the first are the output's; if it adds, x's, y's and the sum's.
+  // [nodes, of_grids], from the output's on; if it adds, those of x, y and the sum.
   const float* grids;
   int64_t of_norms, of_grids;
   uint8_t* codes;       // the output, or null: then its noise is asked for
@@ -218,7 +218,8 @@ inline ffi::Error Run(ffi::ThreadPool pool, const Mbconv& m, int64_t images) {
   const Groups layout(m.w.columns);
   const int64_t phases = m.w.rows.phases(), rows = m.w.rows.outputs(0);
   const int64_t most = std::max<int64_t>(rows / kLeastRows, 1);
-  const int64_t parts = std::min(CeilDiv(pool.num_threads(), images * phases), most);
+  const int64_t threads = std::max<int64_t>(pool.num_threads(), 1);
+  const int64_t parts = std::min(CeilDiv(threads, images * phases), most);
   return Spread(pool, images * phases * parts, [&](int64_t piece) {
     const int64_t part = piece % parts, phase = piece / parts % phases;
     const int64_t outputs = m.w.rows.outputs(phase);

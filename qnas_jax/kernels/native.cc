@@ -1,7 +1,8 @@
 // INT8 convolutions for CPUs with AVX-512 VNNI, whose vector instructions multiply bytes.
 //
 // Each kind of convolution has two functions: one returns codes, the other the statistics of the
-// sums. native.py packs the weights and compiles this file.
+// sums. So has a whole inverted residual: one returns codes, the other their noise. native.py packs
+// the weights and compiles this file.
 
 #include "depthwise.h"
 #include "mbconv.h"

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from qnas_jax.errors import InputError
+from qnas_jax.run import preempt
 
 Unit = TypeVar("Unit")
 Result = TypeVar("Result")
@@ -136,7 +137,8 @@ def side_by_side(works: Sequence[Callable[[], Result]]) -> list[Result]:
     """Calls functions that do not depend on each other, and returns their results; see `spread`.
 
     On a CPU two at a time, because compilation, Python and small operations use one core only. An
-    accelerator has one at a time, for its memory.
+    accelerator has one at a time, for its memory, and so have several devices, which may exchange
+    something.
     """
     found: dict[int, Result] = {}
     left = _queue(range(len(works)))
@@ -145,8 +147,8 @@ def side_by_side(works: Sequence[Callable[[], Result]]) -> list[Result]:
         for place in _taken(left):
             found[place] = works[place]()
 
-    on_cpu = team().devices[0].platform == "cpu"
-    at_once = min(2, os.cpu_count() or 1) if on_cpu else 1
+    platforms = [device.platform for device in team().devices]
+    at_once = min(2, os.cpu_count() or 1) if platforms == ["cpu"] else 1
     _in_threads([drain] * min(at_once, max(len(works), 1)))
     return [found[place] for place in range(len(works))]
 
@@ -190,6 +192,8 @@ def _in_threads(drains: Sequence[Callable[[], None]]) -> None:
                     future.result()
         except BaseException:  # of a thread, or this one is interrupted
             given_up.set()
+            with preempt.ignored():  # the signal may come twice; the threads still save their work
+                concurrent.futures.wait(running)
             raise
 
 

@@ -58,6 +58,11 @@ def noting() -> Iterator[Callable[[], bool]]:
         raise Stopped(MESSAGE)
 
 
+def ignored() -> contextlib.AbstractContextManager[None]:
+    """Within, SIGTERM does nothing: the program is ending already."""
+    return _handled_by(lambda *_: None)
+
+
 @contextlib.contextmanager
 def _handled_by(handler: Callable[..., None]) -> Iterator[None]:
     """Sets the handler in the main thread; does nothing in others, where Python forbids it."""

@@ -18,7 +18,7 @@ from qnas_jax.export.graph import Graph
 from qnas_jax.export.runtimes import Runtime
 from qnas_jax.hardware.deployment import Deployment
 from qnas_jax.report import exports
-from qnas_jax.run import artefacts, parallel
+from qnas_jax.run import artefacts, parallel, preempt
 from qnas_jax.run.listing import listed
 from qnas_jax.run.stage import Stage, read_json
 from qnas_jax.stages import evaluation
@@ -268,7 +268,9 @@ def _compare(
     for runtime in found:
         for name in (QUANTIZED + runtime.suffix, FLOAT + runtime.suffix):
             sources[name] = runtime.class_maps(folder / name)
+    _check_wanted()
     scores, agreement = parity.class_maps(sources, data, batch, task)
+    _check_wanted()
     images = stacked(data, range(min(CODE_IMAGES, len(data)))).images
     rows = _codes(model, rounded, network, found, images)
     return {
@@ -282,6 +284,12 @@ def _compare(
         "codes": dict(parity.summary(rows)),
         "layers": rows,
     }
+
+
+def _check_wanted() -> None:
+    """Ends the work on a network's files if that on another's has failed, or SIGTERM came."""
+    if parallel.is_given_up():
+        raise preempt.Stopped(preempt.MESSAGE)
 
 
 def _batch(how: Training, image_shape: tuple[int, int, int]) -> int:

@@ -98,8 +98,8 @@ def width_for(networks: int, batch: int, devices: int) -> int:
 def train_all(batch: int, trainings: Sequence[Callable[[], Any]]) -> None:
     """Runs trainings of whole networks, side by side where this is faster.
 
-    Several processes share each batch, and run one training after another. Where all devices share
-    a batch, `parallel.side_by_side` decides.
+    Several processes share each batch, and run one training after another. A CPU that is one
+    device runs two at a time, see `parallel.side_by_side`.
 
     Args:
       batch: Images of a step.

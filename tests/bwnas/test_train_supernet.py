@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import threading
 
 import jax
 import numpy as np
@@ -60,6 +61,7 @@ def test_an_error_of_the_compilation_is_raised_where_the_steps_are_needed(begun,
 
     def broken(recipe):
         def step(*_):
+            assert threading.current_thread() is not threading.main_thread(), "was not waited for"
             raise FloatingPointError("broken")
 
         return step

@@ -210,10 +210,17 @@ def test_both_kernels_give_the_same_codes_depthwise(size, stride, dilation):
 
 # Rows and columns that fill no tile, inputs and channels that fill no vector, and kernels and
 # strides beyond those that the C++ knows at compile time.
+# Images that several threads share: each phase has at least 32 rows of outputs.
+TALL = [
+    (5, 1, 1, (70, 9), (8, 20, 8)),
+    (3, 2, 1, (130, 7), (8, 20, 8)),
+    (3, 1, 2, (100, 5), (8, 20, 8)),
+]
 INVERTED = [
     *((k, s, d, (9, 13), (8, 20, 8)) for k in (3, 5, 7, 9) for s in (1, 2, 3) for d in (1, 2)),
     *((7, 1, 4, image, (8, 17, 8)) for image in ((1, 1), (1, 20), (20, 1), (3, 3), (16, 32))),
     *((5, 2, 3, image, (6, 36, 10)) for image in ((1, 1), (2, 17), (64, 31))),
+    *TALL,
     *((3, 1, 1, (23, 41), channels) for channels in ((24, 72, 24), (16, 96, 24), (40, 240, 65))),
 ]
 
@@ -297,7 +304,7 @@ def test_inverted_residuals_are_those_of_integers(
 
 def _run_in_eight_threads(folder):
     """What a process of its own does for the test below; XLA takes the number from NPROC."""
-    for number, case in enumerate(INVERTED[::5]):
+    for number, case in enumerate([*INVERTED[::5], *TALL]):
         codes, noise = Inverted(*case, nodes=1).run("C++")
         np.savez(folder / f"{number}.npz", codes=codes, noise=noise)
 
@@ -319,7 +326,7 @@ def test_inverted_residuals_do_not_depend_on_the_number_of_threads(tmp_path):
     subprocess.run(
         [sys.executable, "-c", program, *paths], env={**os.environ, "NPROC": "8"}, check=True
     )
-    for number, case in enumerate(INVERTED[::5]):
+    for number, case in enumerate([*INVERTED[::5], *TALL]):
         with np.load(tmp_path / f"{number}.npz") as found:
             codes, noise = Inverted(*case, nodes=1).run("C++")
             np.testing.assert_array_equal(found["codes"], codes)

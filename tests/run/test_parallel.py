@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import signal
 import threading
 import time
 import types
@@ -10,7 +11,7 @@ import jax
 import pytest
 
 from qnas_jax.errors import InputError
-from qnas_jax.run import parallel
+from qnas_jax.run import parallel, preempt
 
 DEVICES = ("a", "b", "c")
 
@@ -106,6 +107,27 @@ def test_an_error_beside_other_work_is_raised_and_ends_it(monkeypatch):
     with pytest.raises(InputError, match=r"^broken$"):
         parallel.side_by_side([fails, long, functools.partial(begun.append, 1)])
     assert not begun
+
+
+def test_a_second_sigterm_does_not_cut_off_what_is_being_saved(monkeypatch):
+    _made_up(monkeypatch, "cpu")
+    monkeypatch.setattr(parallel.os, "cpu_count", lambda: 2)
+    saved = threading.Event()
+
+    def stops():
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGTERM)
+
+    def saves():
+        while not parallel.is_given_up():
+            time.sleep(0.01)
+        time.sleep(0.2)
+        stops()
+        time.sleep(0.2)
+        saved.set()
+
+    with pytest.raises(preempt.Stopped), preempt.raising():
+        parallel.side_by_side([stops, saves])
+    assert saved.is_set()
 
 
 def test_work_beside_other_work_has_the_same_team():

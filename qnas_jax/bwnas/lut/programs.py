@@ -92,8 +92,12 @@ def compile_all(programs: Iterator[Program], default: Any = None) -> None:
             program.lower().compile()
 
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        for done in [pool.submit(compile_, program) for program in different.values()]:
-            done.result()
+        try:
+            for done in [pool.submit(compile_, program) for program in different.values()]:
+                done.result()
+        except BaseException:  # one failed, or the program is stopped
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 def _start(passes, x):
