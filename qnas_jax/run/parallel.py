@@ -181,11 +181,10 @@ def _in_threads(drains: Sequence[Callable[[], None]]) -> None:
     if len(drains) == 1:
         return contexts[0].run(begin, drains[0])
     with concurrent.futures.ThreadPoolExecutor(len(drains)) as pool:
+        running: list[concurrent.futures.Future[None]] = []
         try:
-            running = [
-                pool.submit(context.run, begin, drain)
-                for context, drain in zip(contexts, drains, strict=True)
-            ]
+            for context, drain in zip(contexts, drains, strict=True):
+                running.append(pool.submit(context.run, begin, drain))
             concurrent.futures.wait(running, return_when=concurrent.futures.FIRST_EXCEPTION)
             for future in running:
                 if future.done():
