@@ -112,16 +112,21 @@ def test_an_error_beside_other_work_is_raised_and_ends_it(monkeypatch):
 def test_a_second_sigterm_does_not_cut_off_what_is_being_saved(monkeypatch):
     _made_up(monkeypatch, "cpu")
     monkeypatch.setattr(parallel.os, "cpu_count", lambda: 2)
-    saved = threading.Event()
+    both, saved = threading.Barrier(2, timeout=60), threading.Event()
 
-    def stops():
+    def stop():
         signal.pthread_kill(threading.main_thread().ident, signal.SIGTERM)
 
+    def stops():
+        both.wait()
+        stop()
+
     def saves():
+        both.wait()
         while not parallel.is_given_up():
             time.sleep(0.01)
         time.sleep(0.2)
-        stops()
+        stop()
         time.sleep(0.2)
         saved.set()
 
