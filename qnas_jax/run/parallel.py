@@ -181,10 +181,11 @@ def _in_threads(drains: Sequence[Callable[[], None]]) -> None:
     if len(drains) == 1:
         return contexts[0].run(begin, drains[0])
     with concurrent.futures.ThreadPoolExecutor(len(drains)) as pool:
-        running: list[concurrent.futures.Future[None]] = []
         try:
-            for context, drain in zip(contexts, drains, strict=True):
-                running.append(pool.submit(context.run, begin, drain))
+            running = [
+                pool.submit(context.run, begin, drain)
+                for context, drain in zip(contexts, drains, strict=True)
+            ]
             concurrent.futures.wait(running, return_when=concurrent.futures.FIRST_EXCEPTION)
             for future in running:
                 if future.done():
@@ -192,7 +193,7 @@ def _in_threads(drains: Sequence[Callable[[], None]]) -> None:
         except BaseException:  # of a thread, or this one is interrupted
             given_up.set()
             with preempt.ignored():  # the signal may come twice; the threads still save their work
-                concurrent.futures.wait(running)
+                pool.shutdown()
             raise
 
 

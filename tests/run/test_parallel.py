@@ -119,6 +119,7 @@ def test_a_second_sigterm_does_not_cut_off_what_is_being_saved(monkeypatch):
 
     def stops():
         both.wait()
+        time.sleep(0.2)  # until the main thread has started both, and waits
         stop()
 
     def saves():
