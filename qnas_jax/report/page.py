@@ -76,6 +76,7 @@ $classes
 <img alt="images, labels and predictions" src="data:image/png;base64,$samples">
 <h2>Time</h2>
 <table><tr><th>stage</th><th>time</th></tr>$times</table>
+<p class="note">Seconds of networks that were trained or written at the same time are added up.</p>
 </html>
 """)
 
