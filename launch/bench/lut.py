@@ -148,8 +148,7 @@ def _best(function) -> float:
 
 def _kernel(compute: str) -> int8.Kernel | None:
     """The kernel of int8 convolutions; None for float32."""
-    found = int8.find_kernel()
-    return found.kernel if compute == "int8" or (compute == "auto" and found.is_fast) else None
+    return int8.find_kernel().chosen(compute)
 
 
 class _Case:

@@ -102,13 +102,11 @@ def compile_ahead(
     if not fixed or (workdir / "lut").exists() or not deployed.target.per_channel:
         return
     found = int8.find_kernel(kernels.compile == "auto")
-    is_auto = how.compute == "auto" and how.a_ranges_per == "tensor"
-    in_int8 = how.compute == "int8" or (is_auto and found.is_fast)
+    kernel = None if how.a_ranges_per == "channel" else found.chosen(how.compute)
     key, searched = jax.random.key(0), problem.space
     shapes = jax.eval_shape(lambda: distill.init_supernet(key, searched))
     ones = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), list(shapes))
     parts = table.parts_of(searched, chosen.bits, chosen.bits_per == "layer")
-    kernel = found.kernel if in_int8 else None
     populate.compile_ahead(
         _job(problem, how, crop, parts, variables, ones, kernel, workdir / "lut" / "partial")
     )

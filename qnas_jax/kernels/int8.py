@@ -33,13 +33,18 @@ class Found(NamedTuple):
 
     Attributes:
       kernel: The faster one.
-      is_fast: Whether it is faster than convolutions of float32. XLA's is on no device.
+      is_fast: Whether it is faster than convolutions of float32. XLA's was not on CPUs and a GPU.
       reason: On a CPU, why it is not C++; else empty.
     """
 
     kernel: Kernel
     is_fast: bool
     reason: str
+
+    def chosen(self, compute: str) -> Kernel | None:
+        """The kernel for a setting "int8", "float32" or "auto", the faster one; None: float32."""
+        in_int8 = compute == "int8" or (compute == "auto" and self.is_fast)
+        return self.kernel if in_int8 else None
 
 
 def find_kernel(may_compile: bool = True) -> Found:

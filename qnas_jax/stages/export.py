@@ -268,9 +268,9 @@ def _compare(
     for runtime in found:
         for name in (QUANTIZED + runtime.suffix, FLOAT + runtime.suffix):
             sources[name] = runtime.class_maps(folder / name)
-    _check_wanted()
+    _stop_if_given_up()
     scores, agreement = parity.class_maps(sources, data, batch, task)
-    _check_wanted()
+    _stop_if_given_up()
     images = stacked(data, range(min(CODE_IMAGES, len(data)))).images
     rows = _codes(model, rounded, network, found, images)
     return {
@@ -286,7 +286,7 @@ def _compare(
     }
 
 
-def _check_wanted() -> None:
+def _stop_if_given_up() -> None:
     """Ends the work on a network's files if that on another's has failed, or SIGTERM came."""
     if parallel.is_given_up():
         raise preempt.Stopped(preempt.MESSAGE)
