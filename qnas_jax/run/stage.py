@@ -222,7 +222,8 @@ class Stage:
         """Marks the stage as finished; does nothing if it is already."""
         if not self.done:
             self.done = True
-            self.seconds = self.elapsed()
+            # As the mark holds them: read again, they must round to the same tenth.
+            self.seconds = round(self.elapsed(), 3)
             self._write()
 
     def elapsed(self) -> float:

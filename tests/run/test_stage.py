@@ -99,6 +99,17 @@ def test_the_seconds_of_a_stage_leave_out_its_stops(tmp_path, monkeypatch):
     assert resumed.seconds == Stage(tmp_path, MADE_FROM).seconds == 7.25
 
 
+def test_the_seconds_of_a_stage_are_the_same_when_they_are_read_again(tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(stages.time, "time", lambda: now[0])
+    first = Stage(tmp_path, MADE_FROM)
+    first.begin()
+    (tmp_path / "lut.npz").write_text("rows")
+    now[0] = 7.9496  # rounds to 7.9, but 7.950 to 8.0
+    first.finish()
+    assert round(first.seconds, 1) == round(Stage(tmp_path, MADE_FROM).seconds, 1)
+
+
 def test_a_stage_of_which_nothing_came_may_be_made_from_anything(tmp_path):
     Stage(tmp_path, MADE_FROM).begin()
     (tmp_path / "checkpoint").mkdir()
