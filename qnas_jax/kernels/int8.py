@@ -24,6 +24,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int8, Int32, UInt8
 
 from qnas_jax.kernels import convolution, native
+from qnas_jax.quant import affine, calibrate
 
 Kernel = Literal["C++", "XLA"]
 
@@ -163,9 +164,8 @@ def mbconv(
     y = pointwise(y, weights[2], own[2], kernel)
     if grids.shape[1] == 1:
         return y
-    of_x, of_y, (_, zero_point, inverse, top) = grids[place.op]
-    total = real(x, *of_x[:2]) + real(y, *of_y[:2])
-    return jnp.clip(jnp.round(total * inverse) + zero_point, 0, top).astype(jnp.uint8)
+    of_x, of_y, own = grids[place.op]
+    return _on_grid(real(x, *of_x[:2]) + real(y, *of_y[:2]), own)
 
 
 def mbconv_noise(
@@ -189,9 +189,8 @@ def real(
 ) -> Float[Array, "n h w c"]:
     """Real values, ``scale * (codes - zero_point)``, bit-identical to those of the float path.
 
-    The bound changes no value. It keeps the compiler from fusing the product into a sum that
-    follows, which would change the rounding: thousands of sums of two grids are half-way between
-    codes.
+    The bound changes no value. It keeps the compiler from fusing the product into a sum, which
+    changes the rounding: thousands of sums of two grids are half-way between codes.
     """
     return jnp.maximum((codes - zero_point) * scale, -zero_point * scale)
 
@@ -236,6 +235,85 @@ def depthwise_statistics(
         return native.depthwise_statistics(x, w, stride, dilation)
     x, w = x.astype(jnp.float32), w.astype(jnp.float32)
     return _statistics(convolution.depthwise(x, w, stride, dilation))
+
+
+def settle(
+    statistics: Float[Array, "4 c"],
+    rate: Float[Array, "c"],
+    weights: Sequence[Float[Array, "c"]],
+    before: Float[Array, "numbers"],
+    a_bits: Int32[Array, ""],
+    bounds: tuple[float, float],
+    kernel: Kernel,
+) -> tuple[Float[Array, "6 c"], Float[Array, "6"], Float[Array, "3 c"]]:
+    """Batch norm by the statistics of a convolution's sums, and the grid of what follows it.
+
+    Args:
+      statistics: Of the sums less the share of the input's zero point.
+      rate: 1 / standard deviation of each channel's real values.
+      weights: Of each channel scale and sum of the codes, and the norm's factor and offset.
+      before: Scale and zero point of the input, and any numbers after them.
+      a_bits: Bitwidth of the activation.
+      bounds: Of the activation.
+      kernel: What computes it, from `find_kernel`.
+
+    Returns:
+      Of each channel, factor and offset of real sums, and inverse of the scale, scale, lowest and
+      highest real value of the min-max grid; this grid, see `add`; and both as `pointwise` and
+      `depthwise` take them.
+    """
+    if kernel == "C++":
+        return native.settle(statistics, rate, weights, before, a_bits, bounds)
+    scale, total, norm_scale, norm_bias = weights
+    unit = scale * before[0]
+    factor = norm_scale * rate
+    offset = norm_bias - unit * statistics[0] * factor
+    extremes = jnp.clip(convolution.affine(unit[None] * statistics[2:], factor, offset), *bounds)
+    grid = _grid(extremes, a_bits)
+    of_codes = factor * grid[2] * scale * before[0]
+    start = offset * grid[2] + grid[1] - total * of_codes * before[1]
+    scale, _, inverse, top, low, high = jnp.broadcast_to(grid[:, None], (6, len(factor)))
+    step = jnp.stack([factor, offset, inverse, scale, low, high])
+    return step, grid, jnp.stack([of_codes, start, top])
+
+
+def add(
+    x: UInt8[Array, "n h w c"],
+    y: UInt8[Array, "n h w c"],
+    of_x: Float[Array, "numbers"],
+    of_y: Float[Array, "others"],
+    a_bits: Int32[Array, ""],
+    kernel: Kernel,
+) -> tuple[UInt8[Array, "n h w c"], Float[Array, "6"]]:
+    """The sum of two tensors on its min-max grid.
+
+    Args:
+      x: Codes.
+      y: Codes.
+      of_x: Scale and zero point, and any numbers after them.
+      of_y: The same of `y`.
+      a_bits: Bitwidth of the sum.
+      kernel: What computes it, from `find_kernel`.
+
+    Returns:
+      Codes and grid: scale, zero point, 1 / scale, highest code, lowest and highest real value.
+    """
+    if kernel == "C++":
+        return native.add(x, y, of_x, of_y, a_bits)
+    total = real(x, *of_x[:2]) + real(y, *of_y[:2])
+    grid = _grid(total, a_bits)
+    return _on_grid(total, grid), grid
+
+
+def _grid(values, a_bits):
+    """The min-max grid of values; see `add`."""
+    scale, zero_point, q_max = affine.asymmetric_grid(calibrate.min_max(values, a_bits), a_bits)
+    low, high = scale * (0 - zero_point), scale * (q_max - zero_point)
+    return jnp.stack([scale, zero_point, 1 / scale, q_max, low, high])
+
+
+def _on_grid(values, grid):
+    return jnp.clip(jnp.round(values * grid[2]) + grid[1], 0, grid[3]).astype(jnp.uint8)
 
 
 def _statistics(sums):

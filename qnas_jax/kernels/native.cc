@@ -1,13 +1,14 @@
 // INT8 convolutions for CPUs with AVX-512 VNNI, whose vector instructions multiply bytes.
 //
 // Each kind of convolution has two functions: one returns codes, the other the statistics of the
-// sums. So has a whole inverted residual: one returns codes, the other their noise. native.py packs
-// the weights and compiles this file.
+// sums, from which a third finds its batch norm and grid. A whole inverted residual has two: one
+// returns codes, the other their noise. native.py packs the weights and compiles this file.
 
 #include "depthwise.h"
 #include "mbconv.h"
 #include "native.h"
 #include "pointwise.h"
+#include "settle.h"
 #include "statistics.h"
 
 namespace {
@@ -98,6 +99,61 @@ ffi::Error DepthwiseStatistics(Pool pool, Bytes x, Weights weights, ffi::Result<
   ffi::Error done =
       Depthwise(pool, x.typed_data(), Vectors(weights), w, images, images / nodes, sink);
   return done.failure() ? done : sink.Write(pool, nullptr, 0, out->typed_data());
+}
+
+// Numbers of several nodes, or the same ones for all.
+template <typename Numbers>
+struct OfNodes {
+  const Numbers& numbers;
+  int64_t size;  // of one node
+
+  int64_t Count() const { return numbers.element_count(); }
+  bool Fit(int64_t nodes) const { return Count() == size || Count() == nodes * size; }
+  auto* At(int64_t node) const {
+    return numbers.typed_data() + (Count() == size ? 0 : node * size);
+  }
+};
+
+ffi::Error Settle(Floats statistics, Floats rates, Floats scale, Floats total, Floats norm_scale,
+                  Floats norm_bias, Floats before, Ints bits, ffi::Result<Floats> step,
+                  ffi::Result<Floats> grid, ffi::Result<Floats> norms, float low, float high) {
+  const int64_t channels = step->dimensions().back(), nodes = grid->element_count() / kGrid;
+  const OfNodes<Floats> sums{statistics, 4 * channels}, rate{rates, channels};
+  const OfNodes<Floats> weights[] = {
+      {scale, channels}, {total, channels}, {norm_scale, channels}, {norm_bias, channels}};
+  const OfNodes<Floats> input{before, before.dimensions().back()};
+  const OfNodes<Ints> width{bits, 1};
+  bool fit = sums.Fit(nodes) && rate.Fit(nodes) && input.Fit(nodes) && width.Fit(nodes) &&
+             input.size >= 2 && int64_t(step->element_count()) == kStep * nodes * channels &&
+             int64_t(norms->element_count()) == 3 * nodes * channels;
+  for (const auto& one : weights) fit = fit && one.Fit(nodes);
+  if (!fit) return Unfit();
+  for (int64_t i = 0; i < nodes; ++i)
+    Settled{channels, sums.At(i), rate.At(i), weights[0].At(i), weights[1].At(i),
+            weights[2].At(i), weights[3].At(i), input.At(i), *width.At(i), low, high}
+        .Write(step->typed_data() + kStep * i * channels, grid->typed_data() + i * kGrid,
+               norms->typed_data() + 3 * i * channels);
+  return ffi::Error::Success();
+}
+
+ffi::Error AddCodes(Pool pool, Bytes x, Bytes y, Floats of_x, Floats of_y, Ints bits,
+                    ffi::Result<Bytes> out, ffi::Result<Floats> grid) {
+  const int64_t nodes = grid->element_count() / kGrid, size = out->element_count();
+  const OfNodes<Floats> first{of_x, of_x.dimensions().back()};
+  const OfNodes<Floats> second{of_y, of_y.dimensions().back()};
+  const OfNodes<Ints> width{bits, 1};
+  if (!nodes || int64_t(x.element_count()) != size || int64_t(y.element_count()) != size ||
+      size % nodes || first.size < 2 || second.size < 2 || !first.Fit(nodes) ||
+      !second.Fit(nodes) || !width.Fit(nodes))
+    return Unfit();
+  for (int64_t i = 0; i < nodes; ++i) {
+    const int64_t at = i * size / nodes;
+    const Sum sum{size / nodes, x.typed_data() + at, y.typed_data() + at,
+                  first.At(i), second.At(i), *width.At(i)};
+    ffi::Error done = sum.Write(pool, out->typed_data() + at, grid->typed_data() + i * kGrid);
+    if (done.failure()) return done;
+  }
+  return ffi::Error::Success();
 }
 
 // The sizes of an inverted residual, the first of its norms, and the number of its grids.
@@ -207,6 +263,31 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(qnas_jax_depthwise, DepthwiseCodes,
                               Windowed(Signature().Arg<Floats>().Ret<Bytes>()));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(qnas_jax_depthwise_statistics, DepthwiseStatistics,
                               Windowed(Signature().Ret<Floats>()));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(qnas_jax_settle, Settle,
+                              ffi::Ffi::Bind()
+                                  .Arg<Floats>()
+                                  .Arg<Floats>()
+                                  .Arg<Floats>()
+                                  .Arg<Floats>()
+                                  .Arg<Floats>()
+                                  .Arg<Floats>()
+                                  .Arg<Floats>()
+                                  .Arg<Ints>()
+                                  .Ret<Floats>()
+                                  .Ret<Floats>()
+                                  .Ret<Floats>()
+                                  .Attr<float>("low")
+                                  .Attr<float>("high"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(qnas_jax_add, AddCodes,
+                              ffi::Ffi::Bind()
+                                  .Ctx<Pool>()
+                                  .Arg<Bytes>()
+                                  .Arg<Bytes>()
+                                  .Arg<Floats>()
+                                  .Arg<Floats>()
+                                  .Arg<Ints>()
+                                  .Ret<Bytes>()
+                                  .Ret<Floats>());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(qnas_jax_mbconv, MbconvCodes, OfMbconv().Ret<Bytes>().Attrs<Place>());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(qnas_jax_mbconv_noise, MbconvNoise,
                               OfMbconv().Arg<Floats>().Ret<Floats>().Attrs<Place>());

@@ -32,7 +32,10 @@ GROUP = 4  # products that one instruction adds to a sum
 SOURCE = pathlib.Path(__file__).with_suffix(".cc")
 HEADERS = tuple(
     SOURCE.with_name(f"{name}.h")
-    for name in ("native", "pointwise", "correlate", "depthwise", "grid", "mbconv", "statistics")
+    for name in (
+        *("native", "pointwise", "correlate", "depthwise", "grid", "mbconv", "settle"),
+        "statistics",
+    )
 )
 MACHINES = ("x86_64", "AMD64")  # which may have AVX-512 VNNI
 FLAGS = (
@@ -47,6 +50,8 @@ FUNCTIONS = (
     "qnas_jax_depthwise_statistics",
     "qnas_jax_mbconv",
     "qnas_jax_mbconv_noise",
+    "qnas_jax_settle",
+    "qnas_jax_add",
 )
 COMPILE_S = 300
 
@@ -200,6 +205,37 @@ def depthwise_statistics(
     """Statistics of a depthwise convolution's sums; see `int8.depthwise_statistics`."""
     out = jax.ShapeDtypeStruct((4, x.shape[-1]), jnp.float32)
     return _call(FUNCTIONS[3], out)(x, w, **_sizes(w, stride, dilation))
+
+
+def settle(
+    statistics: Float[Array, "4 c"],
+    rate: Float[Array, "c"],
+    weights: Sequence[Float[Array, "c"]],
+    before: Float[Array, "numbers"],
+    a_bits: Int32[Array, ""],
+    bounds: tuple[float, float],
+) -> tuple[Float[Array, "6 c"], Float[Array, "6"], Float[Array, "3 c"]]:
+    """What follows a convolution; see `int8.settle`."""
+    channels = rate.shape[-1]
+    shapes = (6, channels), (6,), (3, channels)
+    call = _call(FUNCTIONS[6], [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes])
+    low, high = map(np.float32, bounds)
+    given = statistics, rate, *weights, before, a_bits[None]
+    step, grid, norms = call(*given, low=low, high=high)
+    return step, grid, norms
+
+
+def add(
+    x: UInt8[Array, "n h w c"],
+    y: UInt8[Array, "n h w c"],
+    of_x: Float[Array, "numbers"],
+    of_y: Float[Array, "others"],
+    a_bits: Int32[Array, ""],
+) -> tuple[UInt8[Array, "n h w c"], Float[Array, "6"]]:
+    """The sum of two tensors; see `int8.add`."""
+    shapes = jax.ShapeDtypeStruct(x.shape, jnp.uint8), jax.ShapeDtypeStruct((6,), jnp.float32)
+    codes, grid = _call(FUNCTIONS[7], shapes)(x, y, of_x, of_y, a_bits[None])
+    return codes, grid
 
 
 def mbconv(

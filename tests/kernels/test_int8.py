@@ -147,6 +147,99 @@ def test_statistics_depthwise_are_those_of_integers(kernel, size, stride, dilati
         _assert_statistics(found[node], _correlated(x[node], w, stride, dilation))
 
 
+def _min_max_grid(values, bits):
+    """Scale, zero point, inverse, highest code, lowest and highest value, in float32."""
+    q_max = np.float32(2**bits - 1)
+    alpha, beta = min(values.min(), np.float32(0)), max(values.max(), np.float32(0))
+    scale = (beta - alpha) / q_max or np.float32(1)
+    zero = np.rint(-alpha / scale)
+    return np.array([scale, zero, 1 / scale, q_max, scale * -zero, scale * (q_max - zero)], "f4")
+
+
+class Sums:
+    """What `int8.settle` reads for some nodes."""
+
+    def __init__(self, channels, nodes):
+        rng = np.random.default_rng(channels)
+
+        def normal(*shape):
+            return rng.normal(size=shape).astype("f4")
+
+        mean, low, high = 1e3 * np.sort(normal(3, nodes, channels), 0)[[1, 0, 2]]
+        self.statistics = np.stack([mean, normal(nodes, channels) ** 2, low, high], 1)
+        self.rate = rng.uniform(0.5, 2, (nodes, channels)).astype("f4")
+        scale = rng.uniform(0.001, 0.01, channels).astype("f4")
+        self.weights = scale, 100 * normal(channels), normal(channels), normal(channels)
+        self.before = np.array([[0.02, 131], [0.03, 0], [0.01, 7]], "f4")[:nodes]
+
+    def run(self, bits, bounds, kernel):
+        def one(statistics, rate, before):
+            weights = list(map(jnp.asarray, self.weights))
+            return int8.settle(statistics, rate, weights, before, bits, bounds, kernel)
+
+        run = jax.jit(jax.vmap(one))
+        return map(np.asarray, run(self.statistics, self.rate, self.before))
+
+
+@pytest.mark.parametrize("nodes", [1, 3])
+@pytest.mark.parametrize("channels", [1, 24, 100])
+@pytest.mark.parametrize(("bits", "bounds"), [(8, (0.0, 6.0)), (4, (-np.inf, np.inf))])
+def test_batch_norm_and_grid_are_those_of_real_numbers(kernel, bits, bounds, channels, nodes):
+    given = Sums(channels, nodes)
+    steps, grids, norms = given.run(jnp.int32(bits), bounds, kernel)
+    scale, total, norm_scale, norm_bias = map(np.float64, given.weights)
+    for node in range(nodes):
+        mean, _, *extremes = given.statistics[node].astype(np.float64)
+        before, zero_before = given.before[node].astype(np.float64)
+        factor = norm_scale * given.rate[node]
+        offset = norm_bias - factor * scale * before * mean
+        values = np.clip(factor * scale * before * np.array(extremes) + offset, *bounds)
+        own, zero, inverse, top, low, high = grids[node]
+        exact = _min_max_grid(values.astype("f4"), bits)
+        np.testing.assert_allclose(grids[node], exact, rtol=1e-5, atol=1e-5)
+        rows = [factor, offset, *np.broadcast_to([[inverse], [own], [low], [high]], (4, channels))]
+        np.testing.assert_allclose(steps[node], rows, rtol=1e-5, atol=1e-4)
+        codes = (np.array(extremes) * norms[node, 0]) + norms[node, 1]
+        corrected = (np.array(extremes) - zero_before * total) * scale * before
+        expected = (corrected * factor + offset) / own + zero
+        np.testing.assert_allclose(codes, expected, rtol=1e-4, atol=1e-2)
+        np.testing.assert_array_equal(norms[node, 2], top)
+
+
+def test_batch_norm_of_a_channel_that_is_not_a_number_has_no_grid(kernel):
+    given = Sums(24, 3)
+    given.statistics[1, 2:, 20] = np.nan
+    steps, grids, norms = given.run(jnp.int32(8), (0.0, 6.0), kernel)
+    assert np.isnan(grids[1, :2]).all() and np.isnan(norms[1, :2]).all()
+    assert all(np.isfinite(one[[0, 2]]).all() for one in (steps, grids, norms))
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1, 3), (2, 5, 7, 24), (3, 60, 61, 16)], ids=str)
+@pytest.mark.parametrize("bits", [2, 8])
+def test_sums_are_on_their_own_grid(kernel, shape, bits):
+    rng = np.random.default_rng(bits)
+    x, y = _codes(rng, (2, *shape)), _codes(rng, (2, *shape))
+    of_x = np.array([[0.02, 131], [0.03, 0]], "f4")
+    of_y = np.array([[0.015, 7, 1, 1], [0.04, 255, 1, 1]], "f4")
+    run = jax.vmap(functools.partial(int8.add, kernel=kernel), (0, 0, 0, 0, None))
+    codes, grids = jax.jit(run)(x, y, of_x, of_y, jnp.int32(bits))
+    for node in range(2):
+        parts = (x, of_x), (y, of_y)
+        total = sum((q[node] - of[node, 1]).astype("f4") * of[node, 0] for q, of in parts)
+        own = _min_max_grid(total, bits)
+        np.testing.assert_array_equal(grids[node], own)
+        expected = np.clip(np.rint(total * own[2]) + own[1], 0, own[3])
+        np.testing.assert_array_equal(codes[node], expected)
+
+
+def test_a_sum_with_a_grid_that_is_not_a_number_has_none(kernel):
+    x = _codes(np.random.default_rng(0), (1, 2, 3, 20))
+    of_x, of_y = jnp.array([0.1, 3.0]), jnp.array([jnp.nan, 3.0])
+    for given in ((of_x, of_y), (of_y, of_x), (of_x, jnp.array([jnp.inf, jnp.nan]))):
+        _, grid = int8.add(jnp.asarray(x), jnp.asarray(x), *given, jnp.int32(8), kernel)
+        assert np.isnan(grid[:2]).all()
+
+
 @cpu.needs_vnni
 def test_a_variance_keeps_its_digits_where_the_mean_is_large():
     _load()

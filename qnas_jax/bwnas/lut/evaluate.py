@@ -64,7 +64,8 @@ def calibrate_layer_float(
     def run(x):
         with _float32_products():
             results = [mbconv_float.calibrate_op(layer, one, x, a_bits) for one in weights]
-        return _stacked(results)
+        ys, found = zip(*results, strict=True)
+        return jnp.stack(ys), mbconv_float.pack(found)
 
     ys, packed = jax.vmap(run)(xs)
     return _children(ys), packed
@@ -77,9 +78,7 @@ def calibrate_layer_int8(
     """`calibrate_layer_float` in int8, for min-max ranges: weights and outputs are codes."""
 
     def run(x):
-        return _stacked(
-            [mbconv_int8.calibrate_op(layer, kernel, one, x, a_bits) for one in weights]
-        )
+        return mbconv_int8.calibrate_ops(layer, kernel, weights, x, a_bits)
 
     ys, packed = jax.vmap(run)(xs)
     return jax.tree.map(_children, ys), packed
@@ -173,13 +172,6 @@ def _ops_float(layer, weights, x, packed) -> list[Array]:
     pairs = zip(weights, unpack(layer, packed), strict=True)
     with _float32_products():
         return [mbconv_float.run_op(layer, *both, x) for both in pairs]
-
-
-def _stacked(results):
-    """What calibration returns for each op, as arrays over the ops and as one vector."""
-    ys, found = zip(*results, strict=True)
-    ys = jax.tree.map(lambda *leaves: jnp.stack(leaves), *ys)
-    return ys, mbconv_float.pack(found)
 
 
 def _float32_products():

@@ -22,12 +22,9 @@ from qnas_jax.nn import mbconv_float
 from qnas_jax.nn.conv import LINEAR, RELU6, W_RANGE
 from qnas_jax.nn.mbconv_float import (
     LayerSpec,
-    OpCalibration,
     OpWeights,
     QParams,
-    Step,
     by_part,
-    find_grid,
     on_grid,
 )
 from qnas_jax.quant import affine
@@ -105,37 +102,63 @@ def _weight_grid(absmax, bits):
     return scale, 1 / scale
 
 
-def calibrate_op(
-    layer: LayerSpec, kernel: Kernel, weights: OpWeights, x: QTensor, a_bits: Int[Array, ""]
-) -> tuple[QTensor, OpCalibration]:
-    """Runs an op on calibration images, and finds its statistics and min-max ranges on the way.
+def calibrate_ops(
+    layer: LayerSpec,
+    kernel: Kernel,
+    weights: Sequence[OpWeights],
+    x: QTensor,
+    a_bits: Int[Array, ""],
+) -> tuple[QTensor, Float[Array, "size"]]:
+    """Runs all ops on calibration images, and finds their statistics and min-max ranges on the way.
 
     See `mbconv_float.calibrate_op`.
-    """
 
-    def step(part, statistics, scale, bounds):
-        return _settled(layer, getattr(weights, part), statistics, scale, a_bits, bounds)
+    Returns:
+      Their outputs, ops first, and what was found, as `mbconv_float.pack` packs it.
+    """
+    ys, steps, sums = [], [], []
+    for own in weights:
+        y, grid, of_op = _calibrated(layer, kernel, own, x, a_bits)
+        if layer.residual:
+            y, grid = int8.add(x.codes, y, _grid(x), grid, a_bits, kernel)
+            scale, _, inverse, _, low, high = grid
+            of_sum = jnp.stack([inverse, scale, low, high])
+            sums.append(jnp.broadcast_to(of_sum[:, None], (4, layer.channels)))
+        ys.append(QTensor(y, grid[0], grid[1]))
+        steps += of_op
+    of_channels = jnp.concatenate(steps, axis=1)
+    grids = jnp.concatenate([of_channels[2:], *sums], axis=1)
+    packed = jnp.concatenate([of_channels[:2].ravel(), grids.ravel()])
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *ys), packed
+
+
+def _calibrated(layer, kernel, weights, x, a_bits):
+    """An op's codes, their grid, and the steps of its convolutions; see `int8.settle`."""
+
+    def settled(own, statistics, before, bounds):
+        unit = own.scale * before[0]
+        rate = lax.rsqrt(unit * unit * statistics[1] + convolution.NORM_EPSILON)
+        return int8.settle(statistics, rate, own[1:], before, a_bits, bounds, kernel)
 
     center = jnp.round(weights.expand.total * x.zero_point).astype(jnp.int32)
     found = int8.pointwise_statistics(x.codes, weights.expand.values, center, kernel)
-    expand = step("expand", found, x.scale, RELU6)
-    h = _expanded(kernel, weights, expand, x)
+    expand, grid, norm = settled(weights.expand, found, _grid(x), RELU6)
+    h = int8.pointwise(x.codes, weights.expand.values, norm, kernel)
 
-    values, scale = weights.depthwise.values, expand.grid.scale[0]
-    found = int8.depthwise_statistics(h, values, layer.stride, layer.dilation, kernel)
-    depthwise = step("depthwise", found, scale, RELU6)
-    h = _filtered(layer, kernel, weights, depthwise, scale, h)
+    values, how = weights.depthwise.values, (layer.stride, layer.dilation, kernel)
+    found = int8.depthwise_statistics(h, values, *how)
+    depthwise, grid, norm = settled(weights.depthwise, found, grid, RELU6)
+    h = int8.depthwise(h, values, norm, *how)
 
-    scale, center = depthwise.grid.scale[0], jnp.zeros(layer.channels, jnp.int32)
+    center = jnp.zeros(layer.channels, jnp.int32)
     found = int8.pointwise_statistics(h, weights.project.values, center, kernel)
-    project = step("project", found, scale, LINEAR)
-    y = _projected(kernel, weights, project, scale, h)
-    if not layer.residual:
-        return y, OpCalibration(expand, depthwise, project, None)
-    total = x.real() + y.real()
-    extremes = jnp.stack([f(total, range(total.ndim - 1)) for f in (jnp.min, jnp.max)])
-    add = find_grid(layer, a_bits, extremes)
-    return quantized(total, add), OpCalibration(expand, depthwise, project, add)
+    project, grid, norm = settled(weights.project, found, grid, LINEAR)
+    y = int8.pointwise(h, weights.project.values, norm, kernel)
+    return y, grid, (expand, depthwise, project)
+
+
+def _grid(x):
+    return jnp.stack([x.scale, x.zero_point])
 
 
 def run_ops(
@@ -215,58 +238,3 @@ def _norms_and_grids(layer, weights, packed, x):
         of_x = jnp.stack([x.scale, x.zero_point, *jnp.zeros(2)])  # nothing is rounded to it
         outputs = [jnp.broadcast_to(of_x, (len(added), 4)), *outputs, grids[len(sizes) :]]
     return norms, jnp.stack(outputs, 1)
-
-
-def _expanded(kernel, weights, step, x):
-    norm = _norm(step, weights.expand, x.scale, x.zero_point)
-    return int8.pointwise(x.codes, weights.expand.values, norm, kernel)
-
-
-def _filtered(layer, kernel, weights, step, scale, h):
-    norm = _norm(step, weights.depthwise, scale)
-    values = weights.depthwise.values
-    return int8.depthwise(h, values, norm, layer.stride, layer.dilation, kernel)
-
-
-def _projected(kernel, weights, step, scale, h):
-    norm = _norm(step, weights.project, scale)
-    y = int8.pointwise(h, weights.project.values, norm, kernel)
-    return QTensor(y, step.grid.scale[0], step.grid.zero_point()[0])
-
-
-def _settled(layer, kernel, statistics, scale, a_bits, bounds) -> Step:
-    """The step after a convolution: batch norm by the statistics of its sums, and a grid.
-
-    Args:
-      layer: The layer's shape.
-      kernel: The convolution's weights.
-      statistics: Mean, variance, lowest and highest of its sums less the share of zero points.
-      scale: Of the convolution's input.
-      a_bits: Bitwidth of the activation.
-      bounds: Of the activation.
-    """
-    unit = kernel.scale * scale
-    factor = kernel.norm_scale * lax.rsqrt(unit * unit * statistics[1] + convolution.NORM_EPSILON)
-    offset = kernel.norm_bias - unit * statistics[0] * factor
-    extremes = jnp.clip(convolution.affine(unit[None] * statistics[2:], factor, offset), *bounds)
-    return Step(factor, offset, find_grid(layer, a_bits, extremes))
-
-
-def _norm(
-    step: Step,
-    kernel: CodedKernel,
-    scale: Float[Array, ""],
-    zero_point: Float[Array, ""] | float = 0.0,
-) -> Float[Array, "3 c"]:
-    """A step after a convolution as `kernels/int8.py` takes it.
-
-    Args:
-      step: Batch norm and grid.
-      kernel: The convolution's weights.
-      scale: Of the convolution's input.
-      zero_point: Of the convolution's input.
-    """
-    grid = step.grid
-    factor = step.factor * grid.inverse * kernel.scale * scale
-    offset = step.offset * grid.inverse + grid.zero_point() - kernel.total * factor * zero_point
-    return jnp.stack([factor, offset, grid.q_max()])
