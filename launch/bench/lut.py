@@ -170,17 +170,20 @@ class _Case:
         self.chunks = [slice(i, i + per_pass) for i in range(0, images, per_pass)]
         self.shape = shape
         work = workload.work(block, OPS, [[PAIRS[0]]] * block.depth, shape)
-        self.nodes = arguments.nodes_per_pass or populate.nodes_per_pass(
-            work.node_bytes(self.compute) * per_pass, jax.devices()[0]
+        given = arguments.nodes_per_pass
+        self.nodes = given or populate.nodes_per_pass(
+            work.node_bytes(self.compute) * per_pass, place
         )
+        self.nodes_to_score = given or populate.nodes_to_score(work, per_pass, self.kernel, place)
 
     def build(self, bits):
         find_range = calibrate.min_max
         return prefix_tree.build(self.params, self.block, OPS, bits, find_range, kernel=self.kernel)
 
     def noise(self, built, found):
+        nodes = self.nodes_to_score
         parts = [
-            prefix_tree.noise(built, found, self.x[c], self.target[c], self.variance, self.nodes)
+            prefix_tree.noise(built, found, self.x[c], self.target[c], self.variance, nodes)
             for c in self.chunks
         ]
         return sum(parts) / (self.target.size // self.target.shape[-1])
@@ -192,7 +195,7 @@ class _Case:
             for one in (self.x, self.x[first], self.target[first])
         )
         calibration = programs.of_calibration(built, x, self.nodes)
-        noise = programs.of_noise(built, part, target, self.nodes)
+        noise = programs.of_noise(built, part, target, self.nodes_to_score)
         programs.compile_all(itertools.chain(calibration, noise))
 
     def measure(self) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Measures this engine against the tools people use today, both in one run.
 
     python launch/bench/main.py lut --json lut.json
+    python launch/bench/main.py layers --json layers.json
     python launch/bench/main.py distill --json distill.json
     python launch/bench/main.py front --json front.json
     python launch/bench/main.py search --json search.json
@@ -19,6 +20,7 @@ import distill
 import front
 import haq
 import hqnas
+import layers
 import lut
 import memory
 import regret
@@ -28,6 +30,7 @@ from qnas_jax.run import parallel, paths
 HELP = argparse.RawDescriptionHelpFormatter  # keeps the lines of docstrings
 SUBJECTS = {
     "lut": lut,
+    "layers": layers,
     "distill": distill,
     "front": front,
     "search": search,

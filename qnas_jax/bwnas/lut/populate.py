@@ -33,7 +33,8 @@ logger = logging.getLogger(__name__)
 
 MAX_NODES_PER_PASS = 64
 MEMORY_SHARE = 0.4  # of an accelerator's free memory, for one pass
-CPU_PASS_BYTES = 48 * 2**20  # two nodes at once keep both cores busy, if they fit the caches
+CPU_PASS_BYTES = 48 * 2**20  # of a pass that should fit the caches
+CPU_NODES = 2  # keep both cores busy
 LEAST_CHUNKS = 2  # done even when time is up: two halves to compare
 
 
@@ -219,7 +220,7 @@ class _Worker:
                 yield from programs.of_calibration(self._tree(part, device), x, nodes)
             for part, images in {(part, len(job.chunks[chunk])) for chunk, part in left}:
                 x, target = maps(images, part)
-                nodes = self._nodes_per_pass(part, images, job.method.compute, device)
+                nodes = self._nodes_to_score(part, images, device)
                 yield from programs.of_noise(self._tree(part, device), x, target, nodes)
 
         programs.compile_all(found(), default=device)  # as `parallel.spread` sets it
@@ -235,7 +236,7 @@ class _Worker:
         block, built = self._job.parts[part].block, self._tree(part, device)
         calibration = prefix_tree.load_calibration(self._job.calibration_folder(part), built)
         x, target = self._maps(self._job.chunks[chunk], device)[block : block + 2]
-        nodes = self._nodes_per_pass(part, len(x), self._job.method.compute, device)
+        nodes = self._nodes_to_score(part, len(x), device)
         noise = prefix_tree.noise(built, calibration, x, target, self._variances[block], nodes)
         pixels = target.size // target.shape[-1]
         with artefacts.writing(self._job.noise_file(chunk, part)) as file:
@@ -266,12 +267,29 @@ class _Worker:
         wanted = self._job.method.nodes_per_pass
         return wanted or nodes_per_pass(self._works[part].node_bytes(compute) * images, device)
 
+    def _nodes_to_score(self, part, images, device):
+        wanted, kernel = self._job.method.nodes_per_pass, self._job.method.kernel
+        return wanted or nodes_to_score(self._works[part], images, kernel, device)
 
-def nodes_per_pass(node_bytes: int, device: Device) -> int:
-    """How many nodes of a tree to run at once, if each holds `node_bytes`."""
+
+def nodes_to_score(work: workload.Work, images: int, kernel: Kernel | None, device: Device) -> int:
+    """How many nodes to run at once for the noise; see `nodes_per_pass`."""
+    if kernel == "C++":  # a call for many nodes takes less time than several calls
+        return nodes_per_pass(work.fused_node_bytes() * images, device, MAX_NODES_PER_PASS)
+    return nodes_per_pass(work.node_bytes("int8" if kernel else "float32") * images, device)
+
+
+def nodes_per_pass(node_bytes: int, device: Device, on_cpu: int = CPU_NODES) -> int:
+    """How many nodes of a tree to run at once.
+
+    Args:
+      node_bytes: What each of them holds.
+      device: Where they run.
+      on_cpu: The most on a CPU.
+    """
     free = parallel.free_bytes(device)
     if free is None:
-        return 2 if 2 * node_bytes <= CPU_PASS_BYTES else 1
+        return min(max(CPU_PASS_BYTES // node_bytes, 1), on_cpu)
     return int(min(max(MEMORY_SHARE * free / node_bytes, 1), MAX_NODES_PER_PASS))
 
 

@@ -13,7 +13,7 @@ from scipy.stats import kendalltau
 import reference
 from qnas_jax import metrics, space
 from qnas_jax.bwnas import search_front
-from qnas_jax.bwnas.lut import agreement, populate, table
+from qnas_jax.bwnas.lut import agreement, populate, table, workload
 from qnas_jax.quant import calibrate
 
 OPS = (space.Op(3, 2), space.Op(5, 3))
@@ -234,3 +234,12 @@ def test_as_many_nodes_run_at_once_as_memory_allows(monkeypatch, node_mib, free_
     free = free_gib and free_gib * 2**30
     monkeypatch.setattr(populate.parallel, "free_bytes", lambda _: free)
     assert populate.nodes_per_pass(node_mib * 2**20, jax.devices()[0]) == expected
+
+
+@pytest.mark.parametrize(
+    ("images", "kernel", "expected"),
+    [(1, "C++", 64), (32, "C++", 12), (500, "C++", 1), (1, "XLA", 2), (1, None, 1)],
+)
+def test_more_nodes_run_at_once_where_layers_are_fused(images, kernel, expected):
+    work = workload.Work(1, 1, node_values=10 * 2**20, kept_values=2**16)
+    assert populate.nodes_to_score(work, images, kernel, jax.devices()[0]) == expected

@@ -29,3 +29,10 @@ def test_int8_moves_a_quarter_of_the_bytes():
     assert (found.values, found.node_values) == (sum(values), sum(values))
     assert found.moved_bytes("float32") == found.node_bytes("float32") == 8 * sum(values)
     assert found.moved_bytes("int8") == found.node_bytes("int8") == 2 * sum(values)
+
+
+def test_a_fused_layer_keeps_only_what_it_reads_and_gives():
+    block = space.Block(in_channels=8, channels=6, stride=2, dilation=1, depth=2)
+    found = workload.work(block, OPS, [[(8, 8)], [(8, 8), (4, 4)]], (7, 10))
+    assert found.kept_values == 7 * 10 * 8 + 2 * 4 * 5 * 6  # of the first layer
+    assert found.fused_node_bytes() == 2 * found.kept_values
