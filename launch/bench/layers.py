@@ -10,6 +10,7 @@ import os
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 import lut_ort
@@ -88,7 +89,8 @@ def _engine_seconds(block, op, shape, kernel) -> float:
     params = supernet.init_block(jax.random.key(0), block, (op,))
     tree = prefix_tree.build(params, block, (op,), [[BITS]], calibrate.min_max, kernel=kernel)
     x = np.random.default_rng(0).normal(size=(1, *shape, block.in_channels)).astype(np.float32)
-    found, passes = prefix_tree.calibrate(tree, x), prefix_tree.passes_of(tree)
+    found = prefix_tree.calibrate(tree, jnp.asarray(x))
+    passes = prefix_tree.passes_of(tree)
     start = passes.start(x, prefix_tree.INPUT_BITS, found.input_range)
     xs, packed = jax.tree.map(lambda leaf: np.repeat(leaf, PREFIXES, 0), (start, found.nodes[0][0]))
     given = jax.device_put((passes.weights[0][0], xs, packed))

@@ -150,7 +150,8 @@ def calibrate(
       nodes_per_pass: Nodes that are run at once.
       folder: Where to write what is found, as it may exceed the memory; None: nowhere.
     """
-    input_range = np.asarray(tree.layers[0].find_range(x, jnp.int32(INPUT_BITS)))
+    find_range = jax.jit(tree.layers[0].find_range)
+    input_range = np.asarray(find_range(x, jnp.int32(INPUT_BITS)))
     nodes: list[list[Any]] = [[None] * len(choices) for choices in tree.a_bits]
 
     passes = passes_of_calibration(tree)

@@ -85,15 +85,18 @@ def compile_all(programs: Iterator[Program], default: Any = None) -> None:
       default: The default device where they will be called, if one is set there, as JAX compiles
         again for another one.
     """
-    different = {program.key(): program for program in programs}
 
     def compile_(program: Program) -> None:
         with jax.default_device(default):
             program.lower().compile()
 
+    begun: dict[Hashable, concurrent.futures.Future[None]] = {}
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         try:
-            for done in [pool.submit(compile_, program) for program in different.values()]:
+            for program in programs:  # traces, while others are compiled
+                if program.key() not in begun:
+                    begun[program.key()] = pool.submit(compile_, program)
+            for done in begun.values():
                 done.result()
         except BaseException:  # one failed, or the program is stopped
             pool.shutdown(cancel_futures=True)
