@@ -255,15 +255,15 @@ extern "C" bool qnas_jax_runs_here() {
          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
 }
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(qnas_jax_pointwise, PointwiseCodes,
+XLA_FFI_DEFINE_HANDLER_SYMBOL(qnas_jax_pointwise, Guarded(PointwiseCodes),
                               Signature().Arg<Floats>().Ret<Bytes>());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(qnas_jax_pointwise_statistics, PointwiseStatistics,
+XLA_FFI_DEFINE_HANDLER_SYMBOL(qnas_jax_pointwise_statistics, Guarded(PointwiseStatistics),
                               Signature().Arg<Ints>().Ret<Floats>());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(qnas_jax_depthwise, DepthwiseCodes,
+XLA_FFI_DEFINE_HANDLER_SYMBOL(qnas_jax_depthwise, Guarded(DepthwiseCodes),
                               Windowed(Signature().Arg<Floats>().Ret<Bytes>()));
-XLA_FFI_DEFINE_HANDLER_SYMBOL(qnas_jax_depthwise_statistics, DepthwiseStatistics,
+XLA_FFI_DEFINE_HANDLER_SYMBOL(qnas_jax_depthwise_statistics, Guarded(DepthwiseStatistics),
                               Windowed(Signature().Ret<Floats>()));
-XLA_FFI_DEFINE_HANDLER_SYMBOL(qnas_jax_settle, Settle,
+XLA_FFI_DEFINE_HANDLER_SYMBOL(qnas_jax_settle, Guarded(Settle),
                               ffi::Ffi::Bind()
                                   .Arg<Floats>()
                                   .Arg<Floats>()
@@ -278,7 +278,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(qnas_jax_settle, Settle,
                                   .Ret<Floats>()
                                   .Attr<float>("low")
                                   .Attr<float>("high"));
-XLA_FFI_DEFINE_HANDLER_SYMBOL(qnas_jax_add, AddCodes,
+XLA_FFI_DEFINE_HANDLER_SYMBOL(qnas_jax_add, Guarded(AddCodes),
                               ffi::Ffi::Bind()
                                   .Ctx<Pool>()
                                   .Arg<Bytes>()
@@ -288,6 +288,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(qnas_jax_add, AddCodes,
                                   .Arg<Ints>()
                                   .Ret<Bytes>()
                                   .Ret<Floats>());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(qnas_jax_mbconv, MbconvCodes, OfMbconv().Ret<Bytes>().Attrs<Place>());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(qnas_jax_mbconv_noise, MbconvNoise,
+XLA_FFI_DEFINE_HANDLER_SYMBOL(qnas_jax_mbconv, Guarded(MbconvCodes),
+                              OfMbconv().Ret<Bytes>().Attrs<Place>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(qnas_jax_mbconv_noise, Guarded(MbconvNoise),
                               OfMbconv().Arg<Floats>().Ret<Floats>().Attrs<Place>());

@@ -14,6 +14,7 @@
 #include <cstring>
 #include <functional>
 #include <memory>
+#include <new>
 #include <thread>
 #include <type_traits>
 #include <vector>
@@ -63,6 +64,23 @@ inline ffi::Error Unfit() {
   return ffi::Error::InvalidArgument("shapes do not fit each other");
 }
 
+inline ffi::Error LacksMemory() {
+  return ffi::Error(ffi::ErrorCode::kResourceExhausted, "an int8 convolution lacks memory");
+}
+
+// The function, which names a lack of memory: of an exception XLA would say "unknown", as if another
+// process were gone.
+template <typename... Arguments>
+auto Guarded(ffi::Error (*run)(Arguments...)) {
+  return [run](Arguments... arguments) -> ffi::Error {
+    try {
+      return run(arguments...);
+    } catch (const std::bad_alloc&) {
+      return LacksMemory();
+    }
+  };
+}
+
 // Calls body(0) to body(count - 1), on this thread and on the pool's free threads.
 template <typename Body>
 ffi::Error Spread(ffi::ThreadPool pool, int64_t count, const Body& body) {
@@ -86,7 +104,7 @@ ffi::Error Spread(ffi::ThreadPool pool, int64_t count, const Body& body) {
   work();
   while (shared->done < count) std::this_thread::yield();
   if (!shared->failed) return ffi::Error::Success();
-  return ffi::Error(ffi::ErrorCode::kResourceExhausted, "an int8 convolution lacks memory");
+  return LacksMemory();
 }
 
 // The numbers of four vectors, each 16 integers, as bytes: four of each vector side by side.

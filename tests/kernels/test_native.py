@@ -144,6 +144,29 @@ def test_it_is_compiled_once_for_all_processes(tmp_path):
     assert made.stat().st_mtime_ns == before
 
 
+WITHOUT_MEMORY = """
+import resource, numpy as np, jax, jax.numpy as jnp
+from qnas_jax.kernels import native
+assert native.missing(True) == ""
+w = jnp.asarray(native.pack_depthwise(np.ones((1, 1, 1), np.float32)))
+x = jnp.zeros((1, 2_000_000, 1, 1), jnp.uint8)  # whose statistics by row take 768 MB
+run = jax.jit(lambda x: native.depthwise_statistics(x, w, 1, 1)).lower(x).compile()
+pages = int(open("/proc/self/statm").read().split()[0])
+most = pages * resource.getpagesize() + 200 * 2**20
+resource.setrlimit(resource.RLIMIT_AS, (most, most))
+run(x).block_until_ready()
+"""
+
+
+@cpu.needs_vnni
+def test_a_lack_of_memory_is_named():
+    process = subprocess.run(
+        [sys.executable, "-c", WITHOUT_MEMORY], capture_output=True, text=True, check=False
+    )
+    last = process.stderr.splitlines()[-1]
+    assert last.endswith("RESOURCE_EXHAUSTED: an int8 convolution lacks memory")
+
+
 @cpu.needs_vnni
 def test_many_calls_at_once_give_what_each_gives_alone():
     """They share the threads that they spread their work over."""

@@ -1,10 +1,12 @@
 """The benchmark: its program as a user starts it, and its figures from known seconds."""
 
+import argparse
 import importlib
 import itertools
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import time
@@ -12,6 +14,9 @@ import time
 import pytest
 
 import small_audit
+from qnas_jax import space
+from qnas_jax.errors import InputError
+from qnas_jax.kernels import int8
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -116,6 +121,20 @@ def test_a_rate_is_how_many_times_longer_the_peer_takes(bench):
     lut = bench("lut")
     assert lut._ratio({"torch_loop_s": 6.0, "engine_s": 2.0}, "torch_loop_s", "engine_s") == 3
     assert lut._ratio({"engine_s": 2.0}, "torch_loop_s", "engine_s") is None
+
+
+def test_a_layer_is_timed_in_the_shape_that_it_has_in_its_block(bench):
+    block = space.Block(16, 24, stride=2, dilation=3, depth=3, dilate="first")
+    layer = bench("layers")._layer
+    assert layer(block, 0) == space.Block(16, 24, stride=2, dilation=3, depth=1)
+    assert layer(block, 1) == space.Block(24, 24, stride=1, dilation=1, depth=1)
+
+
+def test_layers_are_timed_only_where_the_engine_is_in_c(bench, monkeypatch):
+    layers = bench("layers")
+    monkeypatch.setattr(layers.int8, "find_kernel", lambda: int8.Found("XLA", False, "no c++"))
+    with pytest.raises(InputError, match=re.escape("the engine is not in C++ here: no c++")):
+        layers.run(argparse.Namespace(blocks="1"))
 
 
 def test_what_a_user_waits_for_is_taken_from_fewer_images(bench):
