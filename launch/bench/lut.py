@@ -24,6 +24,7 @@ import machine
 from lut_loops import Torch, jax_loop, tree_constants
 from qnas_jax import metrics, space
 from qnas_jax.bwnas.lut import evaluate, populate, prefix_tree, programs, workload
+from qnas_jax.errors import InputError
 from qnas_jax.kernels import int8
 from qnas_jax.nn import supernet
 from qnas_jax.quant import calibrate
@@ -63,7 +64,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     per_pass = arguments.images_per_pass or (1 if on_cpu else arguments.images)
     blocks = space.mobilenet_v2_blocks(1.0, STRIDES, DILATIONS)
     shape = [height // 2, width // 2]  # after the stem
-    numbers = {int(n) for n in arguments.blocks.split(",")}
+    numbers = asked(arguments.blocks)
     peak, stream = machine.matmul_flops(), machine.stream_bytes()
     print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}, {height} x {width}, ", end="")
     print(
@@ -130,6 +131,18 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         if figures.get(name) is not None:
             print(f"{name:22s} {figures[name]:.4g}")
     return figures
+
+
+def asked(blocks: str) -> set[int]:
+    """The numbers of blocks in an option.
+
+    Raises:
+      InputError: It has others than Table I has, or none.
+    """
+    known = [str(number) for number in range(1, len(DEPTHS) + 1)]
+    if not set(blocks.split(",")) <= set(known):
+        raise InputError(f"--blocks={blocks}: must be numbers from 1 to {known[-1]}, as in 1,2")
+    return set(map(int, blocks.split(",")))
 
 
 def _ratio(one: dict[str, Any], name: str, to: str) -> float | None:
@@ -218,7 +231,7 @@ class _Case:
             "rows": rows,
             "engine_s": engine_s,
             "calibrate_s": calibrate_s,
-            "first_s": max(first - calibrate_s - engine_s, 0.0),  # longer, as some compile
+            "first_s": max(first - calibrate_s - engine_s, 0.0),  # small programs compile in it
             "macs": work.macs * self.arguments.images,
             "bytes": work.moved_bytes(self.compute) * self.arguments.images,
         }

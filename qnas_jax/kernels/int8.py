@@ -4,9 +4,9 @@ Activations are uint8 codes from 0, weights int8 codes in [-127, 127]. A sum of 
 becomes the code ``clip(round(sum * norm[0] + norm[1]), 0, norm[2])``, ties to even; `norm` holds
 three numbers for each output channel.
 
-Batch norm takes its mean and variance from the calibration images, and a range its bounds: the
-`..._statistics` of the same sums. A channel's sums are converted to real values and clipped in
-order, so the extremes of the sums give those of the activations.
+Batch norm takes its mean and variance from the calibration images, and a range its bounds: `settle`
+finds both from the `..._statistics` of the same sums. A channel's sums are converted to real values
+and clipped in order, so the extremes of the sums give those of the activations.
 
 There are two kernels. C++ (`native.py`) adds up in int32. XLA adds up in float32, which is
 exact up to sums of 2**24; below that both give the same codes. This module is the one door to
@@ -269,7 +269,7 @@ def settle(
     factor = norm_scale * rate
     offset = norm_bias - unit * statistics[0] * factor
     extremes = jnp.clip(convolution.affine(unit[None] * statistics[2:], factor, offset), *bounds)
-    grid = _grid(extremes, a_bits)
+    grid = _min_max_grid(extremes, a_bits)
     of_codes = factor * grid[2] * scale * before[0]
     start = offset * grid[2] + grid[1] - total * of_codes * before[1]
     scale, _, inverse, top, low, high = jnp.broadcast_to(grid[:, None], (6, len(factor)))
@@ -301,11 +301,11 @@ def add(
     if kernel == "C++":
         return native.add(x, y, of_x, of_y, a_bits)
     total = real(x, *of_x[:2]) + real(y, *of_y[:2])
-    grid = _grid(total, a_bits)
+    grid = _min_max_grid(total, a_bits)
     return _on_grid(total, grid), grid
 
 
-def _grid(values, a_bits):
+def _min_max_grid(values, a_bits):
     """The min-max grid of values; see `add`."""
     scale, zero_point, q_max = affine.asymmetric_grid(calibrate.min_max(values, a_bits), a_bits)
     low, high = scale * (0 - zero_point), scale * (q_max - zero_point)

@@ -1,8 +1,9 @@
 // INT8 convolutions for CPUs with AVX-512 VNNI, whose vector instructions multiply bytes.
 //
 // Each kind of convolution has two functions: one returns codes, the other the statistics of the
-// sums, from which a third finds its batch norm and grid. A whole inverted residual has two: one
-// returns codes, the other their noise. native.py packs the weights and compiles this file.
+// sums. From these, `Settle` finds batch norm and grid; `AddCodes` adds two tensors. A whole inverted
+// residual has two functions: one returns codes, the other their noise. native.py packs the weights
+// and compiles this file.
 
 #include "depthwise.h"
 #include "mbconv.h"

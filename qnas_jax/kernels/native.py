@@ -33,8 +33,8 @@ SOURCE = pathlib.Path(__file__).with_suffix(".cc")
 HEADERS = tuple(
     SOURCE.with_name(f"{name}.h")
     for name in (
-        *("native", "pointwise", "correlate", "depthwise", "grid", "mbconv", "settle"),
-        "statistics",
+        *("native", "pointwise", "correlate", "depthwise"),
+        *("grid", "mbconv", "settle", "statistics"),
     )
 )
 MACHINES = ("x86_64", "AMD64")  # which may have AVX-512 VNNI

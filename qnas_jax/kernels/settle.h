@@ -1,6 +1,7 @@
 // What follows the statistics of a convolution's sums: batch norm, and the grid of the values.
 //
-// The numbers are XLA's to the last bit: it fuses a product with the sum that follows, too.
+// The numbers are XLA's to the last bit, if the bitwidth is an argument of its program: there, too, a
+// product and the sum that follows are rounded once.
 
 #pragma once
 

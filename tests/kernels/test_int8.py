@@ -173,12 +173,12 @@ class Sums:
         self.before = np.array([[0.02, 131], [0.03, 0], [0.01, 7]], "f4")[:nodes]
 
     def run(self, bits, bounds, kernel):
-        def one(statistics, rate, before):
+        def one(statistics, rate, before, bits):
             weights = list(map(jnp.asarray, self.weights))
             return int8.settle(statistics, rate, weights, before, bits, bounds, kernel)
 
-        run = jax.jit(jax.vmap(one))
-        return map(np.asarray, run(self.statistics, self.rate, self.before))
+        run = jax.jit(jax.vmap(one, (0, 0, 0, None)))
+        return map(np.asarray, run(self.statistics, self.rate, self.before, bits))
 
 
 @pytest.mark.parametrize("nodes", [1, 3])
@@ -204,6 +204,18 @@ def test_batch_norm_and_grid_are_those_of_real_numbers(kernel, bits, bounds, cha
         expected = (corrected * factor + offset) / own + zero
         np.testing.assert_allclose(codes, expected, rtol=1e-4, atol=1e-2)
         np.testing.assert_array_equal(norms[node, 2], top)
+
+
+@cpu.needs_vnni
+@pytest.mark.parametrize("bounds", [(0.0, 6.0), (-np.inf, np.inf)])
+def test_batch_norm_and_grid_in_c_are_those_of_xla_to_the_last_bit(bounds):
+    _load()
+    for channels in (1, 24, 100):
+        for bits in (2, 4, 8):
+            given = Sums(channels, 3)
+            both = [given.run(jnp.int32(bits), bounds, kernel) for kernel in ("C++", "XLA")]
+            for found, expected in zip(*both, strict=True):
+                np.testing.assert_array_equal(found, expected)
 
 
 def test_batch_norm_of_a_channel_that_is_not_a_number_has_no_grid(kernel):
@@ -235,7 +247,7 @@ def test_sums_are_on_their_own_grid(kernel, shape, bits):
 def test_a_sum_with_a_grid_that_is_not_a_number_has_none(kernel):
     x = _codes(np.random.default_rng(0), (1, 2, 3, 20))
     of_x, of_y = jnp.array([0.1, 3.0]), jnp.array([jnp.nan, 3.0])
-    for given in ((of_x, of_y), (of_y, of_x), (of_x, jnp.array([jnp.inf, jnp.nan]))):
+    for given in ((of_x, of_y), (of_y, of_x), (of_x, jnp.array([jnp.inf, 0.0]))):
         _, grid = int8.add(jnp.asarray(x), jnp.asarray(x), *given, jnp.int32(8), kernel)
         assert np.isnan(grid[:2]).all()
 

@@ -130,6 +130,22 @@ def test_a_layer_is_timed_in_the_shape_that_it_has_in_its_block(bench):
     assert layer(block, 1) == space.Block(24, 24, stride=1, dilation=1, depth=1)
 
 
+@pytest.mark.parametrize("subject", ["lut", "layers"])
+@pytest.mark.parametrize("blocks", ["7", "1,x", ""])
+def test_blocks_that_table_1_has_not_are_refused(bench, subject, blocks):
+    given = argparse.Namespace(blocks=blocks, images=1, images_per_pass=0)
+    refusal = re.escape(f"--blocks={blocks}: must be numbers from 1 to 6")
+    with pytest.raises(InputError, match=refusal):
+        bench(subject).run(given)
+
+
+@pytest.mark.slow
+def test_layers_beside_onnxruntime(tmp_path):
+    found = figures(tmp_path, "layers", "--blocks", "6")
+    assert len(found["layers"]) == 6 and found["threads"] >= 1
+    assert all(one["engine_s"] > 0 and one["ort_s"] > 0 for one in found["layers"])
+
+
 def test_layers_are_timed_only_where_the_engine_is_in_c(bench, monkeypatch):
     layers = bench("layers")
     monkeypatch.setattr(layers.int8, "find_kernel", lambda: int8.Found("XLA", False, "no c++"))

@@ -111,7 +111,7 @@ def calibrate_ops(
 ) -> tuple[QTensor, Float[Array, "size"]]:
     """Runs all ops on calibration images, and finds their statistics and min-max ranges on the way.
 
-    See `mbconv_float.calibrate_op`.
+    See `mbconv_float.calibrate_op`; here the statistics come from the codes' exact sums.
 
     Returns:
       Their outputs, ops first, and what was found, as `mbconv_float.pack` packs it.
@@ -120,7 +120,7 @@ def calibrate_ops(
     for own in weights:
         y, grid, of_op = _calibrated(layer, kernel, own, x, a_bits)
         if layer.residual:
-            y, grid = int8.add(x.codes, y, _grid(x), grid, a_bits, kernel)
+            y, grid = int8.add(x.codes, y, _grid_of_input(x), grid, a_bits, kernel)
             scale, _, inverse, _, low, high = grid
             of_sum = jnp.stack([inverse, scale, low, high])
             sums.append(jnp.broadcast_to(of_sum[:, None], (4, layer.channels)))
@@ -138,11 +138,12 @@ def _calibrated(layer, kernel, weights, x, a_bits):
     def settled(own, statistics, before, bounds):
         unit = own.scale * before[0]
         rate = lax.rsqrt(unit * unit * statistics[1] + convolution.NORM_EPSILON)
-        return int8.settle(statistics, rate, own[1:], before, a_bits, bounds, kernel)
+        weights = own.scale, own.total, own.norm_scale, own.norm_bias
+        return int8.settle(statistics, rate, weights, before, a_bits, bounds, kernel)
 
     center = jnp.round(weights.expand.total * x.zero_point).astype(jnp.int32)
     found = int8.pointwise_statistics(x.codes, weights.expand.values, center, kernel)
-    expand, grid, norm = settled(weights.expand, found, _grid(x), RELU6)
+    expand, grid, norm = settled(weights.expand, found, _grid_of_input(x), RELU6)
     h = int8.pointwise(x.codes, weights.expand.values, norm, kernel)
 
     values, how = weights.depthwise.values, (layer.stride, layer.dilation, kernel)
@@ -157,7 +158,7 @@ def _calibrated(layer, kernel, weights, x, a_bits):
     return y, grid, (expand, depthwise, project)
 
 
-def _grid(x):
+def _grid_of_input(x):
     return jnp.stack([x.scale, x.zero_point])
 
 

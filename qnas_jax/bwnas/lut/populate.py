@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 MAX_NODES_PER_PASS = 64
 MEMORY_SHARE = 0.4  # of an accelerator's free memory, for one pass
 CPU_PASS_BYTES = 48 * 2**20  # of a pass that should fit the caches
-CPU_NODES = 2  # keep both cores busy
+CPU_NODES = 2  # of a pass whose activations reach memory
 LEAST_CHUNKS = 2  # done even when time is up: two halves to compare
 
 

@@ -94,8 +94,8 @@ def compile_all(programs: Iterator[Program], default: Any = None) -> None:
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         try:
             for program in programs:  # traces, while others are compiled
-                if program.key() not in begun:
-                    begun[program.key()] = pool.submit(compile_, program)
+                if (key := program.key()) not in begun:
+                    begun[key] = pool.submit(compile_, program)
             for done in begun.values():
                 done.result()
         except BaseException:  # one failed, or the program is stopped

@@ -1,3 +1,5 @@
+import dataclasses
+
 from qnas_jax import space
 from qnas_jax.bwnas.lut import workload
 
@@ -36,3 +38,5 @@ def test_a_fused_layer_keeps_only_what_it_reads_and_gives():
     found = workload.work(block, OPS, [[(8, 8)], [(8, 8), (4, 4)]], (7, 10))
     assert found.kept_values == 7 * 10 * 8 + 2 * 4 * 5 * 6  # of the first layer
     assert found.fused_node_bytes() == 2 * found.kept_values
+    wider = workload.work(dataclasses.replace(block, channels=60), OPS, [[(8, 8)]] * 2, (7, 10))
+    assert wider.kept_values == 4 * 5 * 60 + 2 * 4 * 5 * 60  # of the second
