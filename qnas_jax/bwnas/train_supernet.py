@@ -18,7 +18,7 @@ from qnas_jax.bwnas.config import Space, Supernet
 from qnas_jax.data.batching import Dataset, central_crops
 from qnas_jax.nn import inherit, init, supernet, weights
 from qnas_jax.run import artefacts, log, parallel, processes
-from qnas_jax.run.stage import Stage, is_finished, read_json
+from qnas_jax.run.stage import Stage, is_finished, read_json, unreadable
 from qnas_jax.stages import experiment
 from qnas_jax.stages.experiment import Problem, Purpose
 from qnas_jax.stages.fit import Training, batches, fit, optimizer_of, plan, rate_of
@@ -207,6 +207,7 @@ def _on_all_devices(
     """The steps over the devices of all processes; `part` is one part of a batch."""
     devices = parallel.first_devices(len(parallel.team().devices))
     costs = _costs(stage, recipe, variables, state, part)
+    processes.connect(devices)
     owners = balance.lay_out(costs, recipe.parts, len(devices))
     idle = len(devices) - len(np.unique(owners))
     unbalanced = balance.imbalance(costs, owners, len(devices))
@@ -228,10 +229,20 @@ def _costs(stage: Stage, recipe, variables, state, part) -> balance.Costs:
             logger.info("supernet: blocks were timed in %.0f s", time.monotonic() - begin)
             artefacts.write_json(file, measured._asdict())
         if parallel.is_first():
-            found = read_json(file, *balance.Costs._fields)
-            kept = np.array([found[name] for name in balance.Costs._fields])
+            kept = _read_costs(file, kept.shape)
     # Not from the file: it may not be visible to all at once.
     return balance.Costs(*map(tuple, processes.gathered("costs", kept)[0].tolist()))
+
+
+def _read_costs(file: pathlib.Path, shape: tuple[int, ...]) -> np.ndarray:
+    found = read_json(file, *balance.Costs._fields)
+    try:
+        costs = np.array([found[name] for name in balance.Costs._fields], float)
+    except (TypeError, ValueError) as error:
+        raise unreadable(file, error) from None
+    if costs.shape != shape or not (np.isfinite(costs) & (costs >= 0)).all():
+        raise unreadable(file, ValueError("it must have seconds for each block"))
+    return costs
 
 
 def images_per_pass(how: Supernet, val: Dataset) -> int:

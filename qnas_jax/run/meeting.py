@@ -52,13 +52,20 @@ def meet(coordinator: str | None, processes: int | None, process: int | None) ->
         if process:
             wait_for_port(host, port, WAIT_S)
     jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM away
+    # JAX waits, and aborts after a while, where Python handles no signals.
+    minutes, before = WAIT_S // 60, signal.getsignal(signal.SIGTERM)
+    _leave_on(signal.SIGABRT, f"not all processes came within {minutes} minutes", cli.PROCESS_LOST)
+    _leave_on(signal.SIGTERM, "stopped by SIGTERM while waiting for all processes", cli.TERMINATED)
     try:
         jax.distributed.initialize(
             *given, initialization_timeout=WAIT_S, heartbeat_timeout_seconds=HEARTBEAT_S
         )
     except (RuntimeError, ValueError) as error:
         raise InputError(f"--coordinator, --processes, --process: {error}") from None
-    _leave_in_order_if_one_is_lost()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    lost = f"{LOST} (no heartbeat, or an abort; see above); {AGAIN}"
+    _leave_on(signal.SIGABRT, lost, cli.PROCESS_LOST)
     parallel.check_devices()
     each = [int(n) for n in gathered("devices", np.array(len(jax.local_devices())))]
     if len(set(each)) > 1:
@@ -88,20 +95,17 @@ def _detected() -> int:
     return 1
 
 
-def _leave_in_order_if_one_is_lost() -> None:
-    """Lets this process end with one line and its exit code when JAX's heartbeat finds one lost.
-
-    JAX aborts from a thread of its own, where Python handles no signals.
-    """
+def _leave_on(number: int, why: str, code: int) -> None:
+    """Lets this process end with one line and an exit code at a signal, also within JAX."""
 
     def leave(_: int) -> None:
-        os.write(2, f"error: {LOST} (no heartbeat, or an abort; see above); {AGAIN}\n".encode())
-        os._exit(cli.PROCESS_LOST)
+        os.write(2, f"error: {why}\n".encode())
+        os._exit(code)
 
     _kept.append(ctypes.CFUNCTYPE(None, ctypes.c_int)(leave))
     libc = ctypes.CDLL(None)
     libc.signal.restype = ctypes.c_void_p
-    libc.signal(signal.SIGABRT, _kept[-1])
+    libc.signal(number, _kept[-1])
 
 
 _kept: list[Any] = []  # what C calls must not be collected

@@ -13,11 +13,13 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from qnas_jax.errors import Diverged, InputError, ProcessLost
 from qnas_jax.run import cli, parallel, preempt
@@ -116,6 +118,21 @@ def wait_for_all(name: str) -> None:
         key = _fresh("all", name)
         _client().key_value_increment(key, 1)
         _poll(lambda: int(_look_up(key) or 0) >= parallel.team().count)
+
+
+def connect(devices: Sequence[parallel.Device]) -> None:
+    """Connects devices of all processes, before they add up anything together.
+
+    CPUs connect at their first sum, and wait no more than 30 s for each other then. A process that
+    finds its program compiled would not wait for one that compiles it.
+    """
+    if parallel.team().count == 1:
+        return
+    wait_for_all("connect")
+    mesh = Mesh(np.array(devices), ("devices",))
+    divided, everywhere = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (["devices"], []))
+    ones = jax.make_array_from_callback((len(devices),), divided, lambda _: np.ones(1, np.float32))
+    jax.jit(jnp.sum, out_shardings=everywhere)(ones).block_until_ready()
 
 
 @contextlib.contextmanager

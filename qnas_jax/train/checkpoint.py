@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import pathlib
 import shutil
+import threading
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
@@ -18,6 +19,10 @@ from qnas_jax.run.stage import is_finished, reading
 Tree = TypeVar("Tree")
 
 SPARE_BYTES = 1_000_000  # for the metadata of a checkpoint
+
+# Orbax numbers operations for the whole process: where those of two threads overlap, one may wait
+# five minutes for a signal under the number of the other.
+_one_at_a_time = threading.Lock()
 
 
 def open_folder(folder: pathlib.Path) -> Any:
@@ -49,7 +54,7 @@ def opened(folder: pathlib.Path) -> Iterator[Any]:
 
 
 def save(manager: Any, step: int, state: Any) -> None:
-    """Saves the state after `step` steps, in the background.
+    """Saves the state after `step` steps; in the main thread in the background.
 
     Raises:
       InputError: The disk is too full.
@@ -64,8 +69,10 @@ def save(manager: Any, step: int, state: Any) -> None:
             f"{manager.directory}: the disk has {free / 1e6:.1f} MB left, saving takes up to "
             f"{need / 1e6:.1f} MB; free some space, then resume with the same command"
         )
-    with _writing(manager):
+    with _writing(manager), _one_at_a_time:
         manager.save(step, args=ocp.args.StandardSave(_plain(state)))
+        if threading.current_thread() is not threading.main_thread():  # others train beside it
+            manager.wait_until_finished()
 
 
 def wait(manager: Any) -> None:
@@ -100,7 +107,8 @@ def restore(manager: Any, like: Tree) -> tuple[int, Tree]:
         return 0, like
     with _reading(manager, step):
         _check_match(manager.directory, _metadata(manager, step), like)
-        return step, manager.restore(step, args=ocp.args.StandardRestore(_plain(like)))
+        with _one_at_a_time:
+            return step, manager.restore(step, args=ocp.args.StandardRestore(_plain(like)))
 
 
 @contextlib.contextmanager

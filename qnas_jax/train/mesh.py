@@ -15,7 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
 from qnas_jax.errors import InputError
-from qnas_jax.run import parallel
+from qnas_jax.run import parallel, processes
 from qnas_jax.train import loop
 
 logger = logging.getLogger(__name__)
@@ -57,7 +57,9 @@ def layout(batch: int) -> loop.Layout:
     count = devices_for(batch, team.count, len(team.devices))
     if count * team.count == 1:
         return loop.AS_SAVED
-    mesh = Mesh(np.array(parallel.first_devices(count)), (BATCH,))
+    devices = parallel.first_devices(count)
+    processes.connect(devices)
+    mesh = Mesh(np.array(devices), (BATCH,))
     everywhere = NamedSharding(mesh, PartitionSpec())
     divided = NamedSharding(mesh, PartitionSpec(None, BATCH))  # the first axis is that of steps
 

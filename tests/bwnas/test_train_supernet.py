@@ -1,7 +1,9 @@
 """The supernet's steps are compiled before they are needed, once."""
 
 import dataclasses
+import json
 import logging
+import re
 import threading
 
 import jax
@@ -10,6 +12,7 @@ import pytest
 
 import chip
 from qnas_jax.bwnas import distill, train_supernet
+from qnas_jax.errors import InputError
 from qnas_jax.nn import init, weights
 from qnas_jax.run.stage import Stage
 from qnas_jax.stages import fit
@@ -85,3 +88,20 @@ def test_nothing_is_compiled_that_would_not_be_used(begun, monkeypatch, adapters
     monkeypatch.setattr(train_supernet, "_recipe", lambda *_: pytest.fail("began to compile"))
     how = fit.training(config)
     assert train_supernet.compile_ahead(workdir, problem, how, config.supernet) is None
+
+
+@pytest.mark.parametrize(
+    "costs",
+    [
+        {"blocks": [1, 2], "teacher": [1, 2]},
+        {"blocks": [1, 2, 3], "teacher": [1, 2]},
+        {"blocks": [1, float("nan"), 3], "teacher": [1, 2, 3]},
+        {"blocks": [1, 2, 3], "teacher": [1, -2, 3]},
+        {"blocks": None, "teacher": "a"},
+    ],
+)
+def test_damaged_seconds_of_the_blocks_are_refused(tmp_path, costs):
+    file = tmp_path / "costs.json"
+    file.write_text(json.dumps(costs))
+    with pytest.raises(InputError, match=re.escape(f"{file}: cannot be read")):
+        train_supernet._read_costs(file, (2, 3))

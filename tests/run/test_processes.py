@@ -29,7 +29,7 @@ def main():
 END = "\ncli.guarded(main)\n"
 
 
-def _start(work: str, folder: pathlib.Path) -> list[subprocess.Popen]:
+def _start(work: str, folder: pathlib.Path, count: int = 2) -> list[subprocess.Popen]:
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
@@ -42,7 +42,7 @@ def _start(work: str, folder: pathlib.Path) -> list[subprocess.Popen]:
             stderr=subprocess.STDOUT,
             text=True,
         )
-        for i in range(2)
+        for i in range(count)
     ]
 
 
@@ -160,3 +160,43 @@ def test_one_process_waits_for_nobody():
     assert not stops.before(0) and not stops.at_the_end()
     asked.append(1)
     assert stops.before(1) and stops.at_the_end()
+
+
+SLOW_COMPILER = """
+def work():
+    import jax
+    devices = parallel.first_devices(1)
+    processes.connect(devices)
+    if index == 1:
+        time.sleep(40)  # as if its program took so long to compile
+    total = jax.pmap(lambda x: jax.lax.psum(x, "d"), "d", devices=devices)(np.ones((1, 3)))
+    assert total.addressable_data(0).tolist() == [[2.0, 2.0, 2.0]]
+"""
+
+
+@pytest.mark.slow
+def test_a_process_waits_for_one_that_still_compiles(tmp_path):
+    assert _ends(_start(SLOW_COMPILER, tmp_path)) == [(0, ""), (0, "")]
+
+
+ALONE = """
+def main():
+    meeting.meet(sys.argv[2], 2, 0)
+"""
+
+
+def test_sigterm_ends_a_process_that_waits_for_the_others(tmp_path):
+    (running,) = _start(ALONE, tmp_path, count=1)
+    _wait_until_it_listens(running)
+    running.send_signal(signal.SIGTERM)
+    (ended,) = _ends([running])
+    assert ended == (143, "error: stopped by SIGTERM while waiting for all processes")
+
+
+def _wait_until_it_listens(running):
+    host, port = running.args[4].split(":")
+    while running.poll() is None:
+        try:
+            return socket.create_connection((host, int(port)), timeout=1).close()
+        except OSError:
+            time.sleep(0.1)

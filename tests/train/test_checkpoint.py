@@ -1,5 +1,6 @@
 """Tests checkpoints of training states and small pytrees in one file."""
 
+import concurrent.futures
 import errno
 import os
 import pathlib
@@ -156,3 +157,16 @@ def test_an_adopted_state_counts_as_trained(tmp_path):
     state = {"weights": jnp.arange(3.0), "velocity": jnp.ones(3)}
     checkpoint.adopt(tmp_path / "checkpoint", 4, state)
     np.testing.assert_array_equal(toy.fit(tmp_path, 4)["weights"], state["weights"])
+
+
+def test_threads_save_at_the_same_time(tmp_path):
+    def train(name):
+        with checkpoint.opened(tmp_path / name) as manager:
+            for step in range(1, 11):
+                checkpoint.save(manager, step, {"a": jnp.full(1000, step)})
+            checkpoint.wait(manager)
+            return int(checkpoint.restore(manager, {"a": jnp.zeros(1000, int)})[1]["a"][0])
+
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        begun = [pool.submit(train, name) for name in ("a", "b")]
+        assert [one.result(timeout=120) for one in begun] == [10, 10]

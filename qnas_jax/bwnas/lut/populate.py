@@ -152,6 +152,8 @@ def populate(job: Job, time_budget_s: float = 0) -> Scores:
     _announce(job, works)
     uncalibrated = [i for i in range(len(job.parts)) if not job.calibration_folder(i).exists()]
     left = [unit for unit in units if not job.noise_file(*unit).exists()]
+    for unit in set(units) - set(left):  # a damaged one is named before anything long
+        _read_noise(job, *unit)
     if len(left) < len(units):
         logger.info("lut: resumed, %d of %d units done", len(units) - len(left), len(units))
     gflop = [work.macs / 5e8 for work in works]
@@ -280,13 +282,7 @@ def nodes_to_score(work: workload.Work, images: int, kernel: Kernel | None, devi
 
 
 def nodes_per_pass(node_bytes: int, device: Device, on_cpu: int = CPU_NODES) -> int:
-    """How many nodes of a tree to run at once.
-
-    Args:
-      node_bytes: What each of them holds.
-      device: Where they run.
-      on_cpu: The most on a CPU.
-    """
+    """How many nodes, each of so many bytes, to run at once; on a CPU at most `on_cpu`."""
     free = parallel.free_bytes(device)
     if free is None:
         return min(max(CPU_PASS_BYTES // node_bytes, 1), on_cpu)
@@ -297,17 +293,18 @@ def scores(job: Job) -> Scores:
     """The scores from all chunks that are done for every part."""
     parts = range(len(job.parts))
     done = [c for c in range(len(job.chunks)) if all(job.noise_file(c, i).exists() for i in parts)]
-    by_chunk = np.stack(
-        [np.concatenate([_read_noise(job.noise_file(c, i)) for i in parts]) for c in done]
-    )
+    by_chunk = np.stack([np.concatenate([_read_noise(job, c, i) for i in parts]) for c in done])
     images = np.array([len(job.chunks[c]) for c in done])
     nsr = images / images.sum() @ by_chunk
     return Scores(nsr.astype(np.float32), by_chunk.astype(np.float32), int(images.sum()))
 
 
-def _read_noise(file: pathlib.Path) -> np.ndarray:
-    with reading(file) as content:
-        return np.load(content)
+def _read_noise(job: Job, chunk: int, part: int) -> np.ndarray:
+    rows = job.parts[part].rows
+    with reading(job.noise_file(chunk, part)) as content:
+        if (found := np.load(content)).shape != (rows,):
+            raise ValueError(f"it must have {rows} numbers")
+        return found
 
 
 def _announce(job: Job, works: Sequence[workload.Work]) -> None:

@@ -1,5 +1,6 @@
 import logging
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import reference
 from qnas_jax import metrics, space
 from qnas_jax.bwnas import search_front
 from qnas_jax.bwnas.lut import agreement, populate, table, workload
+from qnas_jax.errors import InputError
 from qnas_jax.quant import calibrate
 
 OPS = (space.Op(3, 2), space.Op(5, 3))
@@ -244,3 +246,12 @@ def test_more_nodes_run_at_once_where_layers_are_fused(monkeypatch, images, kern
     monkeypatch.setattr(populate.parallel, "free_bytes", lambda _: None)
     work = workload.Work(1, 1, node_values=10 * 2**20, kept_values=2**16)
     assert populate.nodes_to_score(work, images, kernel, jax.devices()[0]) == expected
+
+
+def test_a_result_of_another_size_is_named_before_anything_is_scored(tmp_path, monkeypatch):
+    wrong = job(tmp_path, TWO).noise_file(1, 0)
+    np.save(wrong, np.zeros(3))
+    monkeypatch.setattr(populate, "_announce", lambda *_: None)
+    monkeypatch.setattr(populate, "_Worker", lambda *_: pytest.fail("something was computed"))
+    with pytest.raises(InputError, match=re.escape(f"{wrong}: cannot be read (it must have")):
+        populate.populate(job(tmp_path, TWO))
