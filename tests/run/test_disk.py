@@ -54,7 +54,7 @@ def read_image(path):
 READERS = {
     "state.npz": lambda path: checkpoint.read_arrays(path, {}),
     "lut.npz": table.load,
-    "noise.npy": populate._read_noise,
+    "noise.npy": lambda path: populate._read_noise(path, 3),
     "front.csv": front.read,
     "metrics.json": read_json,
     "made_from.json": lambda path: Stage(path.parent, {}),
@@ -102,9 +102,10 @@ def test_whatever_byte_is_wrong_takes_one_line(tmp_path, kind):
         for wrong in (0x5B, 0xFF):
             path.write_bytes(whole[:place] + bytes([wrong]) + whole[place + 1 :])
             try:
-                populate._read_noise(path) if kind == "npy" else checkpoint.read_arrays(
-                    path, arrays
-                )
+                if kind == "npy":
+                    populate._read_noise(path, 3)
+                else:
+                    checkpoint.read_arrays(path, arrays)
             except InputError as error:
                 errors += 1
                 assert str(error).startswith(f"{path}: ")

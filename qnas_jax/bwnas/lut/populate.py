@@ -152,8 +152,8 @@ def populate(job: Job, time_budget_s: float = 0) -> Scores:
     _announce(job, works)
     uncalibrated = [i for i in range(len(job.parts)) if not job.calibration_folder(i).exists()]
     left = [unit for unit in units if not job.noise_file(*unit).exists()]
-    for unit in set(units) - set(left):  # a damaged one is named before anything long
-        _read_noise(job, *unit)
+    for chunk, part in set(units) - set(left):  # a damaged one is named before anything long
+        _read_noise(job.noise_file(chunk, part), job.parts[part].rows)
     if len(left) < len(units):
         logger.info("lut: resumed, %d of %d units done", len(units) - len(left), len(units))
     gflop = [work.macs / 5e8 for work in works]
@@ -293,15 +293,17 @@ def scores(job: Job) -> Scores:
     """The scores from all chunks that are done for every part."""
     parts = range(len(job.parts))
     done = [c for c in range(len(job.chunks)) if all(job.noise_file(c, i).exists() for i in parts)]
-    by_chunk = np.stack([np.concatenate([_read_noise(job, c, i) for i in parts]) for c in done])
+    rows = [part.rows for part in job.parts]
+    by_chunk = np.stack(
+        [np.concatenate([_read_noise(job.noise_file(c, i), rows[i]) for i in parts]) for c in done]
+    )
     images = np.array([len(job.chunks[c]) for c in done])
     nsr = images / images.sum() @ by_chunk
     return Scores(nsr.astype(np.float32), by_chunk.astype(np.float32), int(images.sum()))
 
 
-def _read_noise(job: Job, chunk: int, part: int) -> np.ndarray:
-    rows = job.parts[part].rows
-    with reading(job.noise_file(chunk, part)) as content:
+def _read_noise(file: pathlib.Path, rows: int) -> np.ndarray:
+    with reading(file) as content:
         if (found := np.load(content)).shape != (rows,):
             raise ValueError(f"it must have {rows} numbers")
         return found
