@@ -85,15 +85,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     for number, case in cases.items():
         one = case.measure()
         found.append(one)
-        share = 2 * one["macs"] / one["engine_s"] / peak
-        moved = one["bytes"] / one["engine_s"] / stream
-        rates = [_ratio(one, f"{peer}_s", "engine_s") for peer in PEERS]
-        ratios = " ".join(f"{r:9.1f}x" if r else "         -" for r in rates)
-        print(
-            f"{number:5d} {one['rows']:6d} {one['engine_s']:9.2f} "
-            f"{one['rows'] / one['engine_s']:8.1f} {ratios} {share:8.0%} {moved:10.0%}",
-            flush=True,
-        )
+        _print_line(number, one, peak, stream)
     names = {name for one in found for name in one} - {"max_rel_diff"}
     total: dict[str, float] = {name: sum(one.get(name, 0.0) for one in found) for name in names}
     total["compile_s"] = compile_s + total["first_s"]
@@ -131,6 +123,18 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         if figures.get(name) is not None:
             print(f"{name:22s} {figures[name]:.4g}")
     return figures
+
+
+def _print_line(number, one, peak, stream) -> None:
+    share = 2 * one["macs"] / one["engine_s"] / peak
+    moved = one["bytes"] / one["engine_s"] / stream
+    rates = [_ratio(one, f"{peer}_s", "engine_s") for peer in PEERS]
+    ratios = " ".join(f"{r:9.1f}x" if r else "         -" for r in rates)
+    print(
+        f"{number:5d} {one['rows']:6d} {one['engine_s']:9.2f} "
+        f"{one['rows'] / one['engine_s']:8.1f} {ratios} {share:8.0%} {moved:10.0%}",
+        flush=True,
+    )
 
 
 def asked(blocks: str) -> set[int]:

@@ -53,7 +53,7 @@ def meet(coordinator: str | None, processes: int | None, process: int | None) ->
             wait_for_port(host, port, WAIT_S)
     jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM away
     # JAX waits, and aborts after a while, where Python handles no signals.
-    minutes, before = WAIT_S // 60, signal.getsignal(signal.SIGTERM)
+    minutes, before = WAIT_S // 60, signal.getsignal(signal.SIGTERM) or signal.SIG_DFL
     _leave_on(signal.SIGABRT, f"not all processes came within {minutes} minutes", cli.PROCESS_LOST)
     _leave_on(signal.SIGTERM, "stopped by SIGTERM while waiting for all processes", cli.TERMINATED)
     try:
